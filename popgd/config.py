@@ -1,0 +1,159 @@
+"""Settings: one table with every name, default, reader and help text; the command line and `check` both read it.
+
+JAX is not imported here, so that a slip of the pen is answered at once.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used: one line that says what came, what was wanted and what to do."""
+
+
+def whole(least: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        number = _number(value)
+        if number != math.floor(number) or number < least:
+            raise ValueError(f"an integer of at least {least} was wanted")
+        if number > 9e18:
+            raise ValueError("an integer of at most 9e18 was wanted")
+        return int(value) if isinstance(value, int) else int(Fraction(str(value)))
+
+    return read
+
+
+def positive(value: Any) -> float:
+    number = _number(value)
+    if number <= 0:
+        raise ValueError("a positive number was wanted")
+    return number
+
+
+def probability(value: Any) -> float:
+    number = _number(value)
+    if not 0 < number < 1:
+        raise ValueError("a number between 0 and 1 was wanted")
+    return number
+
+
+def auto_or(reader: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value == "auto" else reader(value)
+
+
+def one_of(*names: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if str(value) not in names:
+            raise ValueError("one of " + ", ".join(names) + " was wanted" + nearest(str(value), names))
+        return str(value)
+
+    return read
+
+
+def flag(value: Any) -> bool:
+    if str(value).lower() not in ("true", "false"):
+        raise ValueError("true or false was wanted")
+    return str(value).lower() == "true"
+
+
+def numbers(value: Any) -> tuple[float, ...]:
+    if isinstance(value, str):
+        inner = value.strip().removeprefix("[").removesuffix("]").removeprefix("(").removesuffix(")")
+        value = [x for x in inner.split(",") if x.strip()]
+    if not hasattr(value, "__iter__"):
+        raise ValueError("a list of positive numbers like [8,5,4,2,1] was wanted")
+    result = tuple(_number(x) for x in value)
+    if not result or min(result) <= 0:
+        raise ValueError("a list of positive numbers like [8,5,4,2,1] was wanted")
+    return result
+
+
+def text(value: Any) -> str:
+    if not str(value).strip():
+        raise ValueError("a name was wanted")
+    return str(value)
+
+
+def _number(value: Any) -> float:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        raise ValueError("a number was wanted") from None
+    if not math.isfinite(number):
+        raise ValueError("a finite number was wanted")
+    return number
+
+
+class Entry(NamedTuple):
+    default: Any
+    read: Callable[[Any], Any]
+    help: str
+
+
+#: Every setting. A default of None is filled in from the theorem and the other settings.
+TABLE: dict[str, Entry] = {
+    "theorem": Entry(None, text, "which theorem to judge; see the list below"),
+    "law": Entry(None, one_of("uniform", "rotated"), "law of the data: uniform (Task 1) or rotated (Task 2)"),
+    "d": Entry(None, whole(1), "data dimension"),
+    "n": Entry(None, whole(1), "number of data columns (default of the uniform law: 4 d)"),
+    "spectrum": Entry(None, numbers, "eigenvalues of S = X X^T; alone it implies law=rotated, d and n"),
+    "L": Entry(None, whole(1), "number of loops (default 3 where the theorem has loops)"),
+    "eta": Entry(None, auto_or(positive), "step size of gradient descent; auto: from the law"),
+    "init": Entry("P21", one_of("P21", "Q12"), "the active block that starts at I; the other starts at 0"),
+    "target": Entry(None, one_of("normalised", "unnormalised"), "y = Sq/|Sq| or Sq; unless told, both are judged"),
+    "steps": Entry(10**12, whole(1), "gradient steps of the exact descent; 1e18 is fine"),
+    "sampled_steps": Entry(1000, whole(1), "gradient steps of each Monte Carlo descent"),
+    "batch": Entry(256, whole(2), "samples per step of a Monte Carlo descent"),
+    "samples": Entry(2**16, whole(2), "samples of each Monte Carlo population gradient"),
+    "spectra": Entry(1024, whole(2), "sampled spectra of a law whose spectrum is random"),
+    "bank": Entry(False, flag, "descend on one fixed batch instead of fresh samples at each step"),
+    "optimiser": Entry("sgd", one_of("sgd", "momentum", "adam"), "optax optimiser; the theorems are about sgd"),
+    "dtype": Entry("float64", one_of("float64", "float32"), "number format of the Monte Carlo part"),
+    "seed": Entry(0, whole(0), "seed of all sampling"),
+    "false_alarm": Entry(1e-6, probability, "probability that a whole report refutes a true theorem by chance"),
+    "assume": Entry("check", one_of("check", "ignore"), "ignore: judge even where a hypothesis fails"),
+    "claim.exponent": Entry(None, positive, "judge this growth exponent of c instead of the theorem's; 1/3 is fine"),
+    "out": Entry(None, text, "run directory (default runs/THEOREM-HASH)"),
+}
+
+
+def nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def read(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting, read and range-checked one by one; those left out get the table's default.
+
+    Raises SettingError for an unknown name or a value that its reader does not take.
+    """
+    result = {name: entry.default for name, entry in TABLE.items()}
+    for name, value in values.items():
+        if name not in TABLE:
+            raise SettingError(f"unknown setting {name}{nearest(name, TABLE) or '; --help lists all'}")
+        if value is None:
+            continue
+        try:
+            result[name] = TABLE[name].read(value)
+        except ValueError as error:
+            raise SettingError(f"{name}={value}: {error}") from None
+    if result["theorem"] is None:
+        raise SettingError("no theorem was given; say which one, as in theorem=4.1 (--help lists them)")
+    return result
+
+
+def help_text(theorems: Mapping[str, str]) -> str:
+    """The --help page: usage, settings with defaults, theorems."""
+    lines = ["usage: python -m popgd.run theorem=NAME [setting=value ...] [-m for comma-separated sweeps]", "", "settings:"]
+    for name, entry in TABLE.items():
+        default = "" if entry.default is None else f" [default {entry.default}]"
+        lines.append(f"  {name:<15} {entry.help}{default}")
+    lines += ["", "theorems:"] + [f"  {name:<15} {title}" for name, title in theorems.items()]
+    lines += ["", "exit codes: 0 supported, 1 a claim refuted, 3 inconclusive, 4 not applicable, 2 bad input,"]
+    lines += ["            70 internal error, 130 and 143 interrupted; a sweep returns its worst: 70, 2, 1, 3, 4, 0"]
+    return "\n".join(lines)

@@ -1,0 +1,311 @@
+"""The population loss on the manifold as a function of c = ab, exact for a spectrum or a batch of sampled spectra.
+
+Three kinds, one interface: `loss(c)`, `slope(c)`, `log_slope(c)` over a vector of c, and the constants `limit()`,
+`constant()`, `correction()`, `c_star()`, `mean_square()`. With K sampled spectra every number is the average over them of the
+exact inner expectation: `bound` is the quadrature bound, `stderr` the sampling error (0 for one fixed spectrum).
+
+With uniform columns (Task 1) the outer variance of 4.3's C1 is infinite for d = 2 and n = 4 or 5, and its stderr then means
+nothing: `heavy_tailed`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from popgd import quadrature as q
+from popgd.quadrature import Bounded, Spectrum
+from popgd.quadrature.trapezoid import UNIT
+
+CHUNK = 8  # evaluations in flight: keeps the nodes of one chunk in cache
+
+
+class Quantity(NamedTuple):
+    """A number, its deterministic error bound, and its standard error over the sampled spectra."""
+
+    value: Float[Array, "*c"]
+    bound: Float[Array, "*c"]
+    stderr: Float[Array, "*c"]
+
+
+def sample_condition(spectra: Spectrum) -> float:
+    """The largest condition number in the batch, rounded up to a power of ten, so that few shapes are compiled."""
+    lam = np.asarray(spectra.lam)
+    return float(10.0 ** max(1.0, np.ceil(np.log10(lam[..., 0] / lam[..., -1]).max() - 1e-9)))
+
+
+def batched(lam, mult) -> Spectrum:
+    """A (K, m) batch from lam (m,) or (K, m) and mult (m,) or (K, m), every row descending and positive.
+
+    Raises ValueError otherwise. Outside jit only.
+    """
+    lam = np.atleast_2d(np.asarray(lam, dtype=np.float64))
+    if lam.ndim != 2 or lam.shape[1] < 1:
+        raise ValueError(f"got lam of shape {lam.shape}, wanted (m,) or (K, m): one row of distinct eigenvalues each")
+    if not (np.isfinite(lam).all() and (lam > 0).all() and (np.diff(lam, axis=1) < 0).all()):
+        raise ValueError("got rows that do not descend or are not positive, wanted lam_1 > ... > lam_m > 0: sort them")
+    mult = np.asarray(mult, dtype=np.float64)
+    if mult.shape not in (lam.shape, lam.shape[1:]) or not (mult >= 1).all():
+        raise ValueError(f"got mult of shape {mult.shape}, wanted {lam.shape[1:]} of numbers >= 1: one per eigenvalue")
+    return Spectrum(jnp.asarray(lam), jnp.asarray(np.broadcast_to(mult, lam.shape)))
+
+
+def _stderr(x: Float[Array, "*c K"]) -> Float[Array, "*c"]:
+    """Standard error of the mean over the last axis; 0 for one row, which is then the law itself."""
+    K = x.shape[-1]
+    return jnp.std(x, axis=-1, ddof=1) / K**0.5 if K > 1 else jnp.zeros(x.shape[:-1])
+
+
+def _average(x: Bounded) -> Quantity:
+    return Quantity(x.value.mean(-1), x.bound.mean(-1), _stderr(x.value))
+
+
+def _average_log(x: Bounded) -> Quantity:
+    """log of the mean of |x|, from the logarithms; stderr by the delta method."""
+    top = lax.stop_gradient(x.log.max(-1, keepdims=True))
+    size = jnp.exp(x.log - top)
+    mean = size.mean(-1)
+    bound = (size * x.log_bound).mean(-1) / mean
+    return Quantity(jnp.log(mean) + top[..., 0], bound, _stderr(size) / mean)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _over(function: Callable[..., Bounded], options: tuple, spectra: Spectrum) -> Bounded:
+    """function(spectrum, **options) for every row: fields (K,)."""
+    return lax.map(lambda row: function(row, **dict(options)), spectra, batch_size=CHUNK)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _over_c(function: Callable[..., Bounded], options: tuple, spectra: Spectrum, c: Float[Array, "*c"]) -> Bounded:
+    """function(spectrum, c, **options) for every c and row: fields (*c, K)."""
+    K, m = spectra.lam.shape
+    rows = Spectrum(*(jnp.broadcast_to(x, (c.size, K, m)).reshape(-1, m) for x in spectra))
+    pairs = (rows, jnp.repeat(c.ravel(), K))
+    result = lax.map(lambda pair: function(*pair, **dict(options)), pairs, batch_size=CHUNK)
+    return Bounded(*(x.reshape(*c.shape, K) for x in result))
+
+
+class _Curve:
+    """What 4.1 and 4.3 share: a slope that is negative everywhere and an expansion at c = infinity."""
+
+    spectra: Spectrum
+    functions: ClassVar[dict[str, Callable[..., Bounded]]]
+
+    def _options(self) -> tuple:
+        raise NotImplementedError
+
+    def _at(self, name: str, c) -> Bounded:
+        return _over_c(self.functions[name], self._options(), self.spectra, jnp.asarray(c, dtype=float))
+
+    def _number(self, name: str) -> Quantity:
+        return _average(_over(self.functions[name], self._options(), self.spectra))
+
+    def loss(self, c: Float[Array, "*c"]) -> Quantity:
+        """l(c), c >= 0."""
+        return _average(self._at("loss", c))
+
+    def slope(self, c: Float[Array, "*c"]) -> Quantity:
+        """l'(c) < 0 by its closed form."""
+        return _average(self._at("slope", c))
+
+    def log_slope(self, c: Float[Array, "*c"]) -> Quantity:
+        """log(-l'(c)), also where l' is below the smallest normal float64."""
+        return _average_log(self._at("slope", c))
+
+    def constant(self) -> Quantity:
+        """kappa = lim -c^2 l'(c) for 4.1, C1 = lim -c^3 l'(c) for 4.3."""
+        return self._number("constant")
+
+    def correction(self) -> Quantity:
+        """K2 in -c^2 l' = kappa - K2/c + ... for 4.1, D in -c^3 l' = C1 - D/c + ... for 4.3."""
+        return self._number("correction")
+
+    def mean_square(self) -> Quantity:
+        """A = E||Sq||^2."""
+        return _exact(jax.vmap(q.moments)(self.spectra).A)
+
+
+def _exact(x: Float[Array, "K"]) -> Quantity:
+    """Average of closed forms with positive terms only, good to 16 units."""
+    return Quantity(x.mean(), 16.0 * UNIT * jnp.abs(x).mean(), _stderr(x))
+
+
+def _register(cls, meta: list[str]):
+    return jax.tree_util.register_dataclass(cls, data_fields=["spectra"], meta_fields=meta)
+
+
+@partial(_register, meta=["L", "cond"])
+@dataclass(frozen=True)
+class Looped(_Curve):
+    """Theorem 4.1: the L-layer looped model with layer normalisation, loss dist^2 to the leading subspace."""
+
+    spectra: Spectrum
+    L: int
+    cond: float
+    functions: ClassVar = {
+        "loss": q.looped_loss,
+        "slope": q.looped_slope,
+        "limit": q.looped_limit,
+        "constant": q.looped_kappa,
+        "correction": q.looped_correction,
+    }
+
+    @classmethod
+    def of(cls, spectra: Spectrum, L: int) -> "Looped":
+        """Raises ValueError for L < 1, for a single distinct eigenvalue and for rows out of order."""
+        if L < 1:
+            raise ValueError(f"got L = {L}, wanted at least 1 loop: give the number of layers")
+        spectra = _with_gap(batched(*spectra))
+        return cls(spectra, L, sample_condition(spectra))
+
+    def _options(self) -> tuple:
+        return (("L", self.L), ("cond", self.cond))
+
+    def limit(self) -> Quantity:
+        """l_inf, the loss of the L-step power method."""
+        return self._number("limit")
+
+
+@partial(_register, meta=["cond"])
+@dataclass(frozen=True)
+class Layer(_Curve):
+    """Theorem 4.3: one layer with layer normalisation, target Sq/||Sq||."""
+
+    spectra: Spectrum
+    cond: float
+    functions: ClassVar = {
+        "loss": q.layer_loss,
+        "slope": q.layer_slope,
+        "constant": q.layer_C1,
+        "correction": q.layer_correction,
+        "inverse_square": q.mean_inverse_square_norm,
+    }
+
+    @classmethod
+    def of(cls, spectra: Spectrum) -> "Layer":
+        """Raises ValueError for a single distinct eigenvalue (the loss is 0) and for rows out of order."""
+        spectra = _with_gap(batched(*spectra))
+        return cls(spectra, sample_condition(spectra))
+
+    def _options(self) -> tuple:
+        return (("cond", self.cond),)
+
+    def mean_inverse_square(self) -> Quantity:
+        """E[1/||Sq||^2]: l(c) <= 2 E[1/||Sq||^2]/c^2."""
+        return self._number("inverse_square")
+
+    def limit(self) -> Quantity:
+        """0: the layer learns the power step itself."""
+        zero = jnp.zeros(())
+        return Quantity(zero, zero, zero)
+
+
+def _with_gap(spectra: Spectrum) -> Spectrum:
+    if spectra.lam.shape[-1] < 2:
+        raise ValueError("got one distinct eigenvalue, wanted r < d: every direction is leading, nothing to learn")
+    return spectra
+
+
+class _Parts(NamedTuple):
+    """Per spectrum: A, the numerator N of c* = N/A, the loss at c = c*, and the bounds of the last two."""
+
+    A: Float[Array, "K"]
+    N: Float[Array, "K"]
+    least: Float[Array, "K"]
+    N_bound: Float[Array, "K"]
+    least_bound: Float[Array, "K"]
+
+
+@partial(_register, meta=["target", "cond"])
+@dataclass(frozen=True)
+class Linear:
+    """Theorem 4.2: one layer without normalisation, l(c) = L* + A (c - c*)^2, target Sq/||Sq|| or Sq."""
+
+    spectra: Spectrum
+    target: str
+    cond: float
+
+    @classmethod
+    def of(cls, spectra: Spectrum, target: str) -> "Linear":
+        """Raises ValueError for a target other than "normalised" and "unnormalised" and for rows out of order."""
+        q.check_target(target)
+        spectra = batched(*spectra)
+        return cls(spectra, target, sample_condition(spectra))
+
+    def _parts(self) -> _Parts:
+        options = (("target", self.target), ("cond", self.cond))
+        star, least = (_over(function, options, self.spectra) for function in (q.c_star, q.loss_min))
+        A = jax.vmap(q.moments)(self.spectra).A
+        return _Parts(A, A * star.value, least.value, A * (star.bound + 4 * UNIT * abs(star.value)), least.bound)
+
+    def mean_square(self) -> Quantity:
+        """A = E||Sq||^2; l''(c) = 2A."""
+        return _exact(jax.vmap(q.moments)(self.spectra).A)
+
+    def c_star(self) -> Quantity:
+        """The ratio of averages N/A; stderr from the residuals N_k - c* A_k (delta method)."""
+        A, N, _, N_bound, _ = self._parts()
+        value = N.mean() / A.mean()
+        return Quantity(value, N_bound.mean() / A.mean() + 16 * UNIT * abs(value), _stderr(N - value * A) / A.mean())
+
+    def limit(self) -> Quantity:
+        """L* = l(c*): the averaged loss at the c* of the whole law, not the average of the spectra's own minima."""
+        return self.loss(self.c_star().value)
+
+    def loss(self, c: Float[Array, "*c"]) -> Quantity:
+        """l(c), the average of L*_k + A_k (c - c*_k)^2: no cancellation at c*."""
+        A, N, least, N_bound, least_bound = self._parts()
+        away = jnp.asarray(c, dtype=float)[..., None] - N / A
+        value = least + A * away**2
+        slip = N_bound + 4 * UNIT * A * jnp.abs(away)
+        bound = least_bound + 2 * jnp.abs(away) * slip + slip**2 / A + 8 * UNIT * value
+        return Quantity(value.mean(-1), bound.mean(-1), _stderr(value))
+
+    def _slopes(self, c: Float[Array, "*c"]) -> tuple[Float[Array, "*c K"], Float[Array, "*c"]]:
+        A, N, _, N_bound, _ = self._parts()
+        c = jnp.asarray(c, dtype=float)[..., None]
+        bound = 2 * N_bound + 8 * UNIT * (jnp.abs(c) * A + jnp.abs(N))
+        return 2 * (c * A - N), bound.mean(-1)
+
+    def slope(self, c: Float[Array, "*c"]) -> Quantity:
+        """l'(c) = 2A (c - c*)."""
+        slopes, bound = self._slopes(c)
+        return Quantity(slopes.mean(-1), bound, _stderr(slopes))
+
+    def log_slope(self, c: Float[Array, "*c"]) -> Quantity:
+        """log |l'(c)|; -inf at c*."""
+        value, bound, stderr = self.slope(c)
+        return Quantity(jnp.log(jnp.abs(value)), bound / jnp.abs(value), stderr / jnp.abs(value))
+
+
+def uniform_mean_square(d: int, n: int) -> float:
+    """A = n/d + n(n-1)/d^2 for n columns uniform on the sphere of R^d.
+
+    Source: arXiv 2606.00605, Task 1 (derived: E (x_i.x_j)^2 = 1/d).
+    """
+    return n / d + n * (n - 1) / d**2
+
+
+def uniform_c_star(d: int, n: int) -> float:
+    """c*_unnorm = (n-1)/(d+n-1) for n columns uniform on the sphere of R^d.
+
+    Source: arXiv 2606.00605, Task 1 with Theorem 4.2.
+    """
+    return (n - 1) / (d + n - 1)
+
+
+def heavy_tailed(d: int, n: int) -> bool:
+    """Whether the variance of C1 over uniform columns is infinite: d = 2 and n = 4 or 5.
+
+    For d = 2, C1 = (lam_1 - lam_2)^2/(lam_1 lam_2 (lam_1 + lam_2)^2) and lam_2 has density lam^{(n-3)/2} near 0, so
+    E[1/lam_2^2] is infinite for n <= 5 (for n <= 3 already the mean). D is worse by one more power. For d >= 3 C1
+    diverges at most like log(1/lam_d).
+    Source: derived.
+    """
+    return d == 2 and n <= 5

@@ -1,0 +1,227 @@
+"""Data laws: how (X, q) is drawn, which spectrum S = X X^T has, and which of (A1)-(A3) holds.
+
+Source: arXiv 2606.00605, Assumption 3.2 and Example 3.3. S is never divided by n, so tr S = n.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+#: Eigenvalues closer than this, relative to the largest, count as one multiple eigenvalue.
+MULTIPLICITY_RTOL = 1e-9
+#: A column counts as a unit vector if its norm is within this of 1 (a few roundings of a float64 norm).
+UNIT_ATOL = 1e-12
+
+
+class Sample(NamedTuple):
+    """One draw: data X with unit columns, the query q, and V whose columns span the principal subspace of S.
+
+    V is data: objectives must not differentiate through the eigenvectors it came from.
+    """
+
+    X: Float[Array, "d n"]
+    q: Float[Array, " d"]
+    V: Float[Array, "d r"]
+
+
+class Hypothesis(NamedTuple):
+    """One assumption of a theorem, whether it holds here, and why. A soft one only excuses what fails."""
+
+    name: str
+    holds: bool
+    reason: str
+    soft: bool = False
+
+
+class Law(Protocol):
+    """What popgd needs of a data law; r is the multiplicity of the largest eigenvalue of S."""
+
+    @property
+    def d(self) -> int: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def r(self) -> int: ...
+    def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample: ...
+    def eigenvalues(self, key: PRNGKeyArray, count: int) -> Float[Array, "count d"]: ...
+    def mean_square_norm(self) -> float: ...
+    def hypotheses(self) -> list[Hypothesis]: ...
+    def describe(self) -> dict[str, object]: ...
+
+
+def unit_vector(key: PRNGKeyArray, d: int, dtype: jnp.dtype) -> Float[Array, " d"]:
+    """Uniform on the unit sphere of R^d."""
+    g = jax.random.normal(key, (d,), dtype)
+    return g / jnp.linalg.norm(g)
+
+
+def haar(key: PRNGKeyArray, d: int, dtype: jnp.dtype) -> Float[Array, "d d"]:
+    """A Haar-distributed orthogonal matrix: QR of a Gaussian matrix, each column times the sign of R's diagonal.
+
+    Without the signs the law depends on LAPACK's convention and is not invariant (Mezzadri 2007).
+    """
+    O, R = jnp.linalg.qr(jax.random.normal(key, (d, d), dtype))
+    return O * jnp.where(jnp.diagonal(R) < 0, -1, 1).astype(dtype)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class UniformSphere:
+    """Task 1: the n columns of X are independent and uniform on the sphere of R^d; r = 1 almost surely.
+
+    Raises ValueError unless d and n are positive integers.
+    """
+
+    d: int
+    n: int
+
+    def __post_init__(self) -> None:
+        if min(self.d, self.n) < 1:
+            raise ValueError(f"the uniform law got d={self.d}, n={self.n}: both must be at least 1")
+
+    @property
+    def r(self) -> int:
+        return 1
+
+    def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample:
+        key_X, key_q = jax.random.split(key)
+        X = jax.vmap(lambda k: unit_vector(k, self.d, dtype), out_axes=1)(jax.random.split(key_X, self.n))
+        V = jnp.linalg.eigh(X @ X.T)[1][:, -1:]
+        return Sample(X, unit_vector(key_q, self.d, dtype), V)
+
+    def eigenvalues(self, key: PRNGKeyArray, count: int) -> Float[Array, "count d"]:
+        """The spectra of `count` sampled S, each descending."""
+
+        def one(k: PRNGKeyArray) -> Float[Array, " d"]:
+            X = self.sample(k, jnp.dtype("float64")).X
+            return jnp.linalg.eigvalsh(X @ X.T)[::-1]
+
+        return jax.lax.map(one, jax.random.split(key, count), batch_size=256)
+
+    def mean_square_norm(self) -> float:
+        """A = E||Sq||^2 = n/d + n(n - 1)/d^2."""
+        return self.n / self.d + self.n * (self.n - 1) / self.d**2
+
+    def hypotheses(self) -> list[Hypothesis]:
+        holds = self.n >= self.d + 2
+        reason = f"E[1/lambda_d] < infinity needs n >= d + 2; here n = {self.n}, d = {self.d}"
+        return [
+            Hypothesis("(A1)", True, "every column is a unit vector by construction"),
+            Hypothesis("(A2)", True, "uniform columns: O X has the law of X"),
+            Hypothesis("(A3)", holds, reason),
+        ]
+
+    def describe(self) -> dict[str, object]:
+        return {"law": "uniform", "d": self.d, "n": self.n}
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["U", "V"], meta_fields=["spectrum"])
+@dataclass(frozen=True, eq=False)
+class Rotated:
+    """Task 2 / Example 3.3: X = O U with O Haar-orthogonal and U a fixed matrix with unit columns.
+
+    Build it with `Rotated.matrix(U)` or `Rotated.with_spectrum(...)`.
+    """
+
+    U: Float[Array, "d n"]
+    V: Float[Array, "d r"]
+    spectrum: tuple[float, ...]
+
+    @classmethod
+    def matrix(cls, U: Float[np.ndarray, "d n"], spectrum: Sequence[float] | None = None) -> "Rotated":
+        """Raises ValueError unless U is a finite (d, n) array whose columns have norm 1."""
+        U = np.asarray(U, dtype=np.float64)
+        if U.ndim != 2 or U.size == 0 or not np.all(np.isfinite(U)):
+            raise ValueError(f"a fixed matrix must be a finite, non-empty (d, n) array, not one of shape {U.shape}")
+        norms = np.linalg.norm(U, axis=0)
+        worst = int(np.argmax(abs(norms - 1)))
+        if abs(norms[worst] - 1) > UNIT_ATOL:
+            raise ValueError(f"column {worst} of the matrix has norm {norms[worst]:.6g}: divide each column by its norm")
+        lam, vectors = np.linalg.eigh(U @ U.T)
+        lam = np.maximum(lam[::-1], 0.0) if spectrum is None else np.sort(np.asarray(spectrum, float))[::-1]
+        r = int(np.sum(lam >= lam[0] * (1 - MULTIPLICITY_RTOL)))
+        return cls(jnp.asarray(U), jnp.asarray(vectors[:, ::-1][:, :r]), tuple(lam.tolist()))
+
+    @classmethod
+    def with_spectrum(cls, spectrum: Sequence[float]) -> "Rotated":
+        """S has exactly these eigenvalues: basis vector e_j repeated lambda_j times if all are integers, else a frame.
+
+        Raises ValueError unless the eigenvalues are positive with an integer sum n >= d.
+        """
+        lam = np.sort(np.asarray(list(spectrum), dtype=np.float64))[::-1]
+        shown = "[" + ",".join(f"{x:g}" for x in lam) + "]"
+        if lam.size == 0 or not np.all(np.isfinite(lam)) or np.any(lam <= 0):
+            raise ValueError(f"spectrum={shown}: every eigenvalue must be positive and finite")
+        n = round(float(lam.sum()))
+        if abs(lam.sum() - n) > 1e-9 * n:
+            raise ValueError(f"spectrum={shown} sums to {lam.sum():.10g}: tr S = n must be an integer, scale the spectrum")
+        if n < lam.size:
+            raise ValueError(f"spectrum={shown} sums to n={n} < d={lam.size}: tr S = n >= d is needed, scale the spectrum")
+        if np.all(lam == np.round(lam)):
+            U = np.repeat(np.eye(lam.size), lam.astype(int), axis=1)
+        else:
+            U = unit_frame(lam * (n / lam.sum()), n)
+        return cls.matrix(U, spectrum=lam.tolist())
+
+    @property
+    def d(self) -> int:
+        return self.U.shape[0]
+
+    @property
+    def n(self) -> int:
+        return self.U.shape[1]
+
+    @property
+    def r(self) -> int:
+        return self.V.shape[1]
+
+    def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample:
+        key_O, key_q = jax.random.split(key)
+        O = haar(key_O, self.d, dtype)
+        return Sample(O @ jnp.asarray(self.U, dtype), unit_vector(key_q, self.d, dtype), O @ jnp.asarray(self.V, dtype))
+
+    def eigenvalues(self, key: PRNGKeyArray, count: int) -> Float[Array, "1 d"]:
+        """The one spectrum that every sample has; the key and the count are not needed."""
+        return jnp.asarray([self.spectrum])
+
+    def mean_square_norm(self) -> float:
+        """A = E||Sq||^2 = tr(S^2)/d."""
+        return float(sum(x * x for x in self.spectrum)) / self.d
+
+    def hypotheses(self) -> list[Hypothesis]:
+        lowest = self.spectrum[-1]
+        return [
+            Hypothesis("(A1)", True, "every column is a unit vector, checked at construction"),
+            Hypothesis("(A2)", True, "Haar rotation: O X has the law of X"),
+            Hypothesis("(A3)", lowest > MULTIPLICITY_RTOL * self.spectrum[0], f"lambda_d = {lowest:.6g} in every sample"),
+        ]
+
+    def describe(self) -> dict[str, object]:
+        return {"law": "rotated", "d": self.d, "n": self.n, "spectrum": list(self.spectrum)}
+
+
+def unit_frame(lam: Float[np.ndarray, " d"], n: int) -> Float[np.ndarray, "d n"]:
+    """A d x n matrix F with unit columns and F F^T = diag(lam), for sum(lam) = n >= d (Schur-Horn).
+
+    Start from [diag(sqrt(lam)), 0]; a plane rotation of a column that is too long with one that is too short
+    makes one of them a unit vector and leaves F F^T as it is, so n - 1 rotations do.
+    """
+    F = np.zeros((lam.size, n))
+    F[np.arange(lam.size), np.arange(lam.size)] = np.sqrt(lam)
+    todo = list(range(n))
+    while len(todo) > 1:
+        squares = np.einsum("ij,ij->j", F[:, todo], F[:, todo])
+        i, j = todo[int(np.argmin(squares))], todo[int(np.argmax(squares))]
+        x, y, inner = F[:, i] @ F[:, i], F[:, j] @ F[:, j], F[:, i] @ F[:, j]
+        if x < 1 < y:  # (s + t l)/sqrt(1 + t^2) is a unit vector iff (y - 1) t^2 + 2 inner t + (x - 1) = 0
+            t = (1 - x) / (inner + np.sqrt(inner * inner + (y - 1) * (1 - x)))
+            short, long = F[:, i].copy(), F[:, j].copy()
+            F[:, i], F[:, j] = (short + t * long) / np.hypot(1, t), (long - t * short) / np.hypot(1, t)
+        todo.remove(i)
+    return F / np.linalg.norm(F, axis=0)

@@ -1,0 +1,169 @@
+"""Monte Carlo population averages, each with its standard error; above all the gradient of every block.
+
+Samples are drawn by global index, so the samples depend on the key alone, and sums agree to rounding whatever the
+chunk and the number of devices.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from popgd.data import Law, Sample
+from popgd.model import Weights, coordinates
+from popgd.objectives import Objective
+
+#: Samples are split over this many logical shards whatever the number of devices, and their sums are added in
+#: shard order; with more devices than this, the rest are idle.
+SHARDS = 8
+AXIS = "samples"
+#: A chunk's working set should stay in a core's second-level cache.
+CHUNK_BYTES = 2**18
+
+#: A statistic of the weights and one sample: any pytree of arrays. It must be hashable.
+Statistic = Callable[[Weights, Sample], PyTree[Float[Array, "..."]]]
+
+
+class Estimate(NamedTuple):
+    """A Monte Carlo mean, entry by entry, with the standard error of that mean and the number of samples."""
+
+    mean: Any
+    stderr: Any
+    samples: Any
+
+
+class Gradient(NamedTuple):
+    """One sample's loss, its gradient in every block, and the gradient's part along (a, b) of the manifold.
+
+    `trace` holds tr/d of the P21 and the Q12 gradient; `diagonal` their diagonals less that (2, d).
+    """
+
+    loss: Float[Array, ""]
+    weights: Weights
+    trace: Float[Array, "2"]
+    diagonal: Float[Array, "2 d"]
+
+
+@dataclass(frozen=True)
+class GradientOf:
+    """The statistic behind `population_gradient`."""
+
+    objective: Objective
+
+    def __call__(self, weights: Weights, sample: Sample) -> Gradient:
+        loss, grad = jax.value_and_grad(self.objective)(weights, sample)
+        d = sample.q.shape[0]
+        trace = jnp.stack(coordinates(grad))
+        diagonal = jnp.stack([jnp.diagonal(grad.P[d:, :d]), jnp.diagonal(grad.Q[:d, d:])])
+        return Gradient(loss, grad, trace, diagonal - trace[:, None])
+
+
+def chunk_size(law: Law, dtype: jnp.dtype) -> int:
+    """How many samples to put through the model at once: measured best where the token matrices fill half a cache."""
+    per_sample = 8 * (2 * law.d) * (law.n + 1) * jnp.dtype(dtype).itemsize
+    return int(2 ** np.clip(np.floor(np.log2(CHUNK_BYTES / per_sample)), 0, 6))
+
+
+def population_gradient(
+    objective: Objective,
+    weights: Weights,
+    law: Law,
+    key: PRNGKeyArray,
+    samples: int,
+    chunk: int | None = None,
+) -> Estimate:
+    """E[loss] and E[gradient] under the law as an Estimate of a `Gradient`, from `samples` fresh samples.
+
+    Raises ValueError for fewer than 2 samples. Standard errors are those of a normal approximation: with heavy tails
+    (small n in Task 1, large c) trust them only for many samples.
+    """
+    if samples < 2:
+        raise ValueError(f"samples={samples}: at least 2 are needed for a standard error")
+    return _estimate(GradientOf(objective), weights, law, key, samples, chunk)
+
+
+@partial(jax.jit, static_argnames=("statistic", "chunk"))
+def _estimate(statistic, weights, law, key, samples, chunk) -> Estimate:
+    return estimate(statistic, weights, law, key, samples, chunk)
+
+
+def estimate(
+    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: Any, chunk: int | None = None
+) -> Estimate:
+    """The mean of statistic(weights, sample) over samples number 0 .. samples - 1 of the key; for use under jit.
+
+    Memory does not grow with `samples`: each device loops over chunks and keeps a running mean and sum of squares.
+    """
+    dtype = weights.P.dtype
+    size = chunk or chunk_size(law, dtype)
+    samples = jnp.asarray(samples)
+    shape = jax.eval_shape(lambda w, k: statistic(w, law.sample(k, dtype)), weights, key)
+
+    def shard(index: Array, weights: Weights, law: Law, key: PRNGKeyArray, samples: Array) -> tuple:
+        per_shard = (samples + SHARDS - 1) // SHARDS
+
+        def one(i: Array) -> PyTree:
+            return statistic(weights, law.sample(jax.random.fold_in(key, i), dtype))
+
+        def step(i: Array, carry: tuple) -> tuple:
+            local = i * size + jnp.arange(size)
+            number = index * per_shard + local
+            inside = (local < per_shard) & (number < samples)
+            return _merge(carry, _moments(jax.vmap(one)(number), inside.astype(dtype)))
+
+        empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
+        start = jax.tree.map(_unshare, (jnp.zeros((), dtype), empty, empty))
+        return jax.lax.fori_loop(0, (per_shard + size - 1) // size, step, start)
+
+    def device(indices: Array, *shared: Any) -> tuple:
+        # A gradient with respect to weights that all devices share would be summed over the devices: unshare them.
+        weights, *rest = jax.tree.map(_unshare, shared)
+        return jax.lax.map(lambda index: shard(index, weights, *rest), indices)
+
+    split, whole = PartitionSpec(AXIS), PartitionSpec()
+    run = jax.shard_map(device, mesh=_mesh(), in_specs=(split, whole, whole, whole, whole), out_specs=split)
+    parts = run(jnp.arange(SHARDS), weights, law, key, samples)
+    total = jax.tree.map(lambda x: x[0], parts)
+    for i in range(1, SHARDS):
+        total = _merge(total, jax.tree.map(lambda x, i=i: x[i], parts))
+    _, mean, squares = total
+    count = samples.astype(dtype)
+    stderr = jax.tree.map(lambda s: jnp.sqrt(s / (count * jnp.maximum(count - 1, 1))), squares)
+    return Estimate(mean, stderr, samples)
+
+
+def _mesh() -> Mesh:
+    devices = jax.devices()
+    count = max(k for k in (1, 2, 4, 8) if k <= len(devices))
+    return Mesh(np.array(devices[:count]), (AXIS,))
+
+
+def _unshare(x: Array) -> Array:
+    return jax.lax.pcast(x, AXIS, to="varying")
+
+
+def _moments(values: PyTree, inside: Float[Array, " chunk"]) -> tuple:
+    """(count, mean, sum of squared deviations) of the samples inside, per entry."""
+    count = jnp.sum(inside)
+
+    def average(x: Array) -> Array:
+        return jnp.tensordot(inside, x, 1) / jnp.maximum(count, 1)
+
+    mean = jax.tree.map(average, values)
+    squares = jax.tree.map(lambda x, m: jnp.tensordot(inside, (x - m) ** 2, 1), values, mean)
+    return count, mean, squares
+
+
+def _merge(left: tuple, right: tuple) -> tuple:
+    """Moments of the union of two sets of samples (Chan, Golub, LeVeque 1983): no cancellation for large means."""
+    (m, mean_l, sq_l), (n, mean_r, sq_r) = left, right
+    share = n / jnp.maximum(m + n, 1)
+    mean = jax.tree.map(lambda x, y: x + (y - x) * share, mean_l, mean_r)
+    squares = jax.tree.map(lambda s, t, x, y: s + t + (y - x) ** 2 * m * share, sq_l, sq_r, mean_l, mean_r)
+    return m + n, mean, squares

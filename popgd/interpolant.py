@@ -1,0 +1,156 @@
+"""A slope l'(c) < 0 that falls like c^-power, as piecewise Chebyshev series cheap enough for 10^8 steps.
+
+With u = log(1 + c/scale) the function y(u) = log(-(c + scale)^power l'(c)) is smooth on the whole half
+line: u is linear in c near 0 and log c far out, and y stays bounded. [0, u_end] is cut into panels of
+equal width, so that finding the panel is one multiplication; beyond u_end, y = y_oo + const/(c + scale).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+WIDTH = 1.5  # of a panel in u
+DEGREE = 24  # of the series on a panel
+SAFETY = 2.0  # factor on the largest deviation seen at off-node points
+ROUNDING = 2e-15  # of c + scale, its power and the exponential, relative to l'
+TAIL_POINTS = (0.5, 1.0, 2.0, 4.0, 6.0)  # distances in u beyond the last panel where the tail is tested
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["coefficients", "scale", "tail", "reach", "error"],
+    meta_fields=["power"],
+)
+@dataclass(frozen=True)
+class Interpolant:
+    """The slope c -> l'(c) for c >= 0, as built by `interpolate`; NaN for c < 0.
+
+    l'(c) = -exp(y(u)) / (c + scale)^power;  `error` bounds |l'_fit/l' - 1| for every c >= 0.
+    A pytree: it may be an argument of a jitted function.
+    """
+
+    coefficients: Float[Array, "panels terms"]
+    scale: Float[Array, ""]
+    tail: Float[Array, ""]
+    reach: Float[Array, ""]
+    error: Float[Array, ""]
+    power: int
+
+    def __call__(self, c: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        inverse = 1.0 / (c + self.scale)
+        slope = -jnp.exp(self.smooth(c)) * inverse**self.power
+        return jnp.where(c < 0, jnp.nan, slope)
+
+    def smooth(self, c: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        """y(u) = log(-(c + scale)^power l'(c)): Clenshaw on the panel of c, and the tail beyond the last one.
+
+        y(u) = y_end + tail (1 - (c_end + scale)/(c + scale))  for c > c_end.
+        """
+        panels, terms = self.coefficients.shape
+        place = jnp.log1p(c / self.scale) * (1.0 / WIDTH)
+        panel = jnp.clip(place.astype(jnp.int32), 0, panels - 1)
+        x = 2.0 * jnp.minimum(place - panel, 1.0) - 1.0
+        if jnp.ndim(c) == 0:
+            # One look-up per term: taking the row as a vector makes XLA's scalar loop 8 times slower
+            flat, first = self.coefficients.reshape(-1), panel * terms
+            series = _clenshaw(lambda n: flat.at[first + n].get(mode="promise_in_bounds"), terms, x)
+        else:
+            rows = self.coefficients.at[panel].get(mode="promise_in_bounds")
+            series = _clenshaw(lambda n: rows[..., n], terms, x)
+        beyond = jnp.maximum(1.0 - (self.reach + self.scale) / (c + self.scale), 0.0)
+        return series + self.tail * beyond
+
+
+def interpolate(
+    slope_log: Callable[[Float[Array, " points"]], Float[Array, " points"]],
+    power: int,
+    *,
+    scale: float | None = None,
+    largest: float = 1e15,
+    degree: int = DEGREE,
+    tolerance: float = 1e-12,
+) -> Interpolant:
+    """Fit l' from `slope_log`, c -> log(-l'(c)), vectorised, for curves with -c^power l'(c) -> const > 0.
+
+    `scale` is the c over which l' changes near 0, found when not given; `largest` is where the tail takes
+    over. `error` is SAFETY times the largest deviation from direct evaluations half-way between the nodes
+    of every panel and at TAIL_POINTS, plus the trailing coefficients and rounding. It bounds the fit, not
+    `slope_log`, which may be off by the rounding of its own large logarithms (1e-14 per 100).
+
+    Raises ValueError if `error` exceeds `tolerance` or slope_log is not finite somewhere.
+    Source: derived (Chebyshev interpolation at first-kind nodes).
+    """
+    scale = _scale(slope_log, degree) if scale is None else scale
+    panels = int(np.ceil(np.log1p(largest / scale) / WIDTH))
+
+    def smooth(u):
+        c = scale * np.expm1(u)
+        return np.asarray(slope_log(jnp.asarray(c))) + power * np.log(c + scale)
+
+    nodes, transform = _chebyshev(degree)
+    corners = WIDTH * np.arange(panels)
+    values = np.stack([smooth(corner + WIDTH * (nodes + 1) / 2) for corner in corners])
+    if not np.isfinite(values).all():
+        raise ValueError(f"slope_log is not finite on all of [0, {largest:.0e}]: lower `largest` or mend slope_log")
+    coefficients = values @ transform.T
+    end = WIDTH * panels
+    tail = (coefficients[-1].sum() - coefficients[-3] @ (-1.0) ** np.arange(degree + 1)) / np.expm1(3 * WIDTH)
+    arrays = (jnp.asarray(v) for v in (coefficients, scale, tail, scale * np.expm1(end), 0.0))
+    fit = Interpolant(*arrays, power=power)
+    error = _error(fit, smooth, corners, np.cos(np.pi * np.arange(degree + 2) / (degree + 1)), end)
+    if not error <= tolerance:
+        raise ValueError(f"interpolant error {error:.1e} exceeds {tolerance:.0e}: raise `degree`, `largest` or `tolerance`")
+    return Interpolant(fit.coefficients, fit.scale, fit.tail, fit.reach, jnp.asarray(error), power)
+
+
+def _error(fit: Interpolant, smooth: Callable, corners: np.ndarray, between: np.ndarray, end: float) -> float:
+    """SAFETY max|y_fit - y| + max over panels of the two trailing coefficients + ROUNDING."""
+    scale = float(fit.scale)
+    points = [corner + WIDTH * (between[::-1] + 1) / 2 for corner in corners]
+    points.append(end + np.asarray(TAIL_POINTS))
+    seen, evaluate = 0.0, jax.jit(fit.smooth)
+    for u in points:
+        y = np.asarray(evaluate(jnp.asarray(scale * np.expm1(u))))
+        seen = np.maximum(seen, np.max(np.abs(y - smooth(u))))  # np.maximum: a NaN must not pass
+    trailing = np.abs(np.asarray(fit.coefficients)[:, -2:]).sum(axis=1).max()
+    return float(SAFETY * seen + trailing + ROUNDING)
+
+
+def _scale(slope_log: Callable, degree: int) -> float:
+    """A power of 2: where |l'| has fallen by e^{1/2}, then halved while the first panel gains a factor 4
+    by it.
+
+    The first panel must be short against the distance of the nearest complex singularities of l':
+    -1/lambda_1, and some at +-i/(L lambda_1) for L loops, which the fall of |l'| on the real line does
+    not show.
+    """
+    c = 2.0 ** np.arange(-60, 61)
+    fall = np.asarray(slope_log(jnp.zeros(1)))[0] - np.asarray(slope_log(jnp.asarray(c)))
+    if not (fall > 0.5).any():
+        raise ValueError("slope_log does not fall between c = 0 and 2^60: give `scale`, or mend slope_log")
+    nodes, transform = _chebyshev(degree)
+    scales = float(c[np.argmax(fall > 0.5)]) * 0.5 ** np.arange(8)
+    rows = [slope_log(jnp.asarray(scale * np.expm1(WIDTH * (nodes + 1) / 2))) for scale in scales]
+    trailing = np.abs(np.stack(rows) @ transform.T)[:, -2:].sum(axis=1)
+    return float(scales[np.argmax(np.append(trailing[1:] > trailing[:-1] / 4, True))])
+
+
+def _chebyshev(degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """First-kind nodes on [-1, 1] and the matrix from values there to Chebyshev coefficients."""
+    angle = np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1)
+    transform = 2.0 / (degree + 1) * np.cos(np.outer(np.arange(degree + 1), angle))
+    transform[0] /= 2.0
+    return np.cos(angle), transform
+
+
+def _clenshaw(term: Callable, terms: int, x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """sum_n term(n) T_n(x), in multiply-adds only (cos(n arccos x) is ten times slower in a scalar loop)."""
+    last, before = jnp.zeros_like(x), jnp.zeros_like(x)
+    for n in range(terms - 1, 0, -1):
+        last, before = term(n) + 2.0 * x * last - before, last
+    return term(0) + x * last - before

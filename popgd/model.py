@@ -1,0 +1,116 @@
+"""The looped linear transformer: pure functions of the weights (P, Q) on one sample.
+
+Source: arXiv 2606.00605, Section 3.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Weights(NamedTuple):
+    """P is the merged projection-value matrix, Q the merged key-query matrix; each has four d x d blocks."""
+
+    P: Float[Array, "2d 2d"]
+    Q: Float[Array, "2d 2d"]
+
+
+class Blocks(NamedTuple):
+    """The four d x d blocks of P or of Q."""
+
+    b11: Float[Array, "d d"]
+    b12: Float[Array, "d d"]
+    b21: Float[Array, "d d"]
+    b22: Float[Array, "d d"]
+
+
+def blocks(M: Float[Array, "2d 2d"]) -> Blocks:
+    d = M.shape[0] // 2
+    return Blocks(M[:d, :d], M[:d, d:], M[d:, :d], M[d:, d:])
+
+
+def active_weights(A: Float[Array, "d d"], B: Float[Array, "d d"]) -> Weights:
+    """The weights with P21 = A, Q12 = B and the six inactive blocks exactly 0."""
+    zero = jnp.zeros_like(A)
+    return Weights(jnp.block([[zero, zero], [A, zero]]), jnp.block([[zero, B], [zero, zero]]))
+
+
+def embed(a: Float[Array, ""], b: Float[Array, ""], d: int) -> Weights:
+    """The point (a, b) of the invariant manifold: P21 = a I, Q12 = b I, all other blocks 0."""
+    eye = jnp.eye(d, dtype=jnp.result_type(a))
+    return active_weights(a * eye, b * eye)
+
+
+def coordinates(weights: Weights) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The nearest point of the manifold: a = tr(P21)/d, b = tr(Q12)/d."""
+    A, B = blocks(weights.P).b21, blocks(weights.Q).b12
+    return jnp.trace(A) / A.shape[0], jnp.trace(B) / B.shape[0]
+
+
+def project(weights: Weights) -> Weights:
+    """The Schur projection onto the manifold's plane: active blocks to tr/d times I, inactive ones to 0.
+
+    Unbiased for a Monte Carlo gradient taken on the manifold, where the population gradient lies in that plane.
+    """
+    a, b = coordinates(weights)
+    return embed(a, b, weights.P.shape[0] // 2)
+
+
+def manifold_distance(weights: Weights) -> Float[Array, ""]:
+    """The Frobenius distance of (P, Q) from the manifold."""
+    gap = jax.tree.map(jnp.subtract, weights, project(weights))
+    return jnp.sqrt(sum(jnp.sum(g * g) for g in gap))
+
+
+def tokens(X: Float[Array, "d n"], q: Float[Array, " d"]) -> Float[Array, "2d n+1"]:
+    """Z = [[X, 0], [0, q]]: data tokens (x_i; 0), then the query token (0; q)."""
+    zeros = jnp.zeros_like(X)
+    data = jnp.concatenate([X, zeros])
+    query = jnp.concatenate([jnp.zeros_like(q), q])
+    return jnp.concatenate([data, query[:, None]], axis=1)
+
+
+def layer_norm(Z: Float[Array, "2d n+1"]) -> Float[Array, "2d n+1"]:
+    """Column-wise LN(Z)[:, i] = Z[:, i] / ||Z[:, i]||: no centring, no epsilon. Not defined for a zero column."""
+    return Z / jnp.sqrt(jnp.sum(Z * Z, axis=0, keepdims=True))
+
+
+def attention(weights: Weights, Z: Float[Array, "2d n+1"]) -> Float[Array, "2d n+1"]:
+    """Linear attention P Z Z^T Q Z. Z Z^T is never divided by n."""
+    return (weights.P @ (Z @ Z.T) @ weights.Q) @ Z
+
+
+def layer(weights: Weights, Z: Float[Array, "2d n+1"], normalise: bool = True) -> Float[Array, "2d n+1"]:
+    """Z <- LN(Z + P Z Z^T Q Z), or the same without LN."""
+    Z = Z + attention(weights, Z)
+    return layer_norm(Z) if normalise else Z
+
+
+def looped(
+    weights: Weights, X: Float[Array, "d n"], q: Float[Array, " d"], L: int = 1, normalise: bool = True
+) -> Float[Array, " d"]:
+    """The output f(X, q; P, Q) of the same layer applied L times: the last d rows of the last column."""
+    Z = tokens(X, q)
+    for _ in range(L):
+        Z = layer(weights, Z, normalise)
+    return Z[X.shape[0] :, -1]
+
+
+def active_forward(
+    A: Float[Array, "d d"],
+    B: Float[Array, "d d"],
+    X: Float[Array, "d n"],
+    q: Float[Array, " d"],
+    L: int = 1,
+    normalise: bool = True,
+) -> Float[Array, " d"]:
+    """The same output where the inactive blocks are 0, without the transformer: L times q <- N(q + A S B q).
+
+    Source: arXiv 2606.00605, Lemma A.1, for general active blocks.
+    """
+    for _ in range(L):
+        q = q + A @ (X @ (X.T @ (B @ q)))
+        q = q / jnp.linalg.norm(q) if normalise else q
+    return q

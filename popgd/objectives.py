@@ -1,0 +1,58 @@
+"""Per-sample losses of the weights. No factor 1/2: with one, every step size doubles.
+
+Source: arXiv 2606.00605, Section 3 and equations (4.3)-(4.5).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from popgd import model
+from popgd.data import Sample
+from popgd.model import Weights
+
+TARGETS = ("normalised", "unnormalised")
+
+
+class Objective(Protocol):
+    """A hashable object: the sample loss of weights, and the shape of the model behind it."""
+
+    @property
+    def L(self) -> int: ...
+    @property
+    def layer_norm(self) -> bool: ...
+    def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]: ...
+
+
+@dataclass(frozen=True)
+class SubspaceDistance:
+    """Theorem 4.1: dist^2(f_L, V), the squared distance of the L-loop output to the principal subspace, any r.
+
+    The subspace is data: no gradient flows through the eigenvectors.
+    """
+
+    L: int
+    layer_norm: bool = True
+
+    def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
+        V = jax.lax.stop_gradient(sample.V)
+        f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm)
+        return jnp.sum((f - V @ (V.T @ f)) ** 2)
+
+
+@dataclass(frozen=True)
+class PowerIteration:
+    """Theorems 4.2 and 4.3: ||f - y||^2 for one layer, y = S q / ||S q|| (normalised) or y = S q (unnormalised)."""
+
+    target: str = "normalised"
+    layer_norm: bool = True
+    L: int = 1
+
+    def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
+        f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm)
+        y = sample.X @ (sample.X.T @ sample.q)
+        y = y / jnp.linalg.norm(y) if self.target == "normalised" else y
+        return jnp.sum((f - y) ** 2)

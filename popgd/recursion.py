@@ -1,0 +1,286 @@
+"""Population gradient descent on the invariant manifold, as the exact recursion of (c, Delta) = (a b, a^2
+- b^2).
+
+    g = l'(c)/d,   c+ = c - eta g sqrt(4 c^2 + Delta^2) + eta^2 g^2 c,   Delta+ = (1 - eta^2 g^2) Delta
+
+It follows from a+ = a - eta b g, b+ = b - eta a g and a^2 + b^2 = sqrt(4 c^2 + Delta^2).
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+Slope = Callable[[Float[Array, "*batch"]], Float[Array, "*batch"]]
+Callback = Callable[[int, int], Any]
+
+LARGEST_STEP = 9 * 10**18  # int64
+PIECE_SECONDS = (0.2, 0.6)  # a piece grows below the first and shrinks above the second
+
+
+class State(NamedTuple):
+    """Where a descent is: everything needed to go on bit-identically.
+
+    c + c_low and Delta + Delta_low are the values (compensated sums: eta^2 g^2 falls below half an ulp of
+    1 at about 10^7 steps, while what is still to come of Delta is 10^-9 of it); `finite` counts the steps
+    whose c was finite.
+    """
+
+    step: Int[Array, ""]
+    c: Float[Array, "*batch"]
+    c_low: Float[Array, "*batch"]
+    Delta: Float[Array, "*batch"]
+    Delta_low: Float[Array, "*batch"]
+    finite: Int[Array, "*batch"]
+
+
+class Records(NamedTuple):
+    """The descent at the recorded steps.
+
+    `dc` is c_{t+1} - c_t from the map. `bound` and `bound_Delta` are absolute bounds on the errors of c
+    and Delta: NaN where nobody has stated one. `stopped` is the first step whose c is not finite, -1 if
+    all are. `state` is the last record's, to go on from.
+    """
+
+    step: Int[np.ndarray, " records"]
+    c: Float[np.ndarray, "records *batch"]
+    Delta: Float[np.ndarray, "records *batch"]
+    dc: Float[np.ndarray, "records *batch"]
+    bound: Float[np.ndarray, "records *batch"]
+    bound_Delta: Float[np.ndarray, "records *batch"]
+    stopped: Int[np.ndarray, "*batch"]
+    state: Any
+
+    @property
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """(a, b) of `weights_of`."""
+        return weights_of(self.c, self.Delta)
+
+    @property
+    def dc2(self) -> np.ndarray:
+        """c_{t+1}^2 - c_t^2 = dc (2c + dc)."""
+        return self.dc * (2 * self.c + self.dc)
+
+    @property
+    def dc3(self) -> np.ndarray:
+        """c_{t+1}^3 - c_t^3 = dc (3c^2 + 3c dc + dc^2)."""
+        return self.dc * (3 * self.c**2 + 3 * self.c * self.dc + self.dc**2)
+
+    @property
+    def imbalance(self) -> np.ndarray:
+        """Delta^2/(8c^2), which the growth laws of the theorems need << 1.
+
+        Until then sqrt(4c^2 + Delta^2) ~ |Delta| and c ~ t^{1/(p+1)} for l' ~ c^-p: t^{1/3} in 4.1,
+        t^{1/4} in 4.3.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.Delta**2 / (8 * self.c**2)
+
+
+def increments(h, c, Delta) -> tuple[Array, Array]:
+    """(c+ - c, Delta+ - Delta) = (-h sqrt(4c^2 + Delta^2) + h^2 c, -h^2 Delta),  h = eta g = eta l'(c)/d."""
+    return h * (h * c - jnp.sqrt(4 * c * c + Delta * Delta)), -h * h * Delta
+
+
+def weights_of(c: np.ndarray, Delta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(a, b) with a b = c, a^2 - b^2 = Delta and a + b >= 0, without cancellation.
+
+    larger^2 = (sqrt(4c^2 + Delta^2) + |Delta|)/2, smaller = c/larger.
+    (a, b) and (-a, -b) have the same (c, Delta) for ever. The descent multiplies a + b by 1 - eta
+    l'(c)/d, so this is the pair that started with a + b >= 0 wherever that factor is positive: always, if
+    l' < 0.
+    """
+    larger = np.sqrt((np.hypot(2 * c, Delta) + np.abs(Delta)) / 2)
+    smaller = np.divide(c, larger, out=np.zeros_like(larger), where=larger != 0)
+    return np.where(Delta >= 0, larger, smaller), np.where(Delta >= 0, smaller, larger)
+
+
+def log_grid(steps: int, per_decade: int) -> np.ndarray:
+    """0, then the whole numbers nearest to 10^{j/per_decade}, increasing, up to and including `steps`."""
+    if not (1 <= steps <= LARGEST_STEP and per_decade >= 1):
+        raise ValueError(f"log_grid({steps}, {per_decade}): wanted 1 <= steps <= 9e18 and per_decade >= 1")
+    exponents = (divmod(j, per_decade) for j in range(19 * per_decade))
+    grid = {round(10**whole * 10 ** (part / per_decade)) for whole, part in exponents}
+    return np.array(sorted({0, steps} | {step for step in grid if step <= steps}), dtype=np.int64)
+
+
+def start_state(start: tuple, batch: tuple[int, ...] = ()) -> State:
+    """State at step 0 from (a0, b0): c = a0 b0, Delta = (a0 - b0)(a0 + b0)."""
+    if jnp.zeros(()).dtype != jnp.float64:
+        raise ValueError('float32 is on, float64 is needed: call jax.config.update("jax_enable_x64", True)')
+    a, b = (np.asarray(value, dtype=np.float64) for value in start)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError(f"start (a0, b0) = ({a}, {b}) is not finite: give finite numbers")
+    shape = np.broadcast_shapes(a.shape, b.shape, batch)
+    values = (a * b, (a - b) * (a + b), np.zeros(()))
+    c, Delta, zero = (jnp.asarray(np.broadcast_to(value, shape)) for value in values)
+    return State(jnp.zeros((), jnp.int64), c, zero, Delta, zero, jnp.zeros(shape, jnp.int64))
+
+
+def recurse(
+    slope: Slope,
+    start: tuple,
+    eta,
+    d: int,
+    records: np.ndarray,
+    *,
+    state: State | None = None,
+    callback: Callback | None = None,
+) -> Records:
+    """Iterate the exact recursion and record it at the given steps.
+
+    `slope` is any jittable elementwise c -> l'(c): an Interpolant, or a function (a jax.tree_util.Partial
+    of one with array arguments is compiled once for all their values). eta, a0, b0 may be arrays of one
+    batch shape: one run each. `state` (of earlier Records) goes on from there and ignores `start`. The
+    work is cut in pieces of under a second, after each of which callback(step, last step) is called; they
+    do not change a bit of the result.
+
+    Raises ValueError on records that do not increase, lie before the state or exceed 9e18.
+    Not to be trusted beyond about 1e10 steps, for want of time: see `trajectory`.
+    Source: arXiv 2606.00605, proofs of Theorems 4.1-4.3; derived in the head of this file.
+    """
+    eta = jnp.asarray(positive(eta))
+    state = start_state(start, eta.shape) if state is None else state
+    records = checked_records(records, int(state.step))
+    slope = as_pytree(slope)
+    rows = []
+    advance = partial(_advance, slope, eta, d)
+    for now in pieces(advance, state, records, callback):
+        rows.append((now.c, now.Delta, next_move(slope, eta, d, now.c, now.Delta)[0]))
+        state = now
+    c, Delta, dc = (np.stack([np.asarray(row[k]) for row in rows]) for k in range(3))
+    unknown = np.full(c.shape, np.nan)
+    finite = np.asarray(state.finite)
+    stopped = np.where(finite == int(state.step), -1, finite + 1)
+    return Records(records, c, Delta, dc, unknown, unknown, stopped, state)
+
+
+@jax.jit
+def next_move(slope, eta, d, c, Delta) -> tuple[Array, Array]:
+    """`increments` at (c, Delta)."""
+    return increments(eta * slope(c) / d, c, Delta)
+
+
+@jax.jit
+def _advance(slope, eta, d, state: State, steps) -> State:
+    def step(_, now):
+        dc, dDelta = increments(eta * slope(now.c) / d, now.c, now.Delta)
+        c, c_low = add(now.c, now.c_low, dc)
+        Delta, Delta_low = add(now.Delta, now.Delta_low, dDelta)
+        return State(now.step + 1, c, c_low, Delta, Delta_low, now.finite + jnp.isfinite(c))
+
+    return jax.lax.fori_loop(0, steps, step, state)
+
+
+def add(high, low, increment):
+    """Kahan: (high + low) + increment as a rounded sum and what rounding left over."""
+    increment = increment + low
+    total = high + increment
+    return total, increment - (total - high)
+
+
+def pieces(advance: Callable, state, records: np.ndarray, callback: Callback | None):
+    """Yield the state at each recorded step, never longer than about a second in one compiled call."""
+    longest, last = 1 << 12, int(records[-1])
+    for record in records:
+        while (left := int(record) - int(state.step)) > 0:
+            began, steps = time.perf_counter(), min(left, longest)
+            state = jax.block_until_ready(advance(state, steps))
+            spent = time.perf_counter() - began
+            if steps == longest:
+                longest = longest * 2 if spent < PIECE_SECONDS[0] else longest
+                longest = max(1, longest // 2) if spent > PIECE_SECONDS[1] else longest
+            if callback is not None:
+                callback(int(state.step), last)
+        yield state
+
+
+def checked_records(records, first: int) -> np.ndarray:
+    """The records as int64, if they increase from `first` on."""
+    records = np.atleast_1d(np.asarray(records))
+    if not (np.issubdtype(records.dtype, np.integer) and (np.diff(records) > 0).all()):
+        raise ValueError(f"records of type {records.dtype}: wanted increasing whole numbers (log_grid)")
+    if not (first <= records[0] and records[-1] <= LARGEST_STEP):
+        raise ValueError(f"records from {records[0]} to {records[-1]}: wanted them between {first} and 9e18")
+    return records.astype(np.int64)
+
+
+def as_pytree(slope: Slope) -> Slope:
+    """The slope as something that may be an argument of a jitted function."""
+    return jax.tree_util.Partial(slope) if jax.tree_util.all_leaves([slope]) else slope
+
+
+def positive(eta) -> np.ndarray:
+    eta = np.asarray(eta, dtype=np.float64)
+    if not (np.isfinite(eta).all() and (eta > 0).all()):
+        raise ValueError(f"step size eta = {eta}: wanted positive finite numbers")
+    return eta
+
+
+class OptaxState(NamedTuple):
+    """Step, weights and the optimiser's own state."""
+
+    step: Int[Array, ""]
+    weights: Any
+    optimiser: Any
+    finite: Int[Array, ""]
+
+
+def recurse_optax(
+    slope: Slope,
+    start: tuple[float, float],
+    optimiser: optax.GradientTransformation,
+    d: int,
+    records: np.ndarray,
+    *,
+    state: OptaxState | None = None,
+    callback: Callback | None = None,
+) -> Records:
+    """As `recurse`, with an optax optimiser acting on the scalars (a, b).
+
+    gradients (b l'(c)/d, a l'(c)/d), the entry on the diagonal of the two active blocks. The same as the
+    optimiser on the blocks when it acts entrywise and leaves entries without gradient at 0 (sgd,
+    momentum, adam, rmsprop, lion), not when it mixes entries (global-norm clipping, muon, lamb). Delta =
+    (a-b)(a+b) loses digits where |Delta| << c.
+    """
+    if state is None:
+        start_state(start)
+        weights = tuple(jnp.asarray(value, jnp.float64) for value in start)
+        zero = jnp.zeros((), jnp.int64)
+        state = OptaxState(zero, weights, optimiser.init(weights), zero)
+    records = checked_records(records, int(state.step))
+    slope = as_pytree(slope)
+    rows = []
+    advance = partial(_advance_optax, optimiser, slope, d)
+    for now in pieces(advance, state, records, callback):
+        (a, b), (da, db), _ = _optax_step(optimiser, slope, d, now.weights, now.optimiser)
+        rows.append([float(v) for v in (a * b, (a - b) * (a + b), da * b + a * db + da * db)])
+        state = now
+    c, Delta, dc = np.array(rows).T
+    unknown, finite = np.full(c.shape, np.nan), int(state.finite)
+    stopped = np.asarray(-1 if finite == int(state.step) else finite + 1)
+    return Records(records, c, Delta, dc, unknown, unknown, stopped, state)
+
+
+@partial(jax.jit, static_argnums=0)
+def _advance_optax(optimiser, slope, d, state, steps) -> OptaxState:
+    def step(_, now):
+        weights, updates, inner = _optax_step(optimiser, slope, d, now.weights, now.optimiser)
+        a, b = weights = tuple(w + update for w, update in zip(weights, updates, strict=True))
+        return OptaxState(now.step + 1, weights, inner, now.finite + jnp.isfinite(a * b))
+
+    return jax.lax.fori_loop(0, steps, step, state)
+
+
+@partial(jax.jit, static_argnums=0)
+def _optax_step(optimiser, slope, d, weights, inner):
+    a, b = weights
+    g = slope(a * b) / d
+    updates, inner = optimiser.update((b * g, a * g), inner, weights)
+    return weights, updates, inner

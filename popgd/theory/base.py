@@ -1,0 +1,227 @@
+"""What a theorem is to popgd, and what is measured for it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from popgd import descent, gradient, model
+from popgd.data import Hypothesis, Law
+from popgd.objectives import Objective
+from popgd.quadrature import Spectrum
+from popgd.recursion import Records
+from popgd.verdict import Evidence
+
+#: Comparisons with sampling average over this many times more spectra than the recursion does.
+WIDER = 16
+#: Called with (what is being done, steps done, steps in all).
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run, every setting resolved: what `check` judges and what a report stores."""
+
+    theorem: str
+    law: Law
+    L: int
+    eta: float
+    init: str
+    targets: tuple[str, ...]
+    steps: int
+    sampled_steps: int
+    batch: int
+    samples: int
+    spectra: int
+    bank: bool
+    optimiser: str
+    dtype: str
+    seed: int
+    false_alarm: float
+    assume: str
+    exponent: float | None
+
+    def key(self, *purpose: int) -> jax.Array:
+        """The random key of one purpose: seed, then fold_in of each number."""
+        key = jax.random.key(self.seed)
+        for number in purpose:
+            key = jax.random.fold_in(key, number)
+        return key
+
+    @property
+    def start(self) -> tuple[float, float]:
+        """(a_0, b_0): one active block starts at I, the other at 0."""
+        return (1.0, 0.0) if self.init == "P21" else (0.0, 1.0)
+
+    def make_optimiser(self) -> optax.GradientTransformation:
+        makers = {"sgd": optax.sgd, "momentum": lambda eta: optax.sgd(eta, momentum=0.9), "adam": optax.adam}
+        return makers[self.optimiser](self.eta)
+
+    def describe(self) -> dict[str, Any]:
+        """All settings as plain data, the law in its own words."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "law"}
+        return {**own, "targets": list(self.targets), **self.law.describe()}
+
+
+class Point(NamedTuple):
+    """A Monte Carlo population gradient at an exact point (a, b) of the manifold."""
+
+    a: float
+    b: float
+    estimate: gradient.Estimate
+
+    @property
+    def c(self) -> float:
+        return self.a * self.b
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The exact half of a study: the population curve on the manifold, and descent on it.
+
+    curve averages over the spectra that the recursion uses, wide over more of them where they are random. records is the
+    descent to the last step, short the one recorded where the Monte Carlo descents are. curvature is l'' where it is
+    constant and positive, else 0; power is p where -c^p l'(c) has a positive limit, else 0.
+    """
+
+    curve: Any
+    wide: Any
+    records: Records
+    short: Records
+    slope_error: float
+    curvature: float
+    power: int
+
+    def c_at(self, step: int) -> tuple[float, float]:
+        """c at a step of the short descent, and its standard error from the sampled spectra.
+
+        A slope off by a factor 1 + s moves c_t as eta would: by the local exponent at most, s c/p, or s |c| where
+        the descent converges.
+        """
+        c = float(self.short.c[int(np.searchsorted(self.short.step, step))])
+        slope = self.curve.slope(jnp.asarray([c, 0.0]))
+        scale = abs(float(slope.value[0])) if self.power else abs(float(slope.value[1]))
+        return c, abs(c) * float(slope.stderr[0]) / scale / max(self.power, 1)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything measured for one objective: by Monte Carlo on the full (P, Q), and exactly on the manifold.
+
+    raw is the descent in which every entry follows its own noisy gradient, raw_double the same at twice the batch;
+    projected is the descent along Schur-projected gradients.
+    """
+
+    setting: Setting
+    objective: Objective
+    exact: Exact
+    points: tuple[Point, ...]
+    raw: descent.Trajectory
+    raw_double: descent.Trajectory
+    projected: descent.Trajectory
+
+    @property
+    def eps(self) -> float:
+        return float(jnp.finfo(self.setting.dtype).eps)
+
+
+@dataclass(frozen=True)
+class Theorem:
+    """One theorem: what it states, when it applies, what it predicts and how each prediction is judged.
+
+    A theorem with targets is judged once for each. `claims` are functions from a `Study` to evidence; `step_size` is
+    eta=auto; `study` does the measuring.
+    """
+
+    name: str
+    title: str
+    statement: str
+    source: str
+    objective: Callable[[Setting, str], Objective]
+    step_size: Callable[[Law], float]
+    hypotheses: Callable[[Setting], list[Hypothesis]]
+    study: Callable[[Setting, Objective, Progress], Study]
+    claims: tuple[Callable[[Study], Iterable[Evidence]], ...]
+    quantities: Callable[[Study], Mapping[str, tuple[float, float]]]
+    targets: tuple[str, ...] = ()
+    looped: bool = False
+    exponent: float | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The evidence, the named numbers (value, error) and the studies behind them, by suffix ('' or '@target')."""
+
+    evidence: list[Evidence] = field(default_factory=list)
+    quantities: dict[str, tuple[float, float]] = field(default_factory=dict)
+    studies: dict[str, Study] = field(default_factory=dict)
+
+
+def examine(theorem: Theorem, setting: Setting, progress: Progress) -> Findings:
+    """Measure everything the theorem's claims need and collect their evidence."""
+    findings = Findings()
+    for target in setting.targets or ("",):
+        suffix = f"@{target}" if len(setting.targets) > 1 else ""
+        study = theorem.study(setting, theorem.objective(setting, target), progress)
+        findings.studies[suffix] = study
+        for claim in theorem.claims:
+            findings.evidence.extend(_renamed(e, suffix) for e in claim(study))
+        for name, value in theorem.quantities(study).items():
+            findings.quantities[name + suffix.replace("@", "_")] = value
+    return findings
+
+
+def _renamed(evidence: Evidence, suffix: str) -> Evidence:
+    return Evidence(**{**evidence.__dict__, "id": evidence.id + suffix})
+
+
+def curves_of(setting: Setting, make_curve: Callable[[Spectrum], Any]) -> tuple[Any, Any]:
+    """The population curve of the law, and one over WIDER times more spectra: the same if the spectrum is fixed."""
+
+    def curve(count: int) -> Any:
+        rows = np.asarray(setting.law.eigenvalues(setting.key(5), count))
+        if len(rows) == 1:
+            return make_curve(Spectrum.of(rows[0]))
+        return make_curve(Spectrum(jnp.asarray(rows), jnp.ones(rows.shape)))
+
+    narrow = curve(setting.spectra)
+    return narrow, narrow if np.shape(narrow.spectra.lam)[0] == 1 else curve(WIDER * setting.spectra)
+
+
+def sampled(setting: Setting, objective: Objective, exact: Exact, progress: Progress) -> Study:
+    """The Monte Carlo half of a study of descent on the manifold {P21 = a I, Q12 = b I}, beside its exact half."""
+    law, dtype, steps = setting.law, jnp.dtype(setting.dtype), setting.sampled_steps
+    a, b = exact.short.weights
+    points = []
+    for number, step in enumerate((0, max(1, steps // 100), steps)):
+        progress("population gradients", number, 3)
+        i = int(np.searchsorted(exact.short.step, step))
+        weights = model.embed(jnp.asarray(a[i], dtype), jnp.asarray(b[i], dtype), law.d)
+        key = setting.key(1, number)
+        estimate = gradient.population_gradient(objective, weights, law, key, setting.samples)
+        mean, stderr = (jax.tree.map(np.asarray, part) for part in estimate[:2])
+        here = gradient.Estimate(mean, stderr, setting.samples)
+        points.append(Point(float(a[i]), float(b[i]), here))
+    start = model.embed(*(jnp.asarray(x, dtype) for x in setting.start), law.d)
+    how = descent.Descent(objective, setting.make_optimiser(), setting.bank)
+    raw_steps = int(exact.short.step[np.searchsorted(exact.short.step, max(1, steps // 4))])
+
+    def run(name: str, purpose: int, count: int, batch: int, projected: bool) -> descent.Trajectory:
+        def report(done: int, total: int) -> None:
+            progress(name, done, total)
+
+        return descent.descend(how, law, start, count, batch, setting.key(purpose), projected, progress=report)
+
+    return Study(
+        setting,
+        objective,
+        exact,
+        tuple(points),
+        raw=run("raw descent", 2, raw_steps, setting.batch, False),
+        raw_double=run("raw descent, twice the batch", 3, raw_steps, 2 * setting.batch, False),
+        projected=run("projected descent", 4, steps, setting.batch, True),
+    )

@@ -1,0 +1,258 @@
+"""Looped linear transformers with layer normalisation learn the power method.
+
+Source: Wu, Zhang, Cao, arXiv 2606.00605 (2026), Theorems 4.1, 4.2, 4.3. Descent starts on the manifold
+{P21 = a I, Q12 = b I, other blocks 0} and stays there; c = a b, l(c) is the loss on it, g = l'(c)/d:
+
+    a <- a - eta b g,   b <- b - eta a g.
+"""
+
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import numpy as np
+
+from popgd import curve as curves
+from popgd.data import Hypothesis, Law
+from popgd.objectives import TARGETS, Objective, PowerIteration, SubspaceDistance
+from popgd.theory import convergence, growth, manifold
+from popgd.theory.base import Progress, Setting, Study, Theorem, sampled
+from popgd.verdict import Evidence
+
+PAPER = "arXiv 2606.00605"
+
+
+def natural_step(law: Law) -> float:
+    """Four times the natural scale d/A of the step size, A = E||Sq||^2."""
+    return 4 * law.d / law.mean_square_norm()
+
+
+def contracting_step(law: Law) -> float:
+    """eta with etat s = 0.2 at s = sqrt(1 + 4c^2), c = 1 - (n/d)/A: well inside the sufficient bound for both targets."""
+    A = law.mean_square_norm()
+    c = 1 - law.n / law.d / A
+    return 0.2 * law.d / (2 * A * float(np.sqrt(1 + 4 * c * c)))
+
+
+def hypotheses(setting: Setting) -> list[Hypothesis]:
+    """Assumption 3.2, r < d, and plain gradient descent."""
+    law = setting.law
+    return [
+        *law.hypotheses(),
+        Hypothesis("r < d", law.r < law.d, f"the largest eigenvalue has multiplicity r = {law.r}, and d = {law.d}"),
+        Hypothesis("gradient descent", setting.optimiser == "sgd", f"the optimiser is {setting.optimiser}, not plain sgd"),
+    ]
+
+
+def small_step(setting: Setting) -> list[Hypothesis]:
+    """Theorem 4.2 needs a step size that is small enough: this bound suffices, and is not necessary."""
+    law = setting.law
+    A = law.mean_square_norm()
+    c_star = 1 - law.n / law.d / A  # that of y = Sq, the larger of the two: E||Sq|| <= A = E||Sq||^2 for n >= d
+    bound = convergence.sufficient(setting.eta, A, c_star, law.d)
+    reason = f"eta = {setting.eta:g} is {'within' if bound <= 1 else 'beyond'} the sufficient bound ({bound:.3g} of 1)"
+    return [*hypotheses(setting), Hypothesis("small step", bool(bound <= 1), reason, soft=True)]
+
+
+def looped_study(setting: Setting, objective: Objective, progress: Progress) -> Study:
+    exact = growth.descend_exactly(setting, lambda s: curves.Looped.of(s, setting.L), 2, progress)
+    return sampled(setting, objective, exact, progress)
+
+
+def layer_study(setting: Setting, objective: Objective, progress: Progress) -> Study:
+    exact = growth.descend_exactly(setting, curves.Layer.of, 3, progress)
+    return sampled(setting, objective, exact, progress)
+
+
+def linear_study(setting: Setting, objective: Objective, progress: Progress) -> Study:
+    assert isinstance(objective, PowerIteration)
+    exact = convergence.descend_exactly(setting, lambda s: curves.Linear.of(s, objective.target), progress)
+    return sampled(setting, objective, exact, progress)
+
+
+def positive_limit(study: Study) -> Iterator[Evidence]:
+    """4.1: the loss falls to l_inf > 0, with (l - l_inf) c -> kappa."""
+    exact = study.exact
+    limit, K, K2 = exact.curve.limit(), exact.curve.constant(), exact.curve.correction()
+    yield Evidence(
+        "loss-limit-positive",
+        f"The loss falls to l_inf = {float(limit.value):.10g} > 0, that of the L-step power method",
+        f"{PAPER}, Theorem 4.1",
+        predicted=0.0,
+        measured=float(limit.value),
+        error=float(limit.bound),
+        allowance=0.0,
+        resolution=float(limit.value),
+        reason="quadrature bound",
+        sense="at least",
+        statistical=False,
+    )
+    # Read (l - l_inf) c where the 1/c expansion is good to 1e-8 and the difference has not yet cancelled.
+    k2 = float(K2.value / K.value)
+    c = min(float(exact.records.c[-1]), max(1.0, 1e4 * abs(k2)))
+    loss = exact.curve.loss(jnp.asarray([c]))
+    excess = (float(loss.value[0]) - float(limit.value)) * c / float(K.value)
+    rounding = (float(loss.bound[0]) + float(limit.bound)) * c / float(K.value)
+    yield Evidence(
+        "loss-excess",
+        f"(l(c) - l_inf) c -> kappa = {float(K.value):.10g}, so the loss excess falls like t^(-1/2): ratio at c = {c:.4g}",
+        "derived: integral of -l' = kappa/c^2 - K2/c^3",
+        predicted=1.0,
+        measured=excess + k2 / (2 * c),
+        error=rounding,
+        allowance=10 * (k2 / c) ** 2,
+        resolution=1e-4,
+        reason="next order in 1/c; error: quadrature bound of the difference",
+        origin="derived",
+        statistical=False,
+    )
+
+
+def vanishing_loss(study: Study) -> Iterator[Evidence]:
+    """4.3: the loss falls to 0 like t^(-2/3): l c^2 -> C1/2, never above 2 E[1/||Sq||^2]."""
+    exact = study.exact
+    C1, D = exact.curve.constant(), exact.curve.correction()
+    near = growth.Asymptote.of(study)
+    loss = exact.curve.loss(jnp.asarray([near.c]))
+    value, bound = float(loss.value[0]) * near.c**2, float(loss.bound[0]) * near.c**2
+    half = float(C1.value) / 2
+    yield Evidence(
+        "loss-vanishes",
+        f"l c^2 -> C1/2 = {half:.10g}, so the loss falls to 0 like t^(-2/3): ratio at step {near.t:.3g}, 1/c term removed",
+        f"{PAPER}, Theorem 4.3; constant derived",
+        predicted=1.0,
+        measured=(value + float(D.value) / (3 * near.c)) / half,
+        error=bound / half + float(C1.bound / C1.value),
+        allowance=near.next_order,
+        resolution=growth.SIX_DIGITS,
+        reason=near.numbers,
+        origin="derived",
+        statistical=False,
+    )
+    seen = exact.records.c > 0
+    c = exact.records.c[seen]
+    losses = growth.in_blocks(lambda x: exact.curve.loss(x).value)(c)
+    cap = 2 * float(exact.curve.mean_inverse_square().value)
+    yield Evidence(
+        "loss-bound",
+        "l(c) <= 2 E[1/||Sq||^2]/c^2 at every recorded step: the ratio",
+        "derived: sin of the angle is at most 1/(c ||Sq||)",
+        predicted=1.0,
+        measured=losses * c**2 / cap,
+        error=1e-12,
+        allowance=0.0,
+        resolution=1e-3,
+        reason="quadrature bounds",
+        origin="derived",
+        sense="at most",
+        statistical=False,
+    )
+    slope = float(exact.curve.slope(jnp.asarray([near.c])).value[0])
+    rate = -slope * near.dc * near.t / float(loss.value[0])
+    yield Evidence(
+        "time-to-loss",
+        f"eps is reached after order eps^(-3/2) steps: -d log t/d log l at step {near.t:.3g}",
+        f"{PAPER}, Theorem 4.3",
+        predicted=1.5,
+        measured=1 / rate,
+        error=2 * near.error,
+        allowance=1.5 * (near.next_order * (1 + np.log(near.t)) + 2 * near.settled + 3 * abs(near.k2) / near.c),
+        resolution=0.25,
+        reason=f"{near.numbers}; three times the 1/c term. Resolution: half the distance to 2, the exponent of t^(1/2)",
+        statistical=False,
+    )
+
+
+def growth_quantities(study: Study) -> dict[str, tuple[float, float]]:
+    exact, near = study.exact, growth.Asymptote.of(study)
+    records, setting = exact.records, study.setting
+    K, limit = exact.curve.constant(), exact.curve.limit()
+    a, b = (float(x[-1]) for x in records.weights)
+    loss = exact.curve.loss(jnp.asarray([near.c]))
+    c_error = float(records.bound[-1])
+    factor = 2 * exact.power * setting.eta / setting.law.d
+    return {
+        ("kappa" if exact.power == 2 else "C1"): _pair(K),
+        "loss_limit": _pair(limit),
+        "exponent_c": (near.t * near.dc / near.c, near.error),
+        "increment_limit": (factor * float(K.value), factor * float(K.bound + K.stderr)),
+        "c_final": (near.c, c_error),
+        "a_final": (a, a * c_error / near.c + 1e-16 * a),
+        "b_final": (b, b * c_error / near.c + 1e-16 * b),
+        "loss_final": (float(loss.value[0]), float(loss.bound[0] + loss.stderr[0])),
+    }
+
+
+def linear_quantities(study: Study) -> dict[str, tuple[float, float]]:
+    exact, setting = study.exact, study.setting
+    records = exact.records
+    star, least, A = exact.curve.c_star(), exact.curve.limit(), exact.curve.mean_square()
+    etat = 2 * setting.eta * float(A.value) / setting.law.d
+    a, b = (float(x[-1]) for x in records.weights)
+    c = float(records.c[-1])
+    s = float(np.hypot(2 * c, records.Delta[-1]))
+    loss = exact.curve.loss(jnp.asarray(c))
+    error = float(star.bound) + 1e-15 * abs(c)
+    return {
+        "c_star": _pair(star),
+        "loss_min": _pair(least),
+        "contraction": ((1 - etat * s) ** 2, 4 * etat * error + float(A.stderr / A.value) * etat * s),
+        "stability": (etat * s, etat * 2 * error),
+        "c_final": (c, error),
+        "a_final": (a, error),
+        "b_final": (b, error),
+        "loss_final": (float(loss.value), float(loss.bound + loss.stderr)),
+    }
+
+
+def _pair(quantity) -> tuple[float, float]:
+    """(value, error): the deterministic bound and the sampling error added up."""
+    return float(quantity.value), float(quantity.bound + quantity.stderr)
+
+
+STRUCTURE = (manifold.structure, manifold.schur)
+
+THEOREMS = (
+    Theorem(
+        name="4.1",
+        title="looped transformer with LN, trained on principal components: c_t grows like t^(1/2)",
+        statement="From (I, 0) population gradient descent stays on the manifold; c_t = a_t b_t increases like t^(1/2), the "
+        "increments of c^2 converge, and the loss falls to that of the L-step power method, which is positive.",
+        source=f"{PAPER}, Theorem 4.1",
+        looped=True,
+        exponent=1 / 2,
+        objective=lambda setting, target: SubspaceDistance(setting.L),
+        step_size=natural_step,
+        hypotheses=hypotheses,
+        study=looped_study,
+        claims=(*STRUCTURE, manifold.negative_slope, manifold.cross_examination, growth.growth, positive_limit),
+        quantities=growth_quantities,
+    ),
+    Theorem(
+        name="4.2",
+        title="one layer without LN, trained on one power step: c_t converges to c*, the loss to L* > 0",
+        statement="From (I, 0) with a small step population gradient descent stays on the manifold, c_t = a_t b_t converges "
+        "linearly to a finite c*, and the loss to a positive L*, for y = Sq/|Sq| and for y = Sq.",
+        source=f"{PAPER}, Theorem 4.2",
+        targets=TARGETS,
+        objective=lambda setting, target: PowerIteration(target, layer_norm=False),
+        step_size=contracting_step,
+        hypotheses=small_step,
+        study=linear_study,
+        claims=(*STRUCTURE, manifold.cross_examination, convergence.convergence),
+        quantities=linear_quantities,
+    ),
+    Theorem(
+        name="4.3",
+        title="one layer with LN, trained on one power step: c_t grows like t^(1/3), the loss falls to 0",
+        statement="From (I, 0) population gradient descent stays on the manifold; c_t = a_t b_t increases like t^(1/3), the "
+        "increments of c^3 converge, and the loss falls to 0 like t^(-2/3).",
+        source=f"{PAPER}, Theorem 4.3",
+        exponent=1 / 3,
+        objective=lambda setting, target: PowerIteration("normalised", layer_norm=True),
+        step_size=natural_step,
+        hypotheses=hypotheses,
+        study=layer_study,
+        claims=(*STRUCTURE, manifold.negative_slope, manifold.cross_examination, growth.growth, vanishing_loss),
+        quantities=growth_quantities,
+    ),
+)

@@ -1,0 +1,139 @@
+"""From evidence to verdicts: the only place that decides.
+
+Every claim is a gap (measured minus predicted) with a standard error and an allowance, judged by one rule:
+
+    threshold  = allowance + z(false alarm) * error
+    detectable = allowance + (z(false alarm) + z(0.99)) * error      the gap that would be caught with probability 0.99
+    INCONCLUSIVE if detectable > resolution, else REFUTED if gap > threshold, else SUPPORTED.
+
+The false-alarm rate is that of the whole report: it is split evenly over the statistical claims, and over the
+entries of a claim that is made of many (Bonferroni). Normal approximation throughout.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+
+#: A gap of the size called detectable is caught with this probability.
+POWER = 0.99
+
+
+class Outcome(StrEnum):
+    SUPPORTED = "SUPPORTED"
+    REFUTED = "REFUTED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    NOT_APPLICABLE = "NOT APPLICABLE"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured for one claim, before anything is decided.
+
+    measured, error, allowance and resolution are numbers, or arrays of one shape for a claim that holds entry by entry:
+    it is judged at its worst entry. error is a standard error if `statistical`, else a bound. sense says what is
+    claimed of the measured value: equal to the prediction, at least or at most that. `excuse` is why nothing can be
+    concluded here (outside the asymptotic range, a descent that broke off), or empty.
+    """
+
+    id: str
+    statement: str
+    source: str
+    predicted: float
+    measured: Any
+    error: Any
+    allowance: Any
+    resolution: Any
+    reason: str
+    origin: Literal["paper", "derived"] = "paper"
+    sense: Literal["equal", "at least", "at most"] = "equal"
+    statistical: bool = True
+    excuse: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A judged claim; numbers are those of its worst entry. None where there is no finite number to tell."""
+
+    id: str
+    statement: str
+    source: str
+    origin: str
+    predicted: float | None
+    measured: float | None
+    error: float | None
+    allowance: float | None
+    resolution: float | None
+    detectable: float | None
+    outcome: Outcome
+    reason: str
+
+
+def z_score(tail: float) -> float:
+    """The standard normal quantile that is exceeded with probability `tail`, accurate for tiny tails."""
+    return -NormalDist().inv_cdf(tail)
+
+
+def judge(evidence: Sequence[Evidence], false_alarm: float) -> list[Claim]:
+    """Judge all evidence of one report, at this false-alarm rate for the whole."""
+    share = false_alarm / max(1, sum(e.statistical for e in evidence))
+    return [_judge_one(e, share) for e in evidence]
+
+
+def _judge_one(e: Evidence, false_alarm: float) -> Claim:
+    measured, error, allowance, resolution = (
+        np.atleast_1d(np.asarray(x, dtype=np.float64))
+        for x in np.broadcast_arrays(e.measured, e.error, e.allowance, e.resolution)
+    )
+    gap = measured - e.predicted
+    gap = {"equal": abs(gap), "at least": -gap, "at most": gap}[e.sense]
+    sides = 2 if e.sense == "equal" else 1
+    z = z_score(false_alarm / sides / measured.size) if e.statistical else 1.0
+    power = z_score(1 - POWER) if e.statistical else 1.0
+    threshold = allowance + z * error
+    detectable = threshold + power * error
+    finite = np.isfinite(gap) & np.isfinite(detectable)
+    blind = ~finite | (detectable > resolution)
+    refuted = ~blind & (gap > threshold)
+    # The entry shown: the one furthest over its threshold if one that can see is over it, else a blind one, else the closest.
+    excess = np.where(blind, -np.inf if refuted.any() else np.inf, gap - threshold)
+    worst = int(np.argmax(excess / np.where(resolution > 0, resolution, 1.0)))
+    reason = e.reason
+    if e.excuse:
+        outcome, reason = Outcome.INCONCLUSIVE, e.excuse
+    elif refuted.any():
+        outcome = Outcome.REFUTED
+    elif blind.any():
+        outcome = Outcome.INCONCLUSIVE
+        reason = reason if finite.all() else "not a finite number; " + reason
+    else:
+        outcome = Outcome.SUPPORTED
+    shown = {
+        "measured": measured,
+        "error": error,
+        "allowance": allowance,
+        "resolution": resolution,
+        "detectable": detectable,
+    }
+    numbers = {name: _finite(float(values[worst])) for name, values in shown.items()}
+    return Claim(e.id, e.statement, e.source, e.origin, _finite(e.predicted), outcome=outcome, reason=reason, **numbers)
+
+
+def _finite(x: float) -> float | None:
+    return float(x) if np.isfinite(x) else None
+
+
+def not_applicable(claim: Claim, reason: str) -> Claim:
+    return Claim(**{**claim.__dict__, "outcome": Outcome.NOT_APPLICABLE, "reason": reason})
+
+
+def overall(outcomes: Sequence[Outcome], applicable: bool) -> Outcome:
+    """REFUTED if any claim is, else INCONCLUSIVE if any is, else NOT APPLICABLE if the theorem is not, else SUPPORTED."""
+    for outcome in (Outcome.REFUTED, Outcome.INCONCLUSIVE):
+        if outcome in outcomes:
+            return outcome
+    supported = applicable and Outcome.NOT_APPLICABLE not in outcomes
+    return Outcome.SUPPORTED if supported else Outcome.NOT_APPLICABLE
