@@ -19,8 +19,6 @@ from popgd.recursion import log_grid
 
 #: Called between pieces of work with (steps done, steps in all).
 Progress = Callable[[int, int], None]
-#: Steps per device call: short enough that an interrupt is heard within about a second.
-PIECE_SAMPLES = 2**15
 
 
 class Trajectory(NamedTuple):
@@ -55,51 +53,26 @@ class Descent:
 
 
 class _State(NamedTuple):
-    step: Int[Array, ""]
     weights: Weights
     optimiser: Any
-    mean: gradient.Gradient
-    stderr: gradient.Gradient
     inactive: Float[Array, ""]
-    finite: Any
 
 
-def _inactive(weights: Weights) -> Float[Array, ""]:
+def _largest_inactive(weights: Weights) -> Float[Array, ""]:
     P, Q = model.blocks(weights.P), model.blocks(weights.Q)
-    entries = jnp.stack([P.b11, P.b12, P.b22, Q.b11, Q.b21, Q.b22])
-    return jnp.max(jnp.abs(entries))
+    return jnp.max(jnp.abs(jnp.stack([P.b11, P.b12, P.b22, Q.b11, Q.b21, Q.b22])))
 
 
-def _finite(*trees: Any) -> Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trees)]))
-
-
-@partial(jax.jit, static_argnames="how")
-def _advance(how: Descent, projected: Array, batch: Array, state: _State, law: Law, key: PRNGKeyArray, stop: Array) -> _State:
-    """Steps until `stop`, or until a state is not finite: then the one before it is kept.
-
-    The state carries the estimate at its own weights, so that one call of the estimator serves steps and records; the
-    step from -1 to 0 only makes that estimate.
-    """
-
-    def go_on(state: _State) -> Array:
-        return (state.step < stop) & state.finite
-
-    def step(state: _State) -> _State:
-        raw = state.mean.weights
-        mean = jax.tree.map(lambda p, g: jnp.where(projected, p, g), model.project(raw), raw)
-        updates, inner = how.optimiser.update(mean, state.optimiser, state.weights)
-        moved = (optax.apply_updates(state.weights, updates), inner)
-        begun = state.step >= 0
-        weights, inner = jax.tree.map(lambda new, old: jnp.where(begun, new, old), moved, (state.weights, state.optimiser))
-        step_key = key if how.bank else jax.random.fold_in(key, state.step + 1)
-        estimate = gradient.estimate(gradient.GradientOf(how.objective), weights, law, step_key, batch)
-        inactive = jnp.maximum(state.inactive, _inactive(weights))
-        new = _State(state.step + 1, weights, inner, estimate.mean, estimate.stderr, inactive, True)
-        finite = _finite(weights, estimate.mean, jnp.prod(jnp.stack(model.coordinates(weights))))
-        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)._replace(finite=finite)
-
-    return jax.lax.while_loop(go_on, step, state)
+@partial(jax.jit, static_argnames=("optimiser", "projected"))
+def _step(optimiser: Any, projected: bool, state: _State, mean: Weights) -> tuple[_State, Array]:
+    """One step of the optimiser along a gradient, and whether the new weights and their c = ab are finite."""
+    mean = model.project(mean) if projected else mean
+    updates, inner = optimiser.update(mean, state.optimiser, state.weights)
+    weights: Any = optax.apply_updates(state.weights, updates)
+    inactive = jnp.maximum(state.inactive, _largest_inactive(weights))
+    a, b = model.coordinates(weights)
+    finite = jnp.isfinite(a * b) & jnp.all(jnp.isfinite(weights.P)) & jnp.all(jnp.isfinite(weights.Q))
+    return _State(weights, inner, inactive), finite
 
 
 def descend(
@@ -120,27 +93,29 @@ def descend(
     noise in the active blocks biases c by O(eta/batch).
     A descent that leaves the finite numbers stops: `diverged_at` is the step that failed, the records end before it.
     """
-    state = _begin(how, start, law, key)
-    piece = max(1, PIECE_SAMPLES // batch)
-    rows: list[tuple] = []
-    for target in log_grid(steps, per_decade) if steps else [0]:
-        while int(state.step) < target and bool(state.finite):
-            stop = jnp.minimum(state.step + piece, target)
-            state = _advance(how, jnp.asarray(projected), jnp.asarray(batch), state, law, key, stop)
-            if progress is not None:
-                progress(int(state.step), steps)
-        if not rows or int(state.step) > rows[-1][0]:
-            a, b = model.coordinates(state.weights)
-            mean, stderr = state.mean, state.stderr
-            rows.append((int(state.step), state.weights.P, state.weights.Q, a, b, a * b, mean.loss, stderr.loss, mean.trace,
-                         stderr.trace, model.manifold_distance(state.weights), state.inactive))  # fmt: skip
+    state, rows, diverged_at = _State(start, how.optimiser.init(start), _largest_inactive(start)), [], None
+    grid = set(log_grid(steps, per_decade).tolist()) if steps else {0}
+    for step in range(steps + 1):
+        step_key = key if how.bank else jax.random.fold_in(key, step)
+        mean, stderr, _ = gradient.population_gradient(how.objective, state.weights, law, step_key, batch)
+        following, finite = _step(how.optimiser, projected, state, mean.weights)
+        if not np.isfinite(mean.loss):
+            diverged_at = step
+            break
+        # The last state of a descent that breaks off is recorded too.
+        if step in grid or not finite:
+            rows.append(_record(step, state, mean, stderr))
+        if not finite and step < steps:
+            diverged_at = step + 1
+            break
+        state = following
+        if progress is not None:
+            progress(step, steps)
     columns = [np.stack([np.asarray(row[i]) for row in rows]) for i in range(len(rows[0]))]
-    return Trajectory(*columns, diverged_at=None if bool(state.finite) else int(state.step) + 1)
+    return Trajectory(*columns, diverged_at=diverged_at)
 
 
-def _begin(how: Descent, start: Weights, law: Law, key: PRNGKeyArray) -> _State:
-    estimator = gradient.GradientOf(how.objective)
-    shape = jax.eval_shape(lambda w, k: estimator(w, law.sample(k, w.P.dtype)), start, key)
-    empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
-    step = jnp.full((), -1, jnp.int64 if jax.config.read("jax_enable_x64") else jnp.int32)
-    return _State(step, start, how.optimiser.init(start), empty, empty, _inactive(start), jnp.asarray(True))
+def _record(step: int, state: _State, mean: gradient.Gradient, stderr: gradient.Gradient) -> tuple:
+    a, b = model.coordinates(state.weights)
+    return (step, *state.weights, a, b, a * b, mean.loss, stderr.loss, mean.trace, stderr.trace,
+            model.manifold_distance(state.weights), state.inactive)  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from popgd.data import Law, Sample
@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
 
     mean: Any
     stderr: Any
-    samples: Any
+    samples: int
 
 
 class Gradient(NamedTuple):
@@ -85,18 +85,18 @@ def population_gradient(
     """
     if samples < 2:
         raise ValueError(f"samples={samples}: at least 2 are needed for a standard error")
-    return _estimate(GradientOf(objective), weights, law, key, samples, chunk)
+    # One placement for all callers, so that one compilation serves them all.
+    everywhere = NamedSharding(_mesh(), PartitionSpec())
+    weights, law, key = jax.device_put((weights, law, key), everywhere)
+    mean, stderr = _estimate(GradientOf(objective), weights, law, key, samples, chunk)
+    return Estimate(mean, stderr, samples)
 
 
 @partial(jax.jit, static_argnames=("statistic", "chunk"))
-def _estimate(statistic, weights, law, key, samples, chunk) -> Estimate:
-    return estimate(statistic, weights, law, key, samples, chunk)
-
-
-def estimate(
-    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: Any, chunk: int | None = None
-) -> Estimate:
-    """The mean of statistic(weights, sample) over samples number 0 .. samples - 1 of the key; for use under jit.
+def _estimate(
+    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: Any, chunk: int | None
+) -> tuple[Any, Any]:
+    """Mean and standard error of statistic(weights, sample) over samples number 0 .. samples - 1 of the key.
 
     Memory does not grow with `samples`: each device loops over chunks and keeps a running mean and sum of squares.
     """
@@ -129,13 +129,11 @@ def estimate(
     split, whole = PartitionSpec(AXIS), PartitionSpec()
     run = jax.shard_map(device, mesh=_mesh(), in_specs=(split, whole, whole, whole, whole), out_specs=split)
     parts = run(jnp.arange(SHARDS), weights, law, key, samples)
-    total = jax.tree.map(lambda x: x[0], parts)
-    for i in range(1, SHARDS):
-        total = _merge(total, jax.tree.map(lambda x, i=i: x[i], parts))
-    _, mean, squares = total
+    first, rest = jax.tree.map(lambda x: x[0], parts), jax.tree.map(lambda x: x[1:], parts)
+    (_, mean, squares), _ = jax.lax.scan(lambda total, part: (_merge(total, part), None), first, rest)
     count = samples.astype(dtype)
     stderr = jax.tree.map(lambda s: jnp.sqrt(s / (count * jnp.maximum(count - 1, 1))), squares)
-    return Estimate(mean, stderr, samples)
+    return mean, stderr
 
 
 def _mesh() -> Mesh:

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+#: Loops unrolled into one piece of compiled code: more is faster to run and slower to compile.
+UNROLL = 4
+
 
 class Weights(NamedTuple):
     """P is the merged projection-value matrix, Q the merged key-query matrix; each has four d x d blocks."""
@@ -92,9 +95,7 @@ def looped(
     weights: Weights, X: Float[Array, "d n"], q: Float[Array, " d"], L: int = 1, normalise: bool = True
 ) -> Float[Array, " d"]:
     """The output f(X, q; P, Q) of the same layer applied L times: the last d rows of the last column."""
-    Z = tokens(X, q)
-    for _ in range(L):
-        Z = layer(weights, Z, normalise)
+    Z, _ = jax.lax.scan(lambda Z, _: (layer(weights, Z, normalise), None), tokens(X, q), length=L, unroll=min(L, UNROLL))
     return Z[X.shape[0] :, -1]
 
 
@@ -110,7 +111,9 @@ def active_forward(
 
     Source: arXiv 2606.00605, Lemma A.1, for general active blocks.
     """
-    for _ in range(L):
+
+    def step(q: Float[Array, " d"], _: None) -> tuple[Float[Array, " d"], None]:
         q = q + A @ (X @ (X.T @ (B @ q)))
-        q = q / jnp.linalg.norm(q) if normalise else q
-    return q
+        return q / jnp.linalg.norm(q) if normalise else q, None
+
+    return jax.lax.scan(step, q, length=L)[0]

@@ -8,6 +8,8 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from popgd.config import TABLE, SettingError, help_text, nearest
 
 EXIT = {"SUPPORTED": 0, "REFUTED": 1, "INCONCLUSIVE": 3, "NOT APPLICABLE": 4}
 BAD_INPUT, INTERNAL = 2, 70
+#: A part of a run that takes longer than this many seconds is announced with its estimated time.
+LONG = 60
 #: A sweep returns the first of these that any of its jobs returned.
 WORST = (INTERNAL, BAD_INPUT, 1, 3, 4, 0)
 
@@ -102,9 +106,6 @@ def _hydra(overrides: list[str], sweep: bool, job: Any) -> None:
     for name in TABLE:
         group, _, leaf = name.rpartition(".")
         (tree.setdefault(group, {}) if group else tree)[leaf] = None
-    quiet = {"run": {"dir": "."}, "sweep": {"dir": ".", "subdir": "."}, "output_subdir": None,
-             "mode": "MULTIRUN" if sweep else "RUN"}  # fmt: skip
-    ConfigStore.instance().store("popgd", {**tree, "hydra": quiet, "defaults": ["_self_", *_SILENT]})
 
     def run(settings: Any) -> None:
         plain = OmegaConf.to_container(settings)
@@ -112,12 +113,16 @@ def _hydra(overrides: list[str], sweep: bool, job: Any) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     before, sys.argv = sys.argv, ["popgd", *overrides]
-    try:
-        hydra.main(version_base=None, config_path=None, config_name="popgd")(run)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise SettingError(str(error).splitlines()[0]) from None
-    finally:
-        sys.argv = before
+    with tempfile.TemporaryDirectory() as scratch:  # a sweep leaves its multirun.yaml somewhere
+        quiet = {"run": {"dir": "."}, "sweep": {"dir": scratch, "subdir": "."}, "output_subdir": None,
+                 "mode": "MULTIRUN" if sweep else "RUN"}  # fmt: skip
+        ConfigStore.instance().store("popgd", {**tree, "hydra": quiet, "defaults": ["_self_", *_SILENT]})
+        try:
+            hydra.main(version_base=None, config_path=None, config_name="popgd")(run)()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise SettingError(str(error).splitlines()[0]) from None
+        finally:
+            sys.argv = before
 
 
 _SILENT = [{"override hydra/hydra_logging": "none"}, {"override hydra/job_logging": "none"}]
@@ -175,15 +180,23 @@ def _judge(setting: Any, path: Path) -> dict[str, Any]:
     from popgd.check import check_setting
 
     columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeRemainingColumn(compact=True))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, tuple[Any, float]] = {}
+        announced: set[str] = set()
 
         def report(name: str, done: int, total: int) -> None:
             if name not in tasks:
-                for task in tasks.values():
+                for task, _ in tasks.values():
                     bars.update(task, visible=False)
-                tasks[name] = bars.add_task(name)
-            bars.update(tasks[name], completed=done, total=total)
+                tasks[name] = (bars.add_task(name), time.monotonic())
+            task, start = tasks[name]
+            bars.update(task, completed=done, total=total)
+            spent = time.monotonic() - start
+            left = spent * (total - done) / done if done else 0.0
+            if spent > 2 and left > LONG and name not in announced:
+                announced.add(name)
+                console.print(f"{name}: {total:,} steps, about {left / 60:.0f} more minutes")
 
         found = check_setting(setting, report)
     return store.save_report(path, found)

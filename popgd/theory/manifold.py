@@ -12,6 +12,7 @@ import numpy as np
 
 from popgd import gradient, model
 from popgd.data import Sample
+from popgd.descent import Trajectory
 from popgd.model import Weights
 from popgd.theory.base import Study
 from popgd.verdict import Evidence
@@ -196,7 +197,7 @@ def _trajectories(study: Study) -> Iterator[Evidence]:
     projected = study.projected
     last = int(projected.step[-1])
     c, outer = study.exact.c_at(last)
-    noise = projected_noise(study)
+    noise = sampling_noise(study, projected)
     yield Evidence(
         "engines-agree-descent",
         f"The Schur-projected Monte Carlo descent follows the exact recursion: c at step {last}, as a ratio",
@@ -213,13 +214,14 @@ def _trajectories(study: Study) -> Iterator[Evidence]:
     once, twice = float(study.raw.c[-1]), float(study.raw_double.c[-1])
     c, outer = study.exact.c_at(int(study.raw.step[-1]))
     bias = 2 * (once - twice)
+    noise = sampling_noise(study, study.raw)
     yield Evidence(
         "engines-agree-raw",
         f"The raw descent at step {study.raw.step[-1]}, less its O(eta/batch) bias from two batch sizes, follows the recursion",
         "derived: noise in the active blocks biases c",
         predicted=1.0,
         measured=(2 * twice - once) / c,
-        error=float(np.hypot(3 * noise, outer) / c),
+        error=float(np.hypot(3**0.5 * noise, outer) / c),
         allowance=float((bias / c) ** 2),
         resolution=2 * TRAJECTORY_RESOLUTION,
         reason=f"second order in the measured bias {bias / c:+.1%} of c at this batch",
@@ -228,13 +230,13 @@ def _trajectories(study: Study) -> Iterator[Evidence]:
     )
 
 
-def projected_noise(study: Study) -> float:
-    """Standard deviation of c at the end of the projected descent, from the gradient noise at the recorded steps.
+def sampling_noise(study: Study, run: Trajectory) -> float:
+    """Standard deviation of c at the end of a descent, from the gradient noise at the recorded steps.
 
     One step adds eta (b se_P21 + a se_Q12) to c. Later steps damp what is there at the rate eta l'' (a^2 + b^2)/d: known
     where l'' is constant, elsewhere left out, which makes this an upper bound.
     """
-    run, setting = study.projected, study.setting
+    setting = study.setting
     kick = setting.eta * (abs(run.b) * run.trace_stderr[:, 0] + abs(run.a) * run.trace_stderr[:, 1])
     rate = setting.eta * study.exact.curvature * (run.a**2 + run.b**2) / setting.law.d
     variance = 0.0
