@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from popgd import curve, store
-from popgd.check import resolve
+from popgd.report import resolve
 from popgd.theory import growth
 from popgd.theory.base import Exact
 

@@ -14,13 +14,13 @@ Notation, as in arXiv 2606.00605:
     l(c)        the population loss on the manifold; l_inf, kappa, C1, c*, L* its constants
 """
 
-from popgd.check import Report, check
 from popgd.config import SettingError
 from popgd.data import Law, Rotated, Sample, UniformSphere
 from popgd.descent import Descent, Trajectory, descend
 from popgd.gradient import Estimate, population_gradient
 from popgd.model import Weights, embed, looped
 from popgd.objectives import PowerIteration, SubspaceDistance
+from popgd.report import Report, check
 from popgd.theory import THEOREMS
 from popgd.verdict import Claim, Outcome
 

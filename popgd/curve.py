@@ -1,11 +1,13 @@
-"""The population loss on the manifold as a function of c = ab, exact for a spectrum or a batch of sampled spectra.
+"""The population loss on the manifold as a function of c = ab, exact for a spectrum or a batch of sampled
+spectra.
 
-Three kinds, one interface: `loss(c)`, `slope(c)`, `log_slope(c)` over a vector of c, and the constants `limit()`,
-`constant()`, `correction()`, `c_star()`, `mean_square()`. With K sampled spectra every number is the average over them of the
-exact inner expectation: `bound` is the quadrature bound, `stderr` the sampling error (0 for one fixed spectrum).
+Three kinds, one interface: `loss(c)`, `slope(c)`, `log_slope(c)` over a vector of c, and the constants
+`limit()`, `constant()`, `correction()`, `c_star()`, `mean_square()`. With K sampled spectra every number is
+the average over them of the exact inner expectation: `bound` is the quadrature bound, `stderr` the sampling
+error (0 for one fixed spectrum).
 
-With uniform columns (Task 1) the outer variance of 4.3's C1 is infinite for d = 2 and n = 4 or 5, and its stderr then means
-nothing: `heavy_tailed`.
+With uniform columns (Task 1) the outer variance of 4.3's C1 is infinite for d = 2 and n = 4 or 5, and its
+stderr then means nothing: `heavy_tailed`.
 """
 
 from collections.abc import Callable
@@ -35,7 +37,8 @@ class Quantity(NamedTuple):
 
 
 def sample_condition(spectra: Spectrum) -> float:
-    """The largest condition number in the batch, rounded up to a power of ten, so that few shapes are compiled."""
+    """The largest condition number in the batch, rounded up to a power of ten, so that few shapes are
+    compiled."""
     lam = np.asarray(spectra.lam)
     return float(10.0 ** max(1.0, np.ceil(np.log10(lam[..., 0] / lam[..., -1]).max() - 1e-9)))
 
@@ -131,7 +134,7 @@ class _Curve:
         return _exact(jax.vmap(q.moments)(self.spectra).A)
 
 
-def _exact(x: Float[Array, "K"]) -> Quantity:
+def _exact(x: Float[Array, " K"]) -> Quantity:
     """Average of closed forms with positive terms only, good to 16 units."""
     return Quantity(x.mean(), 16.0 * UNIT * jnp.abs(x).mean(), _stderr(x))
 
@@ -215,11 +218,11 @@ def _with_gap(spectra: Spectrum) -> Spectrum:
 class _Parts(NamedTuple):
     """Per spectrum: A, the numerator N of c* = N/A, the loss at c = c*, and the bounds of the last two."""
 
-    A: Float[Array, "K"]
-    N: Float[Array, "K"]
-    least: Float[Array, "K"]
-    N_bound: Float[Array, "K"]
-    least_bound: Float[Array, "K"]
+    A: Float[Array, " K"]
+    N: Float[Array, " K"]
+    least: Float[Array, " K"]
+    N_bound: Float[Array, " K"]
+    least_bound: Float[Array, " K"]
 
 
 @partial(_register, meta=["target", "cond"])
@@ -233,7 +236,8 @@ class Linear:
 
     @classmethod
     def of(cls, spectra: Spectrum, target: str) -> "Linear":
-        """Raises ValueError for a target other than "normalised" and "unnormalised" and for rows out of order."""
+        """Raises ValueError for a target other than "normalised" and "unnormalised" and for rows out of
+        order."""
         q.check_target(target)
         spectra = batched(*spectra)
         return cls(spectra, target, sample_condition(spectra))
@@ -255,7 +259,8 @@ class Linear:
         return Quantity(value, N_bound.mean() / A.mean() + 16 * UNIT * abs(value), _stderr(N - value * A) / A.mean())
 
     def limit(self) -> Quantity:
-        """L* = l(c*): the averaged loss at the c* of the whole law, not the average of the spectra's own minima."""
+        """L* = l(c*): the averaged loss at the c* of the whole law, not the average of the spectra's own
+        minima."""
         return self.loss(self.c_star().value)
 
     def loss(self, c: Float[Array, "*c"]) -> Quantity:
@@ -303,9 +308,9 @@ def uniform_c_star(d: int, n: int) -> float:
 def heavy_tailed(d: int, n: int) -> bool:
     """Whether the variance of C1 over uniform columns is infinite: d = 2 and n = 4 or 5.
 
-    For d = 2, C1 = (lam_1 - lam_2)^2/(lam_1 lam_2 (lam_1 + lam_2)^2) and lam_2 has density lam^{(n-3)/2} near 0, so
-    E[1/lam_2^2] is infinite for n <= 5 (for n <= 3 already the mean). D is worse by one more power. For d >= 3 C1
-    diverges at most like log(1/lam_d).
+    For d = 2, C1 = (lam_1 - lam_2)^2/(lam_1 lam_2 (lam_1 + lam_2)^2) and lam_2 has density lam^{(n-3)/2}
+    near 0, so E[1/lam_2^2] is infinite for n <= 5 (for n <= 3 already the mean). D is worse by one more
+    power. For d >= 3 C1 diverges at most like log(1/lam_d).
     Source: derived.
     """
     return d == 2 and n <= 5

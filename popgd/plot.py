@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from popgd.check import Report
+    from popgd.report import Report
     from popgd.theory import Study
 
 #: Okabe and Ito's colours, told apart by the colour-blind.

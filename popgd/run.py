@@ -140,7 +140,7 @@ def _job(values: dict[str, Any], sweep: bool) -> int:
     try:
         _start_jax()
         from popgd import store
-        from popgd.check import resolve
+        from popgd.report import resolve
 
         out = values.pop("out")
         setting = resolve({name: value for name, value in values.items() if value is not None})
@@ -177,11 +177,11 @@ def _judge(setting: Any, path: Path) -> dict[str, Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from popgd import store
-    from popgd.check import check_setting
+    from popgd.report import check_setting
 
     columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeRemainingColumn(compact=True))
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, tuple[Any, float]] = {}
         announced: set[str] = set()
 

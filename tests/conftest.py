@@ -1,7 +1,28 @@
+"""float64, shapes in signatures checked by beartype, and one compilation cache for the whole session."""
+
+import os
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the compilation cache of some jax versions is loud
+
 import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
+_cache = tempfile.TemporaryDirectory(prefix="popgd-tests-")
+# Keyed by the compiled program, so that a mutant never meets the code of the original.
+jax.config.update("jax_compilation_cache_dir", _cache.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: long brute-force runs, deselected with -m 'not slow'")
+
+
+@pytest.fixture
+def fresh_jit():
+    """For monkey-patched code: nothing compiled before is used in the test, nothing compiled in it is used after."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()

@@ -12,9 +12,10 @@ from popgd.quadrature.spectrum import COND, Spectrum
 from popgd.quadrature.trapezoid import UNIT, Bounded, from_value, integral, negative, node_count, times
 
 
-def _spread(spec: Spectrum, soft):
-    """u_g = (k_g/2) y_g, sum u, lam - lam_1, its u-mean, V = sum_{g<h} (lam_g - lam_h)^2 u_g u_h, free of cancellation."""
-    u = spec.mult / 2.0 * jnp.exp(-soft)
+def _spread(spec: Spectrum, y):
+    """u_g = (k_g/2) y_g, sum u, lam - lam_1, its u-mean, V = sum_{g<h} (lam_g - lam_h)^2 u_g u_h, free of
+    cancellation."""
+    u = spec.mult / 2.0 * y
     total = u.sum(1, keepdims=True)
     away = spec.lam - spec.lam[0]
     offset = away - (u * away).sum(1, keepdims=True) / total
@@ -24,8 +25,8 @@ def _spread(spec: Spectrum, soft):
 def _sine(spec: Spectrum, log_beta, log_range: float) -> Bounded:
     """E[G / (sum_i beta_i w_i^2)^2], G = sum_{i<j} (lam_i - lam_j)^2 w_i^2 w_j^2."""
 
-    def amplitude(s, soft):
-        V = _spread(spec, soft)[3]
+    def amplitude(s, terms):
+        V = _spread(spec, terms.y)[3]
         return V, V
 
     nodes = node_count(2.0, spec.lam.size / 2.0, log_range)
@@ -35,8 +36,8 @@ def _sine(spec: Spectrum, log_beta, log_range: float) -> Bounded:
 def layer_slope(spec: Spectrum, c: Float[Array, ""], cond: float = COND) -> Bounded:
     """l'(c) = -2 E[G/(||s|| ||v||^3)] < 0, s = Sq, v = q + cs.
 
-    1/(||s|| ||v||^3) = ||s||^{-4} x^{-3/2}, x = ||v||^2/||s||^2 between (c + 1/lam_1)^2 and (c + 1/lam_d)^2, and x^{-3/2}
-    is a sum of squared poles in x: one Laplace integral each.
+    1/(||s|| ||v||^3) = ||s||^{-4} x^{-3/2}, x = ||v||^2/||s||^2 between (c + 1/lam_1)^2 and (c +
+    1/lam_d)^2, and x^{-3/2} is a sum of squared poles in x: one Laplace integral each.
     Source: arXiv 2606.00605, Theorem 4.3.
     """
     t2, weight, error = inverse_three_halves_rule(cond)
@@ -52,10 +53,12 @@ def layer_slope(spec: Spectrum, c: Float[Array, ""], cond: float = COND) -> Boun
 
 
 def layer_loss(spec: Spectrum, c: Float[Array, ""], cond: float = COND) -> Bounded:
-    """l(c) = 2 E[1 - cos angle(v, s)] = int_c^inf -l'(x) dx, which has no cancellation; about 35 to 110 slopes.
+    """l(c) = 2 E[1 - cos angle(v, s)] = int_c^inf -l'(x) dx, which has no cancellation; about 35 to 110
+    slopes.
 
-    For every sample the integrand is G/||s||^4 times ((x + alpha)^2 + beta^2)^{-3/2}, alpha + i beta = (q.s + i sqrt G)/
-    ||s||^2 in the disc on [1/lam_1, 1/lam_d]: the rule is good to the same relative error for all of them.
+    For every sample the integrand is G/||s||^4 times ((x + alpha)^2 + beta^2)^{-3/2}, alpha + i beta = (q.s
+    + i sqrt G)/ ||s||^2 in the disc on [1/lam_1, 1/lam_d]: the rule is good to the same relative error for
+    all of them.
     Source: arXiv 2606.00605, Theorem 4.3.
     """
     lam = spec.lam
@@ -81,9 +84,9 @@ def layer_correction(spec: Spectrum, cond: float = COND) -> Bounded:
     """
     lam = spec.lam
 
-    def amplitude(s, soft):
-        u, total, offset, V = _spread(spec, soft)
-        repeated = u * lam * jnp.exp(-soft) * (total * offset**2 + V[:, None] / total)
+    def amplitude(s, terms):
+        u, total, offset, V = _spread(spec, terms.y)
+        repeated = u * lam * terms.y * (total * offset**2 + V[:, None] / total)
         value = V * (u @ lam) + repeated.sum(1)
         return value, value
 

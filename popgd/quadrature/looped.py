@@ -6,26 +6,29 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from popgd.quadrature.spectrum import COND, Spectrum, needs_gap
-from popgd.quadrature.trapezoid import UNIT, Bounded, integral, negative, node_count
+from popgd.quadrature.trapezoid import UNIT, Bounded, Logistic, integral, negative, node_count
 
 
 def _log_rho(lam, u, c, L: int):
-    """log ((1 + c lam_i)/(1 + c lam_1))^{2L} = 2L log((u + c lam_i)/(u + c lam_1)), (u, c) = (1, c) or (0, 1)."""
+    """log ((1 + c lam_i)/(1 + c lam_1))^{2L} = 2L log((u + c lam_i)/(u + c lam_1)), (u, c) = (1, c) or (0,
+    1)."""
     return 2.0 * L * jnp.log((u + c * lam) / (u + c * lam[0]))
 
 
 def _looped(spec: Spectrum, u, c, L: int, amplitude, leading: int, log_scale, cond: float) -> Bounded:
-    """e^{log_scale} int sigma_1^leading (sum_{g>1} (k_g/2) sigma_g coefficient_g) Phi ds, sigma_g = rho_g e^s y_g.
+    """e^{log_scale} int sigma_1^leading (sum_{g>1} (k_g/2) sigma_g coefficient_g) Phi ds, sigma_g = rho_g
+    e^s y_g.
 
-    `amplitude(tail, log sigma, -log y)` is the bracket with (k_g/2) sigma_g replaced by tail_g, the same without rho_2 e^s.
+    `amplitude(tail, terms)` is the bracket with (k_g/2) sigma_g replaced by tail_g, the same without rho_2
+    e^s.
     """
     b = _log_rho(spec.lam, u, c, L)
     a = (spec.mult / 2.0).at[0].add(leading)
     degree = 1 + leading
 
-    def bracket(s, soft):
-        tail = (spec.mult / 2.0 * jnp.exp(b - b[1] - soft))[:, 1:]
-        return amplitude(tail, (s[:, None] + b - soft)[:, 1:], soft[:, 1:])
+    def bracket(s, terms: Logistic):
+        tail = (spec.mult / 2.0 * jnp.exp(b - b[1]) * terms.y)[:, 1:]
+        return amplitude(tail, terms)
 
     m = spec.lam.size
     nodes = node_count(degree, m / 2.0, 2.0 * L * log(cond))
@@ -43,7 +46,7 @@ def _looped(spec: Spectrum, u, c, L: int, amplitude, leading: int, log_scale, co
 
 
 def _linear(weights):
-    def amplitude(tail, log_sigma, soft):
+    def amplitude(tail, terms):
         value = tail @ weights
         return value, value
 
@@ -56,7 +59,8 @@ def _looped_loss(spec, u, c, L, cond):
 
 
 def _looped_rate(spec, u, c, L, cond):
-    """2L E[p_1 sum_{g>1} p_g (lam_1 - lam_g)/((u + c lam_g)(u + c lam_1))], written with p_1 = sum_{j<=r} p_j."""
+    """2L E[p_1 sum_{g>1} p_g (lam_1 - lam_g)/((u + c lam_g)(u + c lam_1))], written with p_1 = sum_{j<=r}
+    p_j."""
     needs_gap(spec)
     lam, r = spec.lam, spec.mult[0]
     gap = (lam[0] - lam[1:]) / (u + c * lam[1:])
@@ -102,9 +106,10 @@ def looped_correction(spec: Spectrum, L: int, cond: float = COND) -> Bounded:
         K2 = 2L E[ p_1 { sum_g p_g b_g + 4L (sum_g p_g a_g)^2 - 2L sum_g p_g a_g^2 } ],
         a_g = 1/lam_g - 1/lam_1,   b_g = 1/lam_g^2 - 1/lam_1^2,   p_1 = sum_{j<=r} p_j,   all at c = infinity.
 
-    Derivation: with u = 1/c, -c^2 l' = dl/du = F(u) = 2L E[p_1 sum_g p_g a_g(u)], a_g(u) = 1/(lam_g+u) - 1/(lam_1+u),
-    because d log rho_g/du = 2L a_g. Then dp_g/du = 2L p_g (a_g - abar), da_g/du = -b_g and K2 = -F'(0). The moments
-    of p turn the bracket into (r/2) sigma_1 sum_g (k_g/2) sigma_g {b_g + 2L a_g (sum_h (k_h/2) sigma_h a_h - a_g y_g)}.
+    Derivation: with u = 1/c, -c^2 l' = dl/du = F(u) = 2L E[p_1 sum_g p_g a_g(u)], a_g(u) = 1/(lam_g+u) -
+    1/(lam_1+u), because d log rho_g/du = 2L a_g. Then dp_g/du = 2L p_g (a_g - abar), da_g/du = -b_g and K2
+    = -F'(0). The moments of p turn the bracket into (r/2) sigma_1 sum_g (k_g/2) sigma_g {b_g + 2L a_g
+    (sum_h (k_h/2) sigma_h a_h - a_g y_g)}.
     Source: derived.
     """
     needs_gap(spec)
@@ -113,9 +118,9 @@ def looped_correction(spec: Spectrum, L: int, cond: float = COND) -> Bounded:
     a = (lam[0] - lam[1:]) / (lam[1:] * lam[0])
     b = a * (1.0 / lam[1:] + 1.0 / lam[0])
 
-    def amplitude(tail, log_sigma, soft):
-        plus = tail @ b + 2.0 * L * (tail @ a) * (jnp.exp(log_sigma) @ (half * a))
-        minus = 2.0 * L * (tail * jnp.exp(-soft)) @ a**2
+    def amplitude(tail, terms):
+        plus = tail @ b + 2.0 * L * (tail @ a) * (terms.sigma[:, 1:] @ (half * a))
+        minus = 2.0 * L * (tail * terms.y[:, 1:]) @ a**2
         return plus - minus, plus + minus
 
     return _looped(spec, 0.0, 1.0, L, amplitude, 1, jnp.log(L * r), cond)

@@ -8,26 +8,36 @@ from jaxtyping import Array, Float
 
 from popgd.quadrature.layer import layer_loss
 from popgd.quadrature.spectrum import COND, Spectrum
-from popgd.quadrature.trapezoid import UNIT, Bounded, from_value, integral, node_count, softplus
+from popgd.quadrature.trapezoid import UNIT, Bounded, from_value, integral, logistic, node_count
 
 
 def _first_degree(spec: Spectrum, power: float, weights, log_scale, cond: float) -> Bounded:
     """e^{log_scale} int e^{power s} sum_g k_g weights_g y_g Phi ds with beta = lam^2."""
 
-    def amplitude(s, soft):
-        value = jnp.exp(-soft) @ (spec.mult * weights)
+    def amplitude(s, terms):
+        value = terms.y @ (spec.mult * weights)
         return value, value
 
     nodes = node_count(power, (spec.lam.size + 2 - 2 * power) / 2.0, 2.0 * log(cond))
     b = 2.0 * jnp.log(spec.lam)
-    options = dict(nodes=nodes, left=power, degree=1, log_scale=log_scale, b_error=8.0 * UNIT)
-    return integral(power, spec.mult / 2.0, b, amplitude, **options)
+    return integral(
+        power,
+        spec.mult / 2.0,
+        b,
+        amplitude,
+        nodes=nodes,
+        left=power,
+        degree=1,
+        log_scale=log_scale,
+        b_error=8.0 * UNIT,
+    )
 
 
 def gamma_ratio(x: Float[Array, ""]) -> Float[Array, ""]:
     """Gamma(x + 1/2)/Gamma(x), x > 0, to a few units; a difference of gammaln would cancel.
 
-    Shifted up by 16; then y^{1/2} exp(-sum_k E_2k / (4k (4y)^{2k})), y = x - 1/4 (Euler numbers E_2k; DLMF 5.11.8).
+    Shifted up by 16; then y^{1/2} exp(-sum_k E_2k / (4k (4y)^{2k})), y = x - 1/4 (Euler numbers E_2k; DLMF
+    5.11.8).
     """
     shift = jnp.arange(16.0)
     y = x + 15.75
@@ -70,8 +80,8 @@ def _norm_deficit(spec: Spectrum, g, mean_square, cond: float) -> Bounded:
         T E||w|| = 1/(2 sqrt pi) int t^{-3/2} (Phi_S - Phi_A) dt = .. Phi_S (1 - e^{-W}),
         W = -1/2 sum_g k_g (log(1 + x_g) - x_g) >= 0,  x_g = e^s delta_g/(1 + A e^s),  delta_g = lam_g^2 - A,
 
-    because sum k_g delta_g = 0. On Im s = pi/2 the path from A to lam^2 gives |Phi_S - Phi_A| <= 1/4 e^{2s} sum_g k_g
-    delta_g^2 |y_g|^2 prod |y|^{k/2}, with y for min(lam_g^2, A).
+    because sum k_g delta_g = 0. On Im s = pi/2 the path from A to lam^2 gives |Phi_S - Phi_A| <= 1/4 e^{2s}
+    sum_g k_g delta_g^2 |y_g|^2 prod |y|^{k/2}, with y for min(lam_g^2, A).
     Source: derived.
     """
     lam, k = spec.lam, spec.mult
@@ -79,13 +89,13 @@ def _norm_deficit(spec: Spectrum, g, mean_square, cond: float) -> Bounded:
     delta = g - (k * g).sum() / d
     log_A = jnp.log(mean_square)
 
-    def amplitude(s, soft):
-        x = jnp.exp(s + log_A - softplus(s + log_A))[:, None] * (delta / mean_square)
+    def amplitude(s, terms):
+        x = logistic(s + log_A).sigma[:, None] * (delta / mean_square)
         W = log1p_defect(x) @ (k / 2.0)
         return -jnp.expm1(-W), -jnp.expm1(-W)
 
-    def path(s, soft):
-        size = jnp.exp(-2.0 * soft) @ (k * delta**2 / 4.0)
+    def path(s, terms):
+        size = terms.y**2 @ (k * delta**2 / 4.0)
         return size, size
 
     b = 2.0 * jnp.log(lam)
@@ -114,13 +124,14 @@ def log1p_defect(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 class Moments(NamedTuple):
-    """Exact moments: mu = E q.Sq = n/d, A = E||Sq||^2, V = A - mu^2, excess = A - mu, all without cancellation."""
+    """Exact moments: mu = E q.Sq = n/d, A = E||Sq||^2, V = A - mu^2, excess = A - mu, all without
+    cancellation."""
 
     mu: Float[Array, ""]
     A: Float[Array, ""]
     V: Float[Array, ""]
     excess: Float[Array, ""]
-    g: Float[Array, "m"]
+    g: Float[Array, " m"]
 
 
 def moments(spec: Spectrum) -> Moments:

@@ -2,8 +2,8 @@
 
     I = int ds  e^{power s} prod_j (1 + e^{s + b_j})^{-a_j} amplitude(y),      y_j = 1 / (1 + e^{s + b_j})
 
-`amplitude` is a polynomial in y.  Every monomial makes the integrand log-concave in s and analytic for |Im s| < pi, so
-the plain sum over an equidistant grid converges geometrically.
+`amplitude` is a polynomial in y.  Every monomial makes the integrand log-concave in s and analytic for |Im
+s| < pi, so the plain sum over an equidistant grid converges geometrically.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,14 @@ REACH = 40.0  # e^{-40} = 4e-18 of the integral is left outside the grid
 UNIT = 2.0**-53  # unit rounding of float64
 TINY = 2.0**-1022  # smallest normal float64; XLA flushes what is smaller
 
-Amplitude = Callable[[Float[Array, "s"], Float[Array, "s m"]], tuple[Float[Array, "s"], Float[Array, "s"]]]
+Amplitude = Callable[..., tuple[Array, Array]]  # (s, Logistic at s + b) -> value, sum of magnitudes of monomials
 
 
 class Bounded(NamedTuple):
     """A number with its absolute error bound, and its logarithm for when float64 cannot hold the number.
 
-    `value` is 0.0 below the smallest normal float64; `log` is log|value| always; `log_bound` the error of `log`.
+    `value` is 0.0 below the smallest normal float64; `log` is log|value| always; `log_bound` the error of
+    `log`.
     """
 
     value: Float[Array, "*batch"]
@@ -36,40 +37,60 @@ class Bounded(NamedTuple):
 
 
 def node_count(left: float, right: float, log_range: float) -> int:
-    """Number of nodes that keeps the step below STEP; 7 is room for log(sum a) and for the corner at the right end."""
+    """Number of nodes that keeps the step below STEP; 7 is room for log(sum a) and for the corner at the
+    right end."""
     return ceil((REACH / left + REACH / right + log_range + 7.0) / STEP) + 1
 
 
-def softplus(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """log(1 + e^x), never overflowing, with the right gradient at x = 0."""
-    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+class Logistic(NamedTuple):
+    """log(1 + e^x), y = 1/(1 + e^x) and sigma = 1 - y, each to full relative accuracy."""
+
+    soft: Float[Array, "*n"]
+    y: Float[Array, "*n"]
+    sigma: Float[Array, "*n"]
 
 
-def _log_terms(power, a, b, amplitude: Amplitude, s, line: float):
-    """Exponent, log magnitude and sign of the integrand; line = 2 gives its modulus on Im s = pi/2.
+def logistic(x: Float[Array, "*n"]) -> Logistic:
+    """One exponential, never overflowing; `where` rather than `abs`, whose gradient at x = 0 is wrong
+    here."""
+    positive = x > 0.0
+    e = jnp.exp(jnp.where(positive, -x, x))
+    soft = jnp.where(positive, x, 0.0) + jnp.log1p(e)
+    share = 1.0 / (1.0 + e)
+    return Logistic(soft, jnp.where(positive, e, 1.0) * share, jnp.where(positive, 1.0, e) * share)
 
-    |1 + i e^x| = (1 + e^{2x})^{1/2}: the modulus is the same formula with softplus(2x)/2 for softplus(x).
-    """
-    soft = softplus(line * (s[:, None] + b)) / line
-    value, size = amplitude(s, soft)
+
+def _modulus(x: Float[Array, "*n"]) -> Logistic:
+    """The same on the line Im x = pi/2: |1 + i e^x| = (1 + e^{2x})^{1/2}."""
+    soft, y, sigma = logistic(2.0 * x)
+    return Logistic(soft / 2.0, jnp.sqrt(y), jnp.sqrt(sigma))
+
+
+def _log_terms(power, a, b, amplitude: Amplitude, s, at: Callable[..., Logistic]):
+    """Exponent, sign and rounding weight of the integrand; at = _modulus gives its modulus on Im s = pi/2."""
+    terms = at(s[:, None] + b)
+    value, size = amplitude(s, terms)
+    damping = terms.soft @ a
     there = size > TINY
     size = jnp.where(there, size, 1.0)
-    damping = soft @ a
     log_f = jnp.where(there, power * s - damping + jnp.log(size), -jnp.inf)
     weight = jnp.abs(power * s) + damping + jnp.abs(jnp.log(size))
     return log_f, jnp.where(there, value, 0.0) / size, weight
 
 
-def modulus_mass(power, a, b, amplitude: Amplitude, s: Float[Array, "s"], h, top) -> Float[Array, ""]:
-    """Upper bound of M = int |f(s + i pi/2)| ds / e^top, from every fourth node; 2 covers its own rule (e^{-pi^2})."""
-    log_f, _, _ = _log_terms(power, a, b, amplitude, s[::4], 2.0)
+def modulus_mass(integrand: tuple, s: Float[Array, " s"], h, top) -> Float[Array, ""]:
+    """Upper bound of M = int |f(s + i pi/2)| ds / e^top from every fourth node; 2 covers that rule's own
+    error."""
+    power, a, b, amplitude = integrand
+    log_f, _, _ = _log_terms(power, a, b, amplitude, s[::4], _modulus)
     return 8.0 * h * jnp.sum(jnp.exp(log_f - top))
 
 
 def grid(
-    a: Float[Array, "m"], b: Float[Array, "m"], left: float, right, nodes: int
-) -> tuple[Float[Array, "s"], Float[Array, ""]]:
-    """Nodes from where e^{left s} has lost e^{-40} to where e^{-right s} has, and the step (s[1] - s[0] would cancel)."""
+    a: Float[Array, " m"], b: Float[Array, " m"], left: float, right, nodes: int
+) -> tuple[Float[Array, " s"], Float[Array, ""]]:
+    """Nodes from where e^{left s} has lost e^{-40} to where e^{-right s} has, and the step (s[1] - s[0]
+    would cancel)."""
     lo = -jax.nn.logsumexp(b, b=a) - REACH / left
     h = (-jnp.min(b) + 3.0 + REACH / right - lo) / (nodes - 1)
     return lax.stop_gradient(lo + h * jnp.arange(nodes)), lax.stop_gradient(h)
@@ -77,8 +98,8 @@ def grid(
 
 def integral(
     power: float,
-    a: Float[Array, "m"],
-    b: Float[Array, "m"],
+    a: Float[Array, " m"],
+    b: Float[Array, " m"],
     amplitude: Amplitude,
     *,
     nodes: int,
@@ -88,21 +109,25 @@ def integral(
     b_error: Float[Array, ""] | float = 0.0,
     majorant: tuple | None = None,
 ) -> Bounded:
-    """I e^{log_scale}, where the integrand grows at least like e^{left s} on the left and y has degree `degree`.
+    """I e^{log_scale}, where the integrand grows at least like e^{left s} on the left and y has degree
+    `degree`.
 
-    `amplitude(s, -log y)` returns the value and the sum of the magnitudes of its monomials. The bound is the sum of
+    `amplitude(s, logistic)` returns the value and the sum of the magnitudes of its monomials. The bound is
+    the sum of
 
     * truncation: f(end) / |(log f)'(end)| for every log-concave monomial;
-    * discretisation: 2 M / (e^{pi^2/h} - 1), M = int |f(s + i pi/2)| ds (Trefethen and Weideman 2014, theorem 5.1);
-    * rounding: 2 units per unit of exponent, 16 + m per term, 2 sqrt(nodes) for the sum, and `b_error`, the absolute
-      error of b, which counts `power` times because int f (power - sum_j (a_j + degree_j) sigma_j) ds = int f' ds = 0.
+    * discretisation: 2 M / (e^{pi^2/h} - 1), M = int |f(s + i pi/2)| ds (Trefethen and Weideman 2014,
+      theorem 5.1);
+    * rounding: 2 units per unit of exponent, 16 + m per term, 2 sqrt(nodes) for the sum, and `b_error`, the
+      absolute error of b, which counts `power` times because int f (power - sum_j (a_j + degree_j) sigma_j)
+      ds = int f' ds = 0.
 
     `majorant` replaces (power, a, b, amplitude) in M when the amplitude is no polynomial.
     Source: derived.
     """
     right = jnp.sum(a) + degree - power
     s, h = grid(a, b, left, right, nodes)
-    log_f, sign, weight = _log_terms(power, a, b, amplitude, s, 1.0)
+    log_f, sign, weight = _log_terms(power, a, b, amplitude, s, logistic)
     top = lax.stop_gradient(jnp.max(log_f))
     f = jnp.exp(log_f - top)
     total = h * jnp.sum(f * sign)
@@ -110,7 +135,7 @@ def integral(
     sigma = jax.nn.sigmoid(s[-1] + b)
     fall = jnp.maximum(a @ sigma + degree * jnp.min(sigma) - power, 0.0)
     cut = f[0] / (0.99 * left) + f[-1] / fall
-    aliasing = 2.0 * modulus_mass(*(majorant or (power, a, b, amplitude)), s, h, top) / jnp.expm1(jnp.pi**2 / h)
+    aliasing = 2.0 * modulus_mass(majorant or (power, a, b, amplitude), s, h, top) / jnp.expm1(jnp.pi**2 / h)
     units = 2.0 * weight + 16.0 + b.size + 2.0 * nodes**0.5
     rounding = h * jnp.sum(f * (UNIT * units + (abs(power) + degree) * b_error))
     rounding = rounding + 3.0 * UNIT * jnp.abs(log_scale) * h * jnp.sum(f)
@@ -118,14 +143,14 @@ def integral(
 
 
 def finish(total, error, log_scale) -> Bounded:
-    """Bounded number total e^{log_scale} with error e^{log_scale}; 0.0 with the smallest normal bound below it."""
+    """total e^{log_scale} with error e^{log_scale}; TINY is added because the bound itself may underflow."""
     log = jnp.log(jnp.abs(total)) + log_scale
     held = log > jnp.log(TINY)
     value = jnp.where(held, jnp.sign(total) * jnp.exp(jnp.where(held, log, 0.0)), 0.0)
     extra = UNIT * (4.0 + 2.0 * jnp.abs(log))
     log_bound = lax.stop_gradient(error / jnp.abs(total) + extra)
     bound = jnp.exp(jnp.log(error) + log_scale) + extra * jnp.abs(value)
-    return Bounded(value, lax.stop_gradient(jnp.where(held, bound, bound + TINY)), log, log_bound)
+    return Bounded(value, lax.stop_gradient(bound + TINY), log, log_bound)
 
 
 def from_value(value, bound) -> Bounded:

@@ -130,6 +130,8 @@ def resolve(values: Mapping[str, Any]) -> Setting:
         raise SettingError(f"L={read['L']}: Theorem {theorem.name} is about one layer; leave out L")
     if read["claim.exponent"] is not None and theorem.exponent is None:
         raise SettingError(f"claim.exponent: Theorem {theorem.name} claims no growth exponent; leave it out")
+    if law.n < law.d:
+        raise SettingError(f"n={law.n} < d={law.d}: S has no full rank, which the exact engine needs; use n >= d")
     if read["dtype"] == "float64" and not jax.config.read("jax_enable_x64"):
         raise SettingError('dtype=float64 while JAX has float64 off: call jax.config.update("jax_enable_x64", True) first')
     return Setting(

@@ -1,0 +1,222 @@
+"""The rule that decides: its quantiles, its outcomes, its error rates."""
+
+import dataclasses
+from statistics import NormalDist
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from popgd.verdict import POWER, Claim, Evidence, Outcome, judge, not_applicable, overall, z_score
+
+QUANTILE = 1e-12  # worst seen 2e-16 relative
+NULL_SEEDS, POWER_SEEDS = 2000, 2000
+FALSE_ALARM = 1e-6  # of each test of a rate below: binomial counts must lie within this two-sided interval
+WIDE = NormalDist().inv_cdf(1 - FALSE_ALARM / 2)
+
+finite = st.floats(-1e6, 1e6)
+positive = st.floats(1e-9, 1e6)
+
+
+def evidence(**changes):
+    base = {"id": "x", "statement": "x is 1", "source": "here", "predicted": 1.0, "measured": 1.0, "error": 0.01,
+            "allowance": 0.0, "resolution": 0.5, "reason": "sampling"}  # fmt: skip
+    return Evidence(**{**base, **changes})
+
+
+def verdict(false_alarm=1e-6, **changes) -> Claim:
+    return judge([evidence(**changes)], false_alarm)[0]
+
+
+@pytest.mark.parametrize("tail", [1e-3, 1e-6, 1e-9, 1e-12])
+def test_quantile(tail):
+    with mpmath.workdps(40):
+        exact = mpmath.sqrt(2) * mpmath.erfinv(1 - 2 * mpmath.mpf(tail))
+    assert abs(z_score(tail) / float(exact) - 1) < QUANTILE
+
+
+def test_quantile_is_not_that_of_a_student_or_of_the_other_tail():
+    assert z_score(0.025) == pytest.approx(1.959963984540054, rel=1e-14)
+    assert z_score(0.975) == pytest.approx(-1.959963984540054, rel=1e-14)
+
+
+# --- outcomes
+
+
+def test_each_outcome():
+    assert verdict().outcome is Outcome.SUPPORTED
+    assert verdict(measured=1.2).outcome is Outcome.REFUTED
+    assert verdict(error=0.2).outcome is Outcome.INCONCLUSIVE
+    assert verdict(measured=100.0, error=0.2).outcome is Outcome.INCONCLUSIVE  # blind, whatever it saw
+
+
+@pytest.mark.parametrize(
+    ("sense", "above", "below"),
+    [
+        ("equal", Outcome.REFUTED, Outcome.REFUTED),
+        ("at least", Outcome.SUPPORTED, Outcome.REFUTED),
+        ("at most", Outcome.REFUTED, Outcome.SUPPORTED),
+    ],
+)
+def test_senses(sense, above, below):
+    assert verdict(sense=sense, measured=1.3).outcome is above
+    assert verdict(sense=sense, measured=0.7).outcome is below
+
+
+def test_deterministic_error_is_a_bound_and_is_taken_once():
+    claim = verdict(statistical=False, error=0.1, allowance=0.05, measured=1.149)
+    assert claim.outcome is Outcome.SUPPORTED
+    assert verdict(statistical=False, error=0.1, allowance=0.05, measured=1.151).outcome is Outcome.REFUTED
+    assert claim.detectable == pytest.approx(0.25)
+
+
+def test_an_exact_claim_refutes_the_least_difference():
+    exact = {"predicted": 0.0, "error": 0.0, "resolution": np.finfo(float).tiny, "statistical": False}
+    assert verdict(measured=0.0, **exact).outcome is Outcome.SUPPORTED
+    assert verdict(measured=5e-324, **exact).outcome is Outcome.REFUTED
+
+
+def test_an_excuse_is_inconclusive_and_tells_why():
+    claim = verdict(measured=9.0, excuse="outside the range")
+    assert (claim.outcome, claim.reason) == (Outcome.INCONCLUSIVE, "outside the range")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["measured", "error", "allowance"])
+def test_a_number_that_is_not_finite_is_inconclusive_and_shown_as_none(where, bad):
+    claim = verdict(**{where: bad})
+    assert claim.outcome is Outcome.INCONCLUSIVE
+    assert "finite" in claim.reason
+    assert getattr(claim, where) is None
+
+
+def test_the_worst_entry_is_shown():
+    claim = verdict(measured=np.array([1.0, 1.03, 0.99]))
+    assert (claim.outcome, claim.measured) == (Outcome.SUPPORTED, 1.03)
+    claim = verdict(measured=np.array([1.2, 1.4, 1.0]))
+    assert (claim.outcome, claim.measured) == (Outcome.REFUTED, 1.4)
+
+
+def test_a_refuted_entry_wins_over_a_blind_one_and_a_blind_one_over_a_good_one():
+    claim = verdict(measured=np.array([1.0, 1.4, 1.0]), error=np.array([9.0, 0.01, 0.01]))
+    assert (claim.outcome, claim.measured) == (Outcome.REFUTED, 1.4)
+    claim = verdict(measured=np.array([1.03, 1.0, 1.0]), error=np.array([0.01, 0.01, 9.0]))
+    assert (claim.outcome, claim.error) == (Outcome.INCONCLUSIVE, 9.0)
+    claim = verdict(measured=np.array([np.nan, 1.4]))
+    assert (claim.outcome, claim.measured) == (Outcome.REFUTED, 1.4)
+
+
+def test_the_rate_is_split_over_claims_and_entries():
+    def threshold(claims, entries):
+        """The gap at which the first of `claims` claims with `entries` entries turns."""
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            first = evidence(measured=np.append(np.ones(entries - 1), 1 + middle), resolution=2.0)
+            refuted = judge([first] + [evidence()] * (claims - 1), 1e-3)[0].outcome is Outcome.REFUTED
+            low, high = (low, middle) if refuted else (middle, high)
+        return high
+
+    for claims, entries in [(1, 1), (5, 1), (1, 7), (3, 4)]:
+        assert threshold(claims, entries) == pytest.approx(0.01 * z_score(1e-3 / 2 / claims / entries), rel=1e-9)
+
+
+def test_claims_without_sampling_take_no_share():
+    alone = judge([evidence()], 1e-3)[0]
+    beside = judge([evidence(), evidence(statistical=False)], 1e-3)[0]
+    assert alone == beside
+
+
+def test_not_applicable_and_overall():
+    claim = not_applicable(verdict(), "r = d")
+    assert (claim.outcome, claim.reason, claim.measured) == (Outcome.NOT_APPLICABLE, "r = d", 1.0)
+    S, R, I, N = Outcome.SUPPORTED, Outcome.REFUTED, Outcome.INCONCLUSIVE, Outcome.NOT_APPLICABLE
+    assert overall([S, I, R], True) is R
+    assert overall([S, I, N], True) is I
+    assert overall([S, N], True) is N
+    assert overall([S, S], True) is S
+    assert overall([S, S], False) is N
+
+
+# --- error rates
+
+
+def inside(count, trials, p):
+    return abs(count - trials * p) <= WIDE * np.sqrt(trials * p * (1 - p)) + 1
+
+
+@pytest.mark.parametrize("sense", ["equal", "at least", "at most"])
+def test_false_alarms_come_at_the_stated_rate(sense):
+    """A report of two one-number claims at level 5%: 2,000 reports of true claims, binomial interval at 1e-6."""
+    noise = np.random.default_rng(1).normal(size=(NULL_SEEDS, 2)) * 0.01
+    wrong = sum(
+        any(c.outcome is Outcome.REFUTED for c in judge([evidence(measured=1 + x, sense=sense) for x in row], 0.05))
+        for row in noise
+    )
+    assert inside(wrong, NULL_SEEDS, 1 - (1 - 0.025) ** 2)
+
+
+def test_false_alarms_of_a_claim_with_many_entries():
+    noise = np.random.default_rng(2).normal(size=(NULL_SEEDS, 20)) * 0.01
+    wrong = sum(verdict(0.05, measured=1 + row).outcome is Outcome.REFUTED for row in noise)
+    assert inside(wrong, NULL_SEEDS, 1 - (1 - 0.05 / 20) ** 20)
+
+
+@pytest.mark.parametrize("sense", ["equal", "at least"])
+@pytest.mark.parametrize("allowance", [0.0, 0.02])
+def test_the_gap_called_detectable_is_caught_with_probability_099(sense, allowance):
+    seen = verdict(sense=sense, allowance=allowance)
+    noise = np.random.default_rng(3).normal(size=POWER_SEEDS) * seen.error
+    caught = sum(
+        verdict(sense=sense, allowance=allowance, measured=1 - seen.detectable + x).outcome is Outcome.REFUTED for x in noise
+    )
+    assert inside(caught, POWER_SEEDS, POWER)
+
+
+# --- properties
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    measured=finite,
+    error=positive,
+    allowance=st.floats(0, 1e6),
+    resolution=positive,
+    sense=st.sampled_from(["equal", "at least", "at most"]),
+    statistical=st.booleans(),
+    factor=st.floats(1, 1e6),
+)
+def test_an_error_beyond_the_resolution_supports_nothing(measured, error, allowance, resolution, sense, statistical, factor):
+    claim = verdict(measured=measured, error=resolution * factor + error, allowance=allowance, resolution=resolution, sense=sense,
+                    statistical=statistical)  # fmt: skip
+    assert claim.outcome is Outcome.INCONCLUSIVE
+
+
+@settings(deadline=None, max_examples=200)
+@given(measured=st.lists(finite, min_size=1, max_size=6), error=positive, allowance=st.floats(0, 1e3), resolution=positive)
+def test_supported_means_detectable_within_resolution_and_gap_within_threshold(measured, error, allowance, resolution):
+    claim = verdict(measured=np.array(measured), error=error, allowance=allowance, resolution=resolution)
+    z = z_score(1e-6 / 2 / len(measured))
+    if claim.outcome is Outcome.SUPPORTED:
+        assert claim.detectable <= resolution
+        assert np.max(np.abs(np.array(measured) - 1)) <= allowance + z * error
+    if claim.outcome is Outcome.REFUTED:
+        assert abs(claim.measured - 1) > allowance + z * error
+
+
+@settings(deadline=None, max_examples=100)
+@given(measured=st.lists(finite, min_size=2, max_size=6), order=st.randoms())
+def test_the_order_of_entries_does_not_matter(measured, order):
+    shuffled = list(measured)
+    order.shuffle(shuffled)
+    one, other = verdict(measured=np.array(measured)), verdict(measured=np.array(shuffled))
+    assert one.outcome is other.outcome
+    if one.measured is not None and other.measured is not None:
+        assert abs(one.measured - 1) == abs(other.measured - 1)
+
+
+def test_claim_and_evidence_are_plain_data():
+    claim = verdict(measured=np.float64(1.0), error=np.float32(0.01))
+    assert all(x is None or type(x) in (str, float, Outcome) for x in dataclasses.asdict(claim).values())
