@@ -25,6 +25,7 @@ from popgd import quadrature as q
 from popgd.quadrature import Bounded, Spectrum
 from popgd.quadrature.trapezoid import UNIT
 
+BLOCK = 8  # points in one call
 CHUNK = 8  # evaluations in flight: keeps the nodes of one chunk in cache
 
 
@@ -104,7 +105,13 @@ class _Curve:
         raise NotImplementedError
 
     def _at(self, name: str, c) -> Bounded:
-        return _over_c(self.functions[name], self._options(), self.spectra, jnp.asarray(c, dtype=float))
+        """In blocks of one size, so that one program serves every number of points (compiling takes seconds)."""
+        c = jnp.asarray(c, dtype=float)
+        flat = c.ravel()
+        rows = jnp.pad(flat, (0, -flat.size % BLOCK), mode="edge").reshape(-1, BLOCK)
+        parts = [_over_c(self.functions[name], self._options(), self.spectra, row) for row in rows]
+        joined = jax.tree.map(lambda *x: jnp.concatenate(x)[: flat.size], *parts)
+        return Bounded(*(x.reshape(*c.shape, -1) for x in joined))
 
     def _number(self, name: str) -> Quantity:
         return _average(_over(self.functions[name], self._options(), self.spectra))

@@ -8,6 +8,7 @@ equal width, so that finding the panel is one multiplication; beyond u_end, y = 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ class Interpolant:
 
 
 def interpolate(
-    slope_log: Callable[[Float[Array, " points"]], Float[Array, " points"]],
+    slope_log: Callable[[Float[Array, " points"]], Any],
     power: int,
     *,
     scale: float | None = None,

@@ -101,7 +101,7 @@ def loss(study: "Study", title: str) -> Figure:
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
     records, run, curve = study.exact.records, study.projected, study.exact.curve
-    axes.plot(records.step + 1, np.asarray(curve.loss(records.c).value), color=BLUE, label="exact")
+    axes.plot(records.step + 1, study.exact.losses, color=BLUE, label="exact")
     axes.errorbar(run.step + 1, run.loss, 2 * run.loss_stderr, fmt=".", color=ORANGE, ms=4, lw=0.8, label="Monte Carlo, 2 se")
     limit = float(curve.limit().value)
     if limit > 0:

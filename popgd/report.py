@@ -20,7 +20,6 @@ from popgd.verdict import Claim, Outcome, judge, not_applicable, overall
 FORMAT = 1
 DEFAULT_SPECTRUM = (8.0, 5.0, 4.0, 2.0, 1.0)
 DEFAULT_L = 3
-#: Spectra of a random law that the recursion averages over.
 _QUIET: Progress = lambda name, done, total: None
 
 
@@ -130,10 +129,10 @@ def resolve(values: Mapping[str, Any]) -> Setting:
         raise SettingError(f"L={read['L']}: Theorem {theorem.name} is about one layer; leave out L")
     if read["claim.exponent"] is not None and theorem.exponent is None:
         raise SettingError(f"claim.exponent: Theorem {theorem.name} claims no growth exponent; leave it out")
-    if law.n < law.d:
+    if law.n < law.d and read["assume"] == "ignore":
         raise SettingError(f"n={law.n} < d={law.d}: S has no full rank, which the exact engine needs; use n >= d")
-    if read["dtype"] == "float64" and not jax.config.read("jax_enable_x64"):
-        raise SettingError('dtype=float64 while JAX has float64 off: call jax.config.update("jax_enable_x64", True) first')
+    if not jax.config.read("jax_enable_x64"):
+        raise SettingError('JAX has float64 off, the exact engine needs it: jax.config.update("jax_enable_x64", True)')
     return Setting(
         theorem=theorem.name,
         law=law,

@@ -1,13 +1,14 @@
 """What a theorem is to popgd, and what is measured for it."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Float
 
 from popgd import descent, gradient, model
 from popgd.data import Hypothesis, Law
@@ -83,15 +84,17 @@ class Point(NamedTuple):
 class Exact:
     """The exact half of a study: the population curve on the manifold, and descent on it.
 
-    curve averages over the spectra that the recursion uses, wide over more of them where they are random. records is the
-    descent to the last step, short the one recorded where the Monte Carlo descents are. curvature is l'' where it is
-    constant and positive, else 0; power is p where -c^p l'(c) has a positive limit, else 0.
+    curve averages over the spectra that the recursion uses, wide over more of them where they are random. records is
+    the descent to the last step and losses the population loss there, short the descent recorded where the Monte Carlo
+    ones are. curvature is l'' where it is constant and positive, else 0; power is p where -c^p l'(c) has a positive
+    limit, else 0.
     """
 
     curve: Any
     wide: Any
     records: Records
     short: Records
+    losses: Float[np.ndarray, " records"]
     slope_error: float
     curvature: float
     power: int
@@ -169,14 +172,10 @@ def examine(theorem: Theorem, setting: Setting, progress: Progress) -> Findings:
         study = theorem.study(setting, theorem.objective(setting, target), progress)
         findings.studies[suffix] = study
         for claim in theorem.claims:
-            findings.evidence.extend(_renamed(e, suffix) for e in claim(study))
+            findings.evidence.extend(replace(e, id=e.id + suffix, source=f"{theorem.source}: {e.source}") for e in claim(study))
         for name, value in theorem.quantities(study).items():
             findings.quantities[name + suffix.replace("@", "_")] = value
     return findings
-
-
-def _renamed(evidence: Evidence, suffix: str) -> Evidence:
-    return Evidence(**{**evidence.__dict__, "id": evidence.id + suffix})
 
 
 def curves_of(setting: Setting, make_curve: Callable[[Spectrum], Any]) -> tuple[Any, Any]:

@@ -52,7 +52,8 @@ def descend_exactly(setting: Setting, make_curve: Callable[[Spectrum], Any], pro
 
     records = recursion.recurse(slope, setting.start, eta, d, grid, callback=report)
     short = recursion.recurse(slope, setting.start, eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE))
-    return Exact(curve, wide, records, short, 0.0, 2 * A, 0)
+    losses = np.asarray(curve.loss(records.c).value)
+    return Exact(curve, wide, records, short, losses, 0.0, 2 * A, 0)
 
 
 def convergence(study: Study) -> Iterator[Evidence]:

@@ -1,0 +1,268 @@
+"""The data laws: what must hold of every sample, and what only in distribution."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from popgd.data import Rotated, UniformSphere, haar, unit_frame, unit_vector
+from popgd.verdict import z_score
+
+FALSE_ALARM = 1e-6  # of each statistical test, split over its statistics
+DRAWS = 2**14
+EXACT = 1e-12  # of a spectrum relative to n, of a norm, of a projection; worst seen 4e-14 (hypothesis, d = 6)
+FLOAT64 = jnp.dtype("float64")
+
+
+def keys(seed, count):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def largest_z(statistics):
+    """The largest |mean/stderr| over columns; a column that never moves must be exactly 0."""
+    mean, spread = statistics.mean(0), statistics.std(0, ddof=1) / np.sqrt(len(statistics))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.where(spread > 1e-9, np.abs(mean) / spread, np.where(np.abs(mean) > 1e-9, np.inf, 0.0))
+    return z.max()
+
+
+def allowed(statistics):
+    return z_score(FALSE_ALARM / 2 / statistics.shape[1])
+
+
+# --- Haar measure
+
+
+def haar_statistics(O):
+    """Functions of O whose mean under Haar measure is 0: first, second and mixed fourth moments, the trace, the sign.
+
+    E O_11^4 = 3/(d(d+2)), E O_11^2 O_12^2 = 1/(d(d+2)), E O_11^2 O_22^2 = (d+1)/(d(d-1)(d+2)),
+    E O_11 O_12 O_21 O_22 = -1/(d(d-1)(d+2)), E tr^2 = 1, E tr^4 = 3.
+    """
+    d = O.shape[-1]
+    norm = d * (d - 1) * (d + 2)
+    a, b, c, e = O[:, 0, 0], O[:, 0, 1], O[:, 1, 0], O[:, 1, 1]
+    trace = np.trace(O, axis1=1, axis2=2)
+    columns = [a * e, a**4 - 3 / (d * (d + 2)), (a * b) ** 2 - 1 / (d * (d + 2)), (a * e) ** 2 - (d + 1) / norm,
+               a * b * c * e + 1 / norm, trace, trace**2 - 1, trace**4 - 3, np.linalg.det(O)]  # fmt: skip
+    entries = O.reshape(len(O), -1)
+    return np.concatenate([entries, entries**2 - 1 / d, np.stack(columns, 1)], axis=1)
+
+
+def haar_z(O):
+    """(largest z, allowed z), over the statistics of O and of R O for one fixed rotation R."""
+    R = np.linalg.qr(np.random.default_rng(0).normal(size=O.shape[1:]))[0]
+    statistics = np.concatenate([haar_statistics(O), haar_statistics(R @ O)], axis=1)
+    return largest_z(statistics), allowed(statistics)
+
+
+def draws_of(rotation, d):
+    return np.asarray(jax.jit(jax.vmap(lambda k: rotation(k, d, FLOAT64)))(keys(d, DRAWS)))
+
+
+def without_signs(key, d, dtype):
+    return jnp.linalg.qr(jax.random.normal(key, (d, d), dtype))[0]
+
+
+def of_positive_entries(key, d, dtype):
+    O, R = jnp.linalg.qr(jax.random.uniform(key, (d, d), dtype))
+    return O * jnp.sign(jnp.diagonal(R))
+
+
+def one_plane(key, d, dtype):
+    t = jax.random.uniform(key, (), dtype, 0, 2 * jnp.pi)
+    return jnp.eye(d, dtype=dtype).at[:2, :2].set(jnp.array([[jnp.cos(t), -jnp.sin(t)], [jnp.sin(t), jnp.cos(t)]]))
+
+
+@pytest.mark.parametrize("d", [2, 3, 5])
+def test_haar(d):
+    O = draws_of(haar, d)
+    assert np.abs(np.swapaxes(O, 1, 2) @ O - np.eye(d)).max() < EXACT
+    z, limit = haar_z(O)
+    assert z < limit
+
+
+@pytest.mark.parametrize("rotation", [without_signs, of_positive_entries, one_plane])
+@pytest.mark.parametrize("d", [2, 3, 5])
+def test_what_is_not_haar_fails_the_same_test(d, rotation):
+    z, limit = haar_z(draws_of(rotation, d))
+    assert z > limit
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_unit_vector_is_uniform(d):
+    q = np.asarray(jax.vmap(lambda k: unit_vector(k, d, FLOAT64))(keys(9, DRAWS)))
+    assert np.abs(np.linalg.norm(q, axis=1) - 1).max() < EXACT
+    statistics = np.concatenate([q, q**2 - 1 / d, q**4 - 3 / (d * (d + 2))], axis=1)
+    assert largest_z(statistics) < allowed(statistics)
+
+
+# --- Task 1
+
+
+def sampled(law, seed, count):
+    return jax.jit(jax.vmap(lambda k: law.sample(k, FLOAT64)))(keys(seed, count))
+
+
+@pytest.mark.parametrize(("d", "n"), [(2, 4), (3, 7)])
+def test_uniform_law(d, n):
+    law = UniformSphere(d, n)
+    X, q, V = (np.asarray(x) for x in sampled(law, 1, DRAWS))
+    assert np.abs(np.linalg.norm(X, axis=1) - 1).max() < EXACT
+    S = X @ np.swapaxes(X, 1, 2)
+    lam = np.linalg.eigvalsh(S)
+    assert V.shape[-1] == law.r == 1
+    assert np.abs(np.einsum("kij,kj->ki", S, V[..., 0]) - lam[:, -1:] * V[..., 0]).max() < n * EXACT
+    Sq = np.einsum("kij,kj->ki", S, q)
+    A = n / d + n * (n - 1) / d**2
+    assert law.mean_square_norm() == pytest.approx(A, rel=1e-15)
+    # E S = (n/d) I, E|Sq|^2 = A = E tr S^2/d, E q.Sq = n/d; columns do not depend on each other or on q
+    columns = [
+        (Sq**2).sum(1) - A,
+        (lam**2).sum(1) / d - A,
+        (q * Sq).sum(1) - n / d,
+        X[:, 0, 0] * X[:, 0, 1],
+        q[:, 0] * X[:, 0, 0],
+    ]
+    statistics = np.concatenate([(S - n / d * np.eye(d)).reshape(DRAWS, -1), np.stack(columns, 1)], axis=1)
+    assert largest_z(statistics) < allowed(statistics)
+
+
+def test_uniform_spectra_descend_and_sum_to_n():
+    lam = np.asarray(UniformSphere(3, 7).eigenvalues(jax.random.key(0), 300))
+    assert lam.shape == (300, 3)
+    assert (np.diff(lam, axis=1) <= 0).all() and (lam > 0).all()
+    assert np.abs(lam.sum(1) - 7).max() < EXACT * 7
+    assert lam.std(0).min() > 0.1  # every call of the key draws its own
+
+
+@pytest.mark.parametrize(("d", "n", "holds"), [(3, 4, False), (3, 5, True), (5, 6, False), (5, 7, True), (2, 40, True)])
+def test_a3_of_the_uniform_law_needs_two_columns_more_than_rows(d, n, holds):
+    hypotheses = {h.name: h for h in UniformSphere(d, n).hypotheses()}
+    assert [h.holds for h in hypotheses.values()] == [True, True, holds]
+    assert f"n = {n}, d = {d}" in hypotheses["(A3)"].reason
+
+
+# --- Task 2
+
+
+SPECTRA = [[8, 5, 4, 2, 1], [6, 6, 4, 2, 2], [3, 3, 3], [1, 1], [4.5, 2.25, 1.25], [2.5, 2.5, 1.0], [1e3 - 1, 0.5, 0.5]]
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_every_sample_of_the_rotated_law_has_the_spectrum_and_its_subspace(spectrum):
+    law = Rotated.with_spectrum(spectrum)
+    lam, n = np.sort(np.asarray(spectrum, float))[::-1], round(sum(spectrum))
+    r = int(np.sum(lam == lam[0]))
+    assert (law.d, law.n, law.r) == (len(lam), n, r)
+    X, q, V = (np.asarray(x) for x in sampled(law, 2, 32))
+    S = X @ np.swapaxes(X, 1, 2)
+    assert np.abs(np.linalg.norm(X, axis=1) - 1).max() < EXACT
+    assert np.abs(np.linalg.eigvalsh(S)[:, ::-1] - lam).max() < n * EXACT
+    assert np.abs(S @ V - lam[0] * V).max() < n * EXACT
+    assert np.abs(np.swapaxes(V, 1, 2) @ V - np.eye(r)).max() < EXACT
+    assert np.abs(np.linalg.norm(q, axis=1) - 1).max() < EXACT
+    assert np.array_equal(np.asarray(law.eigenvalues(jax.random.key(0), 7)), [lam])
+    assert law.mean_square_norm() == pytest.approx(float(lam @ lam) / len(lam), rel=1e-14)
+    assert len({x.tobytes() for x in X}) == 32
+
+
+def test_integer_spectra_repeat_basis_vectors():
+    U = np.asarray(Rotated.with_spectrum([2, 3]).U)
+    assert np.array_equal(U, [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1]])
+
+
+@st.composite
+def frames(draw):
+    """Positive eigenvalues with an integer sum n >= d; some equal, some far apart."""
+    d = draw(st.integers(2, 6))
+    n = draw(st.integers(d, 30))
+    raw = np.array(draw(st.lists(st.sampled_from([1e-3, 0.1, 0.5, 1.0, 1.0, 1.7, 4.0, 30.0]), min_size=d, max_size=d)))
+    raw = raw * np.exp(draw(st.sampled_from([0.0, 0.3])) * np.arange(d))
+    return raw * (n / raw.sum()), n
+
+
+@settings(deadline=None, max_examples=150)
+@given(frames())
+def test_unit_frames(case):
+    lam, n = case
+    F = unit_frame(lam, n)
+    assert F.shape == (lam.size, n)
+    assert np.abs(np.linalg.norm(F, axis=0) - 1).max() < EXACT
+    assert np.abs(F @ F.T - np.diag(lam)).max() < n * EXACT
+
+
+@settings(deadline=None, max_examples=60)
+@given(frames())
+def test_multiplicity_of_the_largest_eigenvalue(case):
+    lam, _ = case
+    law = Rotated.with_spectrum(lam)
+    lam = np.sort(lam)[::-1]
+    assert law.r == np.sum(lam > lam[0] * (1 - 1e-9))
+    assert law.V.shape == (lam.size, law.r)
+    assert np.abs(np.asarray(law.U @ (law.U.T @ law.V)) - lam[0] * np.asarray(law.V)).max() < law.n * EXACT
+
+
+def test_a_fixed_matrix_has_its_own_spectrum():
+    rng = np.random.default_rng(3)
+    U = rng.normal(size=(3, 8))
+    U /= np.linalg.norm(U, axis=0)
+    law = Rotated.matrix(U)
+    assert np.abs(np.asarray(law.spectrum) - np.linalg.eigvalsh(U @ U.T)[::-1]).max() < EXACT
+    assert all(h.holds for h in law.hypotheses())
+
+
+def test_a_matrix_without_full_rank_fails_a3():
+    law = Rotated.matrix(np.array([[1.0, 1.0], [0.0, 0.0]]))
+    assert [h.holds for h in law.hypotheses()] == [True, True, False]
+
+
+def test_the_law_is_invariant_and_one_plane_is_not(monkeypatch):
+    """E S = (n/d) I under Haar rotation; rotated in one plane only, S keeps its other eigenvectors."""
+    law = Rotated.with_spectrum([4, 2, 1])
+
+    def z(rotation):
+        monkeypatch.setattr("popgd.data.haar", rotation)
+        X = np.asarray(jax.vmap(partial(law.sample, dtype=FLOAT64))(keys(4, 2**12)).X)
+        statistics = (X @ np.swapaxes(X, 1, 2) - 7 / 3 * np.eye(3)).reshape(len(X), -1)
+        return largest_z(statistics), allowed(statistics)
+
+    assert np.diff(z(haar)) > 0
+    assert np.diff(z(one_plane)) < 0
+
+
+def test_samples_depend_on_the_key_alone_and_take_the_dtype():
+    law, key = Rotated.with_spectrum([2.5, 1.5]), jax.random.key(5)
+    one, again = law.sample(key, FLOAT64), law.sample(key, FLOAT64)
+    assert all(np.array_equal(x, y) for x, y in zip(one, again, strict=True))
+    assert {x.dtype for x in law.sample(key, jnp.dtype("float32"))} == {jnp.dtype("float32")}
+    assert {x.dtype for x in UniformSphere(2, 3).sample(key, jnp.dtype("float32"))} == {jnp.dtype("float32")}
+
+
+# --- bad input
+
+BAD = [
+    (lambda: UniformSphere(0, 3), "d=0, n=3: both must be at least 1"),
+    (lambda: UniformSphere(2, -1), "d=2, n=-1"),
+    (lambda: Rotated.with_spectrum([]), "every eigenvalue must be positive and finite"),
+    (lambda: Rotated.with_spectrum([2, 0]), "spectrum=[2,0]: every eigenvalue must be positive"),
+    (lambda: Rotated.with_spectrum([2, np.nan]), "positive and finite"),
+    (lambda: Rotated.with_spectrum([2, 1.5]), "sums to 3.5: tr S = n must be an integer, scale the spectrum"),
+    (lambda: Rotated.with_spectrum([0.5, 0.25, 0.25]), "sums to n=1 < d=3"),
+    (lambda: Rotated.matrix(np.zeros((2, 0))), "(d, n) array, not one of shape (2, 0)"),
+    (lambda: Rotated.matrix(np.ones(3)), "(d, n) array, not one of shape (3,)"),
+    (lambda: Rotated.matrix(np.array([[1.0, np.inf]])), "finite"),
+    (lambda: Rotated.matrix(np.array([[1.0, 2.0], [0.0, 0.0]])), "column 1 of the matrix has norm 2: divide each column"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), BAD)
+def test_bad_input_is_one_line_that_says_what_came_and_what_to_do(make, message):
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
