@@ -13,7 +13,7 @@ stderr then means nothing: `heavy_tailed`.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +32,9 @@ CHUNK = 8  # evaluations in flight: keeps the nodes of one chunk in cache
 class Quantity(NamedTuple):
     """A number, its deterministic error bound, and its standard error over the sampled spectra."""
 
-    value: Float[Array, "*c"]
-    bound: Float[Array, "*c"]
-    stderr: Float[Array, "*c"]
+    value: Any
+    bound: Any
+    stderr: Any
 
 
 def sample_condition(spectra: Spectrum) -> float:
@@ -60,23 +60,27 @@ def batched(lam, mult) -> Spectrum:
     return Spectrum(jnp.asarray(lam), jnp.asarray(np.broadcast_to(mult, lam.shape)))
 
 
-def _stderr(x: Float[Array, "*c K"]) -> Float[Array, "*c"]:
+# Averages are NumPy's: a dozen small JAX programs for every new number of points would take seconds to compile.
+
+
+def _stderr(x: Float[np.ndarray, "*c K"]) -> Float[np.ndarray, "*c"]:
     """Standard error of the mean over the last axis; 0 for one row, which is then the law itself."""
     K = x.shape[-1]
-    return jnp.std(x, axis=-1, ddof=1) / K**0.5 if K > 1 else jnp.zeros(x.shape[:-1])
+    return np.std(x, axis=-1, ddof=1) / K**0.5 if K > 1 else np.zeros(x.shape[:-1])
 
 
 def _average(x: Bounded) -> Quantity:
-    return Quantity(x.value.mean(-1), x.bound.mean(-1), _stderr(x.value))
+    value, bound = np.asarray(x.value), np.asarray(x.bound)
+    return Quantity(value.mean(-1), bound.mean(-1), _stderr(value))
 
 
 def _average_log(x: Bounded) -> Quantity:
     """log of the mean of |x|, from the logarithms; stderr by the delta method."""
-    top = lax.stop_gradient(x.log.max(-1, keepdims=True))
-    size = jnp.exp(x.log - top)
+    log, log_bound = np.asarray(x.log), np.asarray(x.log_bound)
+    top = log.max(-1, keepdims=True)
+    size = np.exp(log - top)
     mean = size.mean(-1)
-    bound = (size * x.log_bound).mean(-1) / mean
-    return Quantity(jnp.log(mean) + top[..., 0], bound, _stderr(size) / mean)
+    return Quantity(np.log(mean) + top[..., 0], (size * log_bound).mean(-1) / mean, _stderr(size) / mean)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -106,25 +110,24 @@ class _Curve:
 
     def _at(self, name: str, c) -> Bounded:
         """In blocks of one size, so that one program serves every number of points (compiling takes seconds)."""
-        c = jnp.asarray(c, dtype=float)
-        flat = c.ravel()
-        rows = jnp.pad(flat, (0, -flat.size % BLOCK), mode="edge").reshape(-1, BLOCK)
+        c = np.asarray(c, dtype=float)
+        rows = np.pad(c.ravel(), (0, -c.size % BLOCK), mode="edge").reshape(-1, BLOCK)
         parts = [_over_c(self.functions[name], self._options(), self.spectra, row) for row in rows]
-        joined = jax.tree.map(lambda *x: jnp.concatenate(x)[: flat.size], *parts)
-        return Bounded(*(x.reshape(*c.shape, -1) for x in joined))
+        joined = (np.concatenate([np.asarray(part[i]) for part in parts])[: c.size] for i in range(len(Bounded._fields)))
+        return Bounded(*(x.reshape(*c.shape, x.shape[-1]) for x in joined))  # pyright: ignore[reportArgumentType]
 
     def _number(self, name: str) -> Quantity:
         return _average(_over(self.functions[name], self._options(), self.spectra))
 
-    def loss(self, c: Float[Array, "*c"]) -> Quantity:
+    def loss(self, c: Any) -> Quantity:
         """l(c), c >= 0."""
         return _average(self._at("loss", c))
 
-    def slope(self, c: Float[Array, "*c"]) -> Quantity:
+    def slope(self, c: Any) -> Quantity:
         """l'(c) < 0 by its closed form."""
         return _average(self._at("slope", c))
 
-    def log_slope(self, c: Float[Array, "*c"]) -> Quantity:
+    def log_slope(self, c: Any) -> Quantity:
         """log(-l'(c)), also where l' is below the smallest normal float64."""
         return _average_log(self._at("slope", c))
 
@@ -141,16 +144,12 @@ class _Curve:
         return _exact(jax.vmap(q.moments)(self.spectra).A)
 
 
-def _exact(x: Float[Array, " K"]) -> Quantity:
-    """Average of closed forms with positive terms only, good to 16 units."""
-    return Quantity(x.mean(), 16.0 * UNIT * jnp.abs(x).mean(), _stderr(x))
+def _exact(x: Any) -> Quantity:
+    """Average over K of closed forms with positive terms only, good to 16 units."""
+    x = np.asarray(x)
+    return Quantity(x.mean(), 16.0 * UNIT * np.abs(x).mean(), _stderr(x))
 
 
-def _register(cls, meta: list[str]):
-    return jax.tree_util.register_dataclass(cls, data_fields=["spectra"], meta_fields=meta)
-
-
-@partial(_register, meta=["L", "cond"])
 @dataclass(frozen=True)
 class Looped(_Curve):
     """Theorem 4.1: the L-layer looped model with layer normalisation, loss dist^2 to the leading subspace."""
@@ -182,7 +181,6 @@ class Looped(_Curve):
         return self._number("limit")
 
 
-@partial(_register, meta=["cond"])
 @dataclass(frozen=True)
 class Layer(_Curve):
     """Theorem 4.3: one layer with layer normalisation, target Sq/||Sq||."""
@@ -212,8 +210,7 @@ class Layer(_Curve):
 
     def limit(self) -> Quantity:
         """0: the layer learns the power step itself."""
-        zero = jnp.zeros(())
-        return Quantity(zero, zero, zero)
+        return Quantity(np.zeros(()), np.zeros(()), np.zeros(()))
 
 
 def _with_gap(spectra: Spectrum) -> Spectrum:
@@ -225,14 +222,13 @@ def _with_gap(spectra: Spectrum) -> Spectrum:
 class _Parts(NamedTuple):
     """Per spectrum: A, the numerator N of c* = N/A, the loss at c = c*, and the bounds of the last two."""
 
-    A: Float[Array, " K"]
-    N: Float[Array, " K"]
-    least: Float[Array, " K"]
-    N_bound: Float[Array, " K"]
-    least_bound: Float[Array, " K"]
+    A: Any
+    N: Any
+    least: Any
+    N_bound: Any
+    least_bound: Any
 
 
-@partial(_register, meta=["target", "cond"])
 @dataclass(frozen=True)
 class Linear:
     """Theorem 4.2: one layer without normalisation, l(c) = L* + A (c - c*)^2, target Sq/||Sq|| or Sq."""
@@ -252,7 +248,8 @@ class Linear:
     def _parts(self) -> _Parts:
         options = (("target", self.target), ("cond", self.cond))
         star, least = (_over(function, options, self.spectra) for function in (q.c_star, q.loss_min))
-        A = jax.vmap(q.moments)(self.spectra).A
+        star, least = (jax.device_get(part) for part in (star, least))
+        A = np.asarray(jax.vmap(q.moments)(self.spectra).A)
         return _Parts(A, A * star.value, least.value, A * (star.bound + 4 * UNIT * abs(star.value)), least.bound)
 
     def mean_square(self) -> Quantity:
@@ -270,38 +267,22 @@ class Linear:
         minima."""
         return self.loss(self.c_star().value)
 
-    def loss(self, c: Float[Array, "*c"]) -> Quantity:
+    def loss(self, c: Any) -> Quantity:
         """l(c), the average of L*_k + A_k (c - c*_k)^2: no cancellation at c*."""
         A, N, least, N_bound, least_bound = self._parts()
-        away = jnp.asarray(c, dtype=float)[..., None] - N / A
+        away = np.asarray(c, dtype=float)[..., None] - N / A
         value = least + A * away**2
-        slip = N_bound + 4 * UNIT * A * jnp.abs(away)
-        bound = least_bound + 2 * jnp.abs(away) * slip + slip**2 / A + 8 * UNIT * value
+        slip = N_bound + 4 * UNIT * A * np.abs(away)
+        bound = least_bound + 2 * np.abs(away) * slip + slip**2 / A + 8 * UNIT * value
         return Quantity(value.mean(-1), bound.mean(-1), _stderr(value))
 
-    def _slopes(self, c: Float[Array, "*c"]) -> tuple[Float[Array, "*c K"], Float[Array, "*c"]]:
-        A, N, _, N_bound, _ = self._parts()
-        c = jnp.asarray(c, dtype=float)[..., None]
-        bound = 2 * N_bound + 8 * UNIT * (jnp.abs(c) * A + jnp.abs(N))
-        return 2 * (c * A - N), bound.mean(-1)
-
-    def slope(self, c: Float[Array, "*c"]) -> Quantity:
+    def slope(self, c: Any) -> Quantity:
         """l'(c) = 2A (c - c*)."""
-        slopes, bound = self._slopes(c)
-        return Quantity(slopes.mean(-1), bound, _stderr(slopes))
-
-    def log_slope(self, c: Float[Array, "*c"]) -> Quantity:
-        """log |l'(c)|; -inf at c*."""
-        value, bound, stderr = self.slope(c)
-        return Quantity(jnp.log(jnp.abs(value)), bound / jnp.abs(value), stderr / jnp.abs(value))
-
-
-def uniform_mean_square(d: int, n: int) -> float:
-    """A = n/d + n(n-1)/d^2 for n columns uniform on the sphere of R^d.
-
-    Source: arXiv 2606.00605, Task 1 (derived: E (x_i.x_j)^2 = 1/d).
-    """
-    return n / d + n * (n - 1) / d**2
+        A, N, _, N_bound, _ = self._parts()
+        c = np.asarray(c, dtype=float)[..., None]
+        bound = 2 * N_bound + 8 * UNIT * (np.abs(c) * A + np.abs(N))
+        slopes = 2 * (c * A - N)
+        return Quantity(slopes.mean(-1), bound.mean(-1), _stderr(slopes))
 
 
 def uniform_c_star(d: int, n: int) -> float:
@@ -317,7 +298,7 @@ def heavy_tailed(d: int, n: int) -> bool:
 
     For d = 2, C1 = (lam_1 - lam_2)^2/(lam_1 lam_2 (lam_1 + lam_2)^2) and lam_2 has density lam^{(n-3)/2}
     near 0, so E[1/lam_2^2] is infinite for n <= 5 (for n <= 3 already the mean). D is worse by one more
-    power. For d >= 3 C1 diverges at most like log(1/lam_d).
+    power.
     Source: derived.
     """
     return d == 2 and n <= 5

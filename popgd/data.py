@@ -55,19 +55,18 @@ class Law(Protocol):
     def describe(self) -> dict[str, object]: ...
 
 
-def unit_vector(key: PRNGKeyArray, d: int, dtype: jnp.dtype) -> Float[Array, " d"]:
-    """Uniform on the unit sphere of R^d."""
-    g = jax.random.normal(key, (d,), dtype)
-    return g / jnp.linalg.norm(g)
+def sphere(G: Float[Array, "d n"]) -> Float[Array, "d n"]:
+    """Columns uniform on the unit sphere of R^d, from a Gaussian matrix."""
+    return G / jnp.linalg.norm(G, axis=0)
 
 
-def haar(key: PRNGKeyArray, d: int, dtype: jnp.dtype) -> Float[Array, "d d"]:
+def haar(G: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """A Haar-distributed orthogonal matrix: QR of a Gaussian matrix, each column times the sign of R's diagonal.
 
     Without the signs the law depends on LAPACK's convention and is not invariant (Mezzadri 2007).
     """
-    O, R = jnp.linalg.qr(jax.random.normal(key, (d, d), dtype))
-    return O * jnp.where(jnp.diagonal(R) < 0, -1, 1).astype(dtype)
+    O, R = jnp.linalg.qr(G)
+    return O * jnp.where(jnp.diagonal(R) < 0, -1, 1).astype(G.dtype)
 
 
 @jax.tree_util.register_static
@@ -90,10 +89,9 @@ class UniformSphere:
         return 1
 
     def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample:
-        key_X, key_q = jax.random.split(key)
-        X = jax.vmap(lambda k: unit_vector(k, self.d, dtype), out_axes=1)(jax.random.split(key_X, self.n))
-        V = jnp.linalg.eigh(X @ X.T)[1][:, -1:]
-        return Sample(X, unit_vector(key_q, self.d, dtype), V)
+        columns = sphere(jax.random.normal(key, (self.d, self.n + 1), dtype))
+        X, q = columns[:, :-1], columns[:, -1]
+        return Sample(X, q, jnp.linalg.eigh(X @ X.T)[1][:, -1:])
 
     def eigenvalues(self, key: PRNGKeyArray, count: int) -> Float[Array, "count d"]:
         """The spectra of `count` sampled S, each descending."""
@@ -182,9 +180,9 @@ class Rotated:
         return self.V.shape[1]
 
     def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample:
-        key_O, key_q = jax.random.split(key)
-        O = haar(key_O, self.d, dtype)
-        return Sample(O @ jnp.asarray(self.U, dtype), unit_vector(key_q, self.d, dtype), O @ jnp.asarray(self.V, dtype))
+        G = jax.random.normal(key, (self.d, self.d + 1), dtype)
+        O, q = haar(G[:, :-1]), sphere(G[:, -1:])[:, 0]
+        return Sample(O @ jnp.asarray(self.U, dtype), q, O @ jnp.asarray(self.V, dtype))
 
     def eigenvalues(self, key: PRNGKeyArray, count: int) -> Float[Array, "1 d"]:
         """The one spectrum that every sample has; the key and the count are not needed."""

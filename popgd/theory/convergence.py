@@ -73,7 +73,7 @@ def convergence(study: Study) -> Iterator[Evidence]:
         error=float(star.bound),
         allowance=left + 1e-14 * max(1.0, abs(c_star)),
         resolution=1e-9 * max(1.0, abs(c_star)),
-        reason=f"what linear convergence leaves after {t} steps, and rounding",
+        reason=f"what linear convergence leaves after {t} steps, and rounding; {regime(study)}",
         statistical=False,
         excuse=excuse,
     )
@@ -93,6 +93,22 @@ def convergence(study: Study) -> Iterator[Evidence]:
         excuse=excuse,
     )
     yield from contraction(study, excuse)
+
+
+def regime(study: Study) -> str:
+    """What the descent did, in words: etat s_inf = 2 is the edge of local stability of a fixed point with a b = c*."""
+    records, exact = study.exact.records, study.exact
+    if records.stopped >= 0:
+        return f"the descent diverges at step {int(records.stopped)}"
+    c_star = float(exact.curve.c_star().value)
+    etat = study.setting.eta * exact.curvature / study.setting.law.d
+    s = float(np.hypot(2 * records.c[-1], records.Delta[-1]))
+    gap = abs(float(records.c[-1]) - c_star) / max(abs(c_star), abs(float(records.c[0]) - c_star))
+    early = etat * float(np.hypot(2 * c_star, records.Delta[0]))
+    if gap > 1e-6 and etat * s >= 2:
+        return f"it oscillates around c*, beyond the edge of local stability: etat s = {etat * s:.3g} >= 2"
+    tamed = ", though at its start it was beyond: it stabilised itself" if early >= 2 else ""
+    return f"locally stable, etat s_inf = {etat * s:.3g} < 2{tamed}"
 
 
 def remaining(study: Study) -> float:

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from popgd import curve as curves
-from popgd.data import Hypothesis, Law
+from popgd.data import Hypothesis, Law, UniformSphere
 from popgd.objectives import TARGETS, Objective, PowerIteration, SubspaceDistance
+from popgd.quadrature import Spectrum
 from popgd.theory import convergence, growth, manifold
 from popgd.theory.base import Progress, Setting, Study, Theorem, sampled
 from popgd.verdict import Evidence
@@ -65,8 +66,24 @@ def layer_study(setting: Setting, objective: Objective, progress: Progress) -> S
 
 def linear_study(setting: Setting, objective: Objective, progress: Progress) -> Study:
     assert isinstance(objective, PowerIteration)
-    exact = convergence.descend_exactly(setting, lambda s: curves.Linear.of(s, objective.target), progress)
-    return sampled(setting, objective, exact, progress)
+    target, law = objective.target, setting.law
+
+    def curve(spectra: Spectrum) -> curves.Linear:
+        exact = law.r < law.d and len(spectra.lam.shape) == 2 and target == "unnormalised"
+        return curves.Linear.of(equivalent_spectrum(law) if exact else spectra, target)
+
+    return sampled(setting, objective, convergence.descend_exactly(setting, curve, progress), progress)
+
+
+def equivalent_spectrum(law: Law) -> Spectrum:
+    """Two eigenvalues with the mean n/d and the mean square A of a law: all that y = Sq depends on.
+
+    So the curve of the unnormalised target is exact for random spectra too.
+    """
+    mean, d = law.n / law.d, law.d
+    spread = float(np.sqrt(max(law.mean_square_norm() - mean**2, 0.0)))
+    lam = [mean + spread * np.sqrt(d - 1), mean - spread / np.sqrt(d - 1)]
+    return Spectrum(jnp.asarray(lam), jnp.asarray([1.0, d - 1.0]))
 
 
 def positive_limit(study: Study) -> Iterator[Evidence]:
@@ -168,7 +185,7 @@ def growth_quantities(study: Study) -> dict[str, tuple[float, float]]:
     c_error = float(records.bound[-1])
     factor = 2 * exact.power * setting.eta / setting.law.d
     return {
-        ("kappa" if exact.power == 2 else "C1"): _pair(K),
+        ("kappa" if exact.power == 2 else "C1"): _constant(study),
         "loss_limit": _pair(limit),
         "exponent_c": (near.t * near.dc / near.c, near.error),
         "increment_limit": (factor * float(K.value), factor * float(K.bound + K.stderr)),
@@ -199,6 +216,14 @@ def linear_quantities(study: Study) -> dict[str, tuple[float, float]]:
         "b_final": (b, error),
         "loss_final": (float(loss.value), float(loss.bound + loss.stderr)),
     }
+
+
+def _constant(study: Study) -> tuple[float, float]:
+    """kappa or C1; its error is infinite where the sampled spectra have no variance to estimate it from."""
+    law, exact = study.setting.law, study.exact
+    value, error = _pair(exact.curve.constant())
+    unknown = exact.power == 3 and isinstance(law, UniformSphere) and curves.heavy_tailed(law.d, law.n)
+    return value, np.inf if unknown else error
 
 
 def _pair(quantity) -> tuple[float, float]:

@@ -1,0 +1,172 @@
+"""Every theorem in the list: complete, supported as it stands, refuted when misquoted, not applicable where it says nothing."""
+
+import dataclasses
+import inspect
+import json
+
+import numpy as np
+import pytest
+from runs import hasty, report
+
+from popgd import THEOREMS, Rotated, check
+from popgd.objectives import PowerIteration
+from popgd.theory.base import Setting
+from popgd.verdict import Outcome
+
+#: What `quantities` must agree with: 30-digit values and closed forms for the spectrum (3, 2, 1).
+QUANTITY = 1e-9
+
+
+def refuted(found):
+    return {claim.id for claim in found.claims if claim.outcome is Outcome.REFUTED}
+
+
+# --- the list
+
+
+def missing_steps(theorem):
+    """What is still to be done before a theorem can be judged, in words."""
+    for name in ("name", "title", "statement", "source"):
+        if not getattr(theorem, name).strip():
+            yield f"give it a {name}"
+    for name in ("objective", "step_size", "hypotheses", "study", "quantities"):
+        if not callable(getattr(theorem, name)):
+            yield f"{name} must be a function"
+    if not theorem.claims:
+        yield "list its claims"
+    for claim in theorem.claims:
+        if not callable(claim):
+            yield f"claim {claim!r} must be a function from a Study to evidence"
+        elif not inspect.getdoc(claim):
+            yield f"claim {claim.__name__} has no docstring"
+
+
+def missing_results(theorem):
+    """What a small run of it lacks."""
+    found = report(theorem.name)
+    ids = [claim.id for claim in found.claims]
+    if len(ids) != len(set(ids)):
+        yield f"claims must have different ids, got {sorted(ids)}"
+    for suffix, study in found.studies.items():
+        for claim in theorem.claims:
+            if not list(claim(study)):
+                yield f"claim {claim.__name__} yields no evidence{suffix}"
+    for claim in found.claims:
+        for name in ("statement", "source", "reason"):
+            if not getattr(claim, name).strip():
+                yield f"claim {claim.id} has no {name}"
+        if claim.resolution is None or claim.detectable is None:
+            yield f"claim {claim.id} must state its resolution and what it could detect"
+    if not found.quantities:
+        yield "name its quantities"
+
+
+@pytest.mark.parametrize("name", THEOREMS)
+def test_theorem_is_complete(name):
+    assert THEOREMS[name].name == name
+    missing = [*missing_steps(THEOREMS[name])] or [*missing_results(THEOREMS[name])]
+    assert not missing, f"Theorem {name} is half added: " + "; ".join(missing)
+
+
+@pytest.mark.parametrize("change", [{"source": " "}, {"claims": ()}, {"objective": None}, {"claims": (lambda study: [],)}])
+def test_a_half_added_theorem_is_told_what_is_missing(change):
+    half = dataclasses.replace(THEOREMS["4.3"], **change)
+    assert [*missing_steps(half)]
+
+
+# --- verdicts
+
+
+@pytest.mark.parametrize("name", THEOREMS)
+def test_supported(name):
+    found = report(name)
+    assert {c.id: (str(c.outcome), c.reason) for c in found.claims if c.outcome is not Outcome.SUPPORTED} == {}
+    assert found.outcome is Outcome.SUPPORTED
+    assert set(found.studies) == ({"@" + t for t in THEOREMS[name].targets} or {""})
+
+
+def test_quantities_are_the_closed_forms():
+    """4.2 with spectrum (3, 2, 1): A = 14/3, c* = 1 - 2/A, L* = 1 - 4/A. 4.1 with L = 2 at infinity: below the start 2/3."""
+    values = report("4.2").quantities
+    assert values["c_star_unnormalised"][0] == pytest.approx(4 / 7, rel=QUANTITY)
+    assert values["loss_min_unnormalised"][0] == pytest.approx(1 / 7, rel=QUANTITY)
+    growing = report("4.1").quantities
+    assert 0 < growing["loss_limit"][0] < 2 / 3
+    assert growing["exponent_c"][0] == pytest.approx(1 / 2, abs=1e-6)
+    assert report("4.3").quantities["exponent_c"][0] == pytest.approx(1 / 3, abs=1e-5)
+    for theorem in THEOREMS:
+        assert all(np.isfinite(value) and error >= 0 for value, error in report(theorem).quantities.values())
+
+
+def test_step_rate_of_the_constants():
+    """increment_limit = 2 p eta K/d, from the reported constants."""
+    for theorem, p, constant in (("4.1", 2, "kappa"), ("4.3", 3, "C1")):
+        found = report(theorem)
+        wanted = 2 * p * found.setting.eta * found.quantities[constant][0] / 3
+        assert found.quantities["increment_limit"][0] == pytest.approx(wanted, rel=1e-14)
+
+
+@pytest.mark.parametrize(("theorem", "exponent"), [("4.1", "1/3"), ("4.3", "1/2"), ("4.1", 0.499), ("4.3", 0.334)])
+def test_a_wrong_exponent_is_refuted(theorem, exponent):
+    found = hasty(theorem, claim_exponent=exponent)
+    assert found.outcome is Outcome.REFUTED
+    assert {"exponent-c", "exponent-a", "exponent-b", "increment-constant"} <= refuted(found)
+
+
+def test_the_right_exponent_spelt_out_is_not():
+    assert refuted(hasty("4.1", claim_exponent="1/2")) == set()
+
+
+def test_the_report_is_plain_json():
+    content = json.loads(json.dumps(report("4.2").to_json(), allow_nan=False))
+    assert content["theorem"] == "4.2" and content["outcome"] == "SUPPORTED"
+    assert len(content["claims"]) == len(report("4.2").claims)
+
+
+# --- where a theorem does not apply
+
+
+@pytest.mark.parametrize("theorem", THEOREMS)
+def test_too_few_columns(theorem):
+    found = check(theorem, law="uniform", d=5, n=6)
+    assert found.outcome is Outcome.NOT_APPLICABLE
+    assert found.reason == "(A3) fails: E[1/lambda_d] < infinity needs n >= d + 2; here n = 6, d = 5"
+    assert found.claims == ()
+
+
+@pytest.mark.parametrize("theorem", THEOREMS)
+def test_no_gap(theorem):
+    found = check(theorem, spectrum=[2, 2])
+    assert found.outcome is Outcome.NOT_APPLICABLE
+    assert "r < d fails" in found.reason
+
+
+def test_another_optimiser_is_not_gradient_descent():
+    found = check("4.1", optimiser="adam")
+    assert (found.outcome, found.reason) == (
+        Outcome.NOT_APPLICABLE, "gradient descent fails: the optimiser is adam, not plain sgd")  # fmt: skip
+
+
+def test_a_failing_hypothesis_can_be_ignored():
+    """The claims are judged all the same, and the report says what was ignored."""
+    small = {"target": "unnormalised", "spectra": 16, "samples": 64, "sampled_steps": 4, "batch": 8}
+    found = check("4.2", law="uniform", d=3, n=4, assume="ignore", **small)
+    assert found.claims and found.outcome is not Outcome.NOT_APPLICABLE
+    assert "(A3) fails and is ignored: E[1/lambda_d] < infinity needs n >= d + 2; here n = 4, d = 3" in found.reason
+
+
+def test_a_soft_hypothesis_excuses_only_what_fails():
+    """4.2 beyond the sufficient step size: what holds is still said, what fails is no refutation."""
+    found = hasty("4.2", target="unnormalised", eta=20.0)
+    outcomes = {claim.outcome for claim in found.claims}
+    assert "small step: eta = 20 is beyond the sufficient bound" in found.reason
+    assert Outcome.REFUTED not in outcomes and Outcome.SUPPORTED in outcomes
+    assert found.outcome is Outcome.NOT_APPLICABLE
+
+
+def test_settings_fill_in():
+    setting = report("4.1").setting
+    assert isinstance(setting, Setting) and isinstance(setting.law, Rotated)
+    assert setting.eta == pytest.approx(4 * 3 / (14 / 3))
+    assert report("4.2").studies["@normalised"].objective == PowerIteration("normalised", layer_norm=False)
+    assert setting.key(1, 2) == setting.key(1, 2) != setting.key(2, 1)
