@@ -17,7 +17,7 @@ jax.config.update("jax_enable_x64", True)
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 #: The population curve of a growth theorem for (spectrum, L), and p with -c^p l'(c) -> constant.
-CURVES = {"4.1": (curve.Looped.of, 2), "4.3": (lambda spectra, L: curve.Layer.of(spectra), 3)}
+CURVES: dict[str, Any] = {"4.1": (curve.Looped.of, 2), "4.3": (lambda spectra, L: curve.Layer.of(spectra), 3)}
 
 
 def records(theorem: str, spectrum: tuple[float, ...], L: int, steps: int) -> tuple[Exact, int, float]:

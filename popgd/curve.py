@@ -12,7 +12,7 @@ stderr then means nothing: `heavy_tailed`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -111,13 +111,17 @@ class _Curve:
     def _at(self, name: str, c) -> Bounded:
         """In blocks of one size, so that one program serves every number of points (compiling takes seconds)."""
         c = np.asarray(c, dtype=float)
-        rows = np.pad(c.ravel(), (0, -c.size % BLOCK), mode="edge").reshape(-1, BLOCK)
+        block = 1 if name == "loss" else BLOCK  # a loss of 4.3 is a hundred slopes: no padding there
+        rows = np.pad(c.ravel(), (0, -c.size % block), mode="edge").reshape(-1, block)
         parts = [_over_c(self.functions[name], self._options(), self.spectra, row) for row in rows]
         joined = (np.concatenate([np.asarray(part[i]) for part in parts])[: c.size] for i in range(len(Bounded._fields)))
         return Bounded(*(x.reshape(*c.shape, x.shape[-1]) for x in joined))  # pyright: ignore[reportArgumentType]
 
     def _number(self, name: str) -> Quantity:
-        return _average(_over(self.functions[name], self._options(), self.spectra))
+        known: dict[str, Quantity] = self.__dict__.setdefault("known", {})
+        if name not in known:
+            known[name] = _average(_over(self.functions[name], self._options(), self.spectra))
+        return known[name]
 
     def loss(self, c: Any) -> Quantity:
         """l(c), c >= 0."""
@@ -245,6 +249,7 @@ class Linear:
         spectra = batched(*spectra)
         return cls(spectra, target, sample_condition(spectra))
 
+    @cached_property
     def _parts(self) -> _Parts:
         options = (("target", self.target), ("cond", self.cond))
         star, least = (_over(function, options, self.spectra) for function in (q.c_star, q.loss_min))
@@ -258,7 +263,7 @@ class Linear:
 
     def c_star(self) -> Quantity:
         """The ratio of averages N/A; stderr from the residuals N_k - c* A_k (delta method)."""
-        A, N, _, N_bound, _ = self._parts()
+        A, N, _, N_bound, _ = self._parts
         value = N.mean() / A.mean()
         return Quantity(value, N_bound.mean() / A.mean() + 16 * UNIT * abs(value), _stderr(N - value * A) / A.mean())
 
@@ -269,7 +274,7 @@ class Linear:
 
     def loss(self, c: Any) -> Quantity:
         """l(c), the average of L*_k + A_k (c - c*_k)^2: no cancellation at c*."""
-        A, N, least, N_bound, least_bound = self._parts()
+        A, N, least, N_bound, least_bound = self._parts
         away = np.asarray(c, dtype=float)[..., None] - N / A
         value = least + A * away**2
         slip = N_bound + 4 * UNIT * A * np.abs(away)
@@ -278,7 +283,7 @@ class Linear:
 
     def slope(self, c: Any) -> Quantity:
         """l'(c) = 2A (c - c*)."""
-        A, N, _, N_bound, _ = self._parts()
+        A, N, _, N_bound, _ = self._parts
         c = np.asarray(c, dtype=float)[..., None]
         bound = 2 * N_bound + 8 * UNIT * (np.abs(c) * A + np.abs(N))
         slopes = 2 * (c * A - N)

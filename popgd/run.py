@@ -182,15 +182,16 @@ def _judge(setting: Any, path: Path) -> dict[str, Any]:
     columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeRemainingColumn(compact=True))
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks: dict[str, tuple[Any, float]] = {}
+        tasks: dict[str, tuple[Any, float, int]] = {}
         announced: set[str] = set()
 
         def report(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                for task, _ in tasks.values():
+            if name not in tasks or done < tasks[name][2]:
+                for task, *_ in tasks.values():
                     bars.update(task, visible=False)
-                tasks[name] = (bars.add_task(name), time.monotonic())
-            task, start = tasks[name]
+                tasks[name] = (bars.add_task(name), time.monotonic(), done)
+            task, start, _ = tasks[name]
+            tasks[name] = (task, start, done)
             bars.update(task, completed=done, total=total)
             spent = time.monotonic() - start
             left = spent * (total - done) / done if done else 0.0

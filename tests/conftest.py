@@ -2,11 +2,20 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the compilation cache of some jax versions is loud
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+PACKAGE = Path(__file__).parents[1] / "popgd"
+UNCHECKED = {"popgd.model"}  # its shapes "2d" are no names to jaxtyping
+_names = {
+    "popgd." + ".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in PACKAGE.rglob("*.py") if p.stem != "__init__"
+}
+install_import_hook(sorted(_names - UNCHECKED), "shapes.checked")
 
 jax.config.update("jax_enable_x64", True)
 _cache = tempfile.TemporaryDirectory(prefix="popgd-tests-")

@@ -110,7 +110,9 @@ def test_records():
 
 def test_progress_is_told_every_step():
     seen = []
-    descend(Descent(PLANE, SGD), LAW, start(), 5, BATCH, jax.random.key(0), progress=lambda done, total: seen.append((done, total)))
+    descend(
+        Descent(PLANE, SGD), LAW, start(), 5, BATCH, jax.random.key(0), progress=lambda done, total: seen.append((done, total))
+    )
     assert seen[-1] == (5, 5)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 

@@ -19,6 +19,8 @@ from popgd.verdict import Evidence
 
 #: Comparisons with sampling average over this many times more spectra than the recursion does.
 WIDER = 16
+#: The raw descents take this many times larger batches, and this many times fewer steps, than the projected one.
+RAW_BATCH, RAW_SHORTER = 2, 8
 #: Called with (what is being done, steps done, steps in all).
 Progress = Callable[[str, int, int], None]
 
@@ -100,22 +102,29 @@ class Exact:
     power: int
 
     def c_at(self, step: int) -> tuple[float, float]:
-        """c at a step of the short descent, and its standard error from the sampled spectra.
+        """c at a step of the short descent under the wide curve, and its standard error from the sampled spectra.
 
-        A slope off by a factor 1 + s moves c_t as eta would: by the local exponent at most, s c/p, or s |c| where
-        the descent converges.
+        To first order a slope larger by the factor 1 + s moves c as 1 + s times as many steps would; where descent
+        converges, a slope larger by x moves the limit by -x/curvature. What s at 0 and at c differ by counts as error.
         """
-        c = float(self.short.c[int(np.searchsorted(self.short.step, step))])
-        slope = self.curve.slope(jnp.asarray([c, 0.0]))
-        scale = abs(float(slope.value[0])) if self.power else abs(float(slope.value[1]))
-        return c, abs(c) * float(slope.stderr[0]) / scale / max(self.power, 1)
+        i = int(np.searchsorted(self.short.step, step))
+        c, moved = float(self.short.c[i]), float(self.short.dc[i]) * step
+        if self.wide is self.curve:
+            return c, 0.0
+        wide, narrow = self.wide.slope(np.array([c, 0.0])), self.curve.slope(np.array([c, 0.0]))
+        if self.curvature:
+            return c - float(wide.value[0] - narrow.value[0]) / self.curvature, float(wide.stderr[0]) / self.curvature
+        s = wide.value / narrow.value - 1
+        error = float(wide.stderr[0] / abs(wide.value[0])) + abs(float(s[0] - s[1])) / 2
+        return c + moved * float(s[0]), abs(moved) * error
 
 
 @dataclass(frozen=True)
 class Study:
     """Everything measured for one objective: by Monte Carlo on the full (P, Q), and exactly on the manifold.
 
-    raw is the descent in which every entry follows its own noisy gradient, raw_double the same at twice the batch;
+    raw is the descent in which every entry follows its own noisy gradient, at RAW_BATCH times the batch and for a shorter
+    time (noise in the active blocks grows), raw_double the same at twice that;
     projected is the descent along Schur-projected gradients.
     """
 
@@ -204,9 +213,10 @@ def sampled(setting: Setting, objective: Objective, exact: Exact, progress: Prog
         estimate = gradient.population_gradient(objective, weights, law, key, setting.samples)
         mean, stderr = jax.device_get((estimate.mean, estimate.stderr))
         points.append(Point(float(a[i]), float(b[i]), gradient.Estimate(mean, stderr, setting.samples)))
-    start = model.embed(*(jnp.asarray(x, dtype) for x in setting.start), law.d)
+    a0, b0 = setting.start
+    start = model.embed(jnp.asarray(a0, dtype), jnp.asarray(b0, dtype), law.d)
     how = descent.Descent(objective, setting.make_optimiser(), setting.bank)
-    raw_steps = int(exact.short.step[np.searchsorted(exact.short.step, max(1, steps // 4))])
+    raw_steps = int(exact.short.step[np.searchsorted(exact.short.step, max(1, steps // RAW_SHORTER))])
 
     def run(name: str, purpose: int, count: int, batch: int, projected: bool) -> descent.Trajectory:
         def report(done: int, total: int) -> None:
@@ -219,7 +229,7 @@ def sampled(setting: Setting, objective: Objective, exact: Exact, progress: Prog
         objective,
         exact,
         tuple(points),
-        raw=run("raw descent", 2, raw_steps, setting.batch, False),
-        raw_double=run("raw descent, twice the batch", 3, raw_steps, 2 * setting.batch, False),
+        raw=run("raw descent", 2, raw_steps, RAW_BATCH * setting.batch, False),
+        raw_double=run("raw descent, twice the batch", 3, raw_steps, 2 * RAW_BATCH * setting.batch, False),
         projected=run("projected descent", 4, steps, setting.batch, True),
     )
