@@ -5,6 +5,8 @@
 draws figures/exponents.png and .svg and writes the numbers to figures/exponents.json.
 """
 
+from typing import Any
+
 from common import CURVES, records, save
 from matplotlib.figure import Figure
 
@@ -22,7 +24,7 @@ CASES = (
 
 def main() -> None:
     figure = Figure(figsize=(9.5, 4.2), layout="constrained")
-    panels = dict(zip(("4.1", "4.3"), figure.subplots(1, 2), strict=True))
+    panels: dict[str, Any] = dict(zip(("4.1", "4.3"), figure.subplots(1, 2), strict=True))
     numbers = []
     for theorem, spectrum, L in CASES:
         exact, d, eta = records(theorem, spectrum, L, STEPS)

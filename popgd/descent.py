@@ -24,8 +24,9 @@ Progress = Callable[[int, int], None]
 class Trajectory(NamedTuple):
     """A descent at the recorded steps; the last record is the last finite state.
 
-    loss and loss_stderr are estimated on the samples of the step that starts there. inactive is the largest absolute
-    entry that any inactive block ever had up to then, exactly 0 on the manifold.
+    trace is that of the P21 and the Q12 gradient over d, of this step's samples; window_trace its mean over all steps
+    since the record before. loss and loss_stderr are estimated on the samples of the step that starts there. inactive
+    is the largest absolute entry that any inactive block ever had up to then, exactly 0 on the manifold.
     """
 
     step: Int[np.ndarray, " records"]
@@ -38,6 +39,8 @@ class Trajectory(NamedTuple):
     loss_stderr: Float[np.ndarray, " records"]
     trace: Float[np.ndarray, "records 2"]
     trace_stderr: Float[np.ndarray, "records 2"]
+    window_trace: Float[np.ndarray, "records 2"]
+    window_stderr: Float[np.ndarray, "records 2"]
     distance: Float[np.ndarray, " records"]
     inactive: Float[np.ndarray, " records"]
     diverged_at: int | None
@@ -93,18 +96,21 @@ def descend(
     noise in the active blocks biases c by O(eta/batch).
     A descent that leaves the finite numbers stops: `diverged_at` is the step that failed, the records end before it.
     """
+    window: list[tuple] = []
     state, rows, diverged_at = _State(start, how.optimiser.init(start), _largest_inactive(start)), [], None
     grid = set(log_grid(steps, per_decade).tolist()) if steps else {0}
     for step in range(steps + 1):
         step_key = key if how.bank else jax.random.fold_in(key, step)
         mean, stderr, _ = gradient.population_gradient(how.objective, state.weights, law, step_key, batch)
         following, finite = _step(how.optimiser, projected, state, mean.weights)
-        if not np.isfinite(mean.loss):
+        if step and not np.isfinite(mean.loss):
             diverged_at = step
             break
+        window.append((np.asarray(mean.trace), np.asarray(stderr.trace)))
         # The last state of a descent that breaks off is recorded too.
         if step in grid or not finite:
-            rows.append(_record(step, state, mean, stderr))
+            rows.append(_record(step, state, mean, stderr, window))
+            window = []
         if not finite and step < steps:
             diverged_at = step + 1
             break
@@ -115,7 +121,10 @@ def descend(
     return Trajectory(*columns, diverged_at=diverged_at)
 
 
-def _record(step: int, state: _State, mean: gradient.Gradient, stderr: gradient.Gradient) -> tuple:
+def _record(step: int, state: _State, mean: gradient.Gradient, stderr: gradient.Gradient, window: list) -> tuple:
     a, b = model.coordinates(state.weights)
+    traces, errors = (np.stack(column) for column in zip(*window, strict=True))
+    window_stderr = np.sqrt((errors**2).sum(axis=0)) / len(errors)
     return (step, *state.weights, a, b, a * b, mean.loss, stderr.loss, mean.trace, stderr.trace,
+            traces.mean(axis=0), window_stderr,
             model.manifold_distance(state.weights), state.inactive)  # fmt: skip

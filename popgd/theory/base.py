@@ -20,7 +20,7 @@ from popgd.verdict import Evidence
 #: Comparisons with sampling average over this many times more spectra than the recursion does.
 WIDER = 16
 #: The raw descents take this many times larger batches, and this many times fewer steps, than the projected one.
-RAW_BATCH, RAW_SHORTER = 2, 8
+RAW_BATCH, RAW_SHORTER = 4, 16
 #: Called with (what is being done, steps done, steps in all).
 Progress = Callable[[str, int, int], None]
 
