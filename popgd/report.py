@@ -171,8 +171,9 @@ def check_setting(setting: Setting, progress: Progress = _QUIET) -> Report:
     claims = judge(findings.evidence, setting.false_alarm)
     soft = "; ".join(f"{h.name}: {h.reason}" for h in failed if h.soft)
     if soft and setting.assume == "check":
-        claims = [c if c.outcome is Outcome.SUPPORTED else not_applicable(c, soft) for c in claims]
+        claims = [c if c.outcome is Outcome.SUPPORTED else not_applicable(c, f"{soft}; {c.reason}") for c in claims]
     outcome = overall([c.outcome for c in claims], applicable=True)
     ignored = "; ".join(f"{h.name} fails and is ignored: {h.reason}" for h in hard)
-    reason = "; ".join(part for part in (ignored, soft) if part)
+    excuses = dict.fromkeys(e.excuse for e in findings.evidence)
+    reason = "; ".join(part for part in (ignored, soft, *excuses) if part)
     return Report(theorem, setting, outcome, reason, tuple(claims), findings.quantities, findings.studies)

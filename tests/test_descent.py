@@ -19,7 +19,7 @@ from popgd.recursion import log_grid, recurse
 #: Cheap to compile, and with a slope in closed form: l'(c) = -2/(2 + 4c)^2 (slopes.plane_looped).
 LAW, PLANE, ETA, STEPS = Rotated.with_spectrum([3, 1]), SubspaceDistance(1), 1.0, 30
 FALSE_ALARM = 1e-6
-SEEDS, BATCH = 12, 128
+SEEDS, BATCH = 24, 128
 #: c is off by second order in the noise: var(c)/c, 5e-4 of c at this batch.
 CURVED = 2e-3
 SGD = optax.sgd(ETA)

@@ -215,8 +215,8 @@ def test_wrong_limit_of_c(target, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(curve.Linear, "c_star", scaled(curve.Linear.c_star, 1.001))
         killed("wrong c*", refuted(convergence.convergence(original)), "limit-c", "contraction")
-    parts = curve.Linear._parts
-    monkeypatch.setattr(curve.Linear, "_parts", lambda self: parts(self)._replace(N=1.2 * parts(self).N))
+    right = curve.q.c_star
+    monkeypatch.setattr(curve.q, "c_star", lambda *a, **k: right(*a, **k)._replace(value=1.2 * right(*a, **k).value))
     found = refuted(manifold.cross_examination(descend_again(original)))
     killed("wrong c* everywhere", found, "engines-agree-slope")
 

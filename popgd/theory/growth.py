@@ -114,10 +114,7 @@ class Asymptote:
         c, dc, t = float(records.c[-1]), float(records.dc[-1]), float(records.step[-1])
         K, K2 = exact.curve.constant(), exact.curve.correction()
         k2 = float(K2.value / K.value)
-        # M(c) = -c^p l'(c) at c, c/2, c/4 gives its own 1/c^2 term, whatever K and K2 are.
-        at = np.array([c, c / 2, c / 4])
-        M = np.exp(np.asarray(exact.curve.log_slope(at).value) + p * np.log(at))
-        third = abs(2 * M[0] - 3 * M[1] + M[2]) / 6 / M[0]
+        third = third_order(exact, c)
         skew = float(records.imbalance[-1])
         late = (abs(k2) / np.maximum(records.c, 1e-300) < 0.5) & (records.imbalance < 0.5)
         settled = float(records.step[np.argmax(late)]) if late.any() else t
@@ -127,6 +124,13 @@ class Asymptote:
         error = exact.slope_error + float(K.bound / K.value) + p * bound / c
         numbers = f"at c = {c:.4g}: 1/c term {k2 / c:.1e} removed, next order {next_order:.1e} allowed"
         return cls(t, c, dc, float(K.value), k2, next_order, settled / t, error, numbers)
+
+
+def third_order(exact: Exact, c: float) -> float:
+    """|K3|/(K c^2), whatever K and K2 are: from M = -c^p l'(c) at c, c/2 and c/4."""
+    at = np.array([c, c / 2, c / 4])
+    M = np.exp(np.asarray(exact.curve.log_slope(at).value) + exact.power * np.log(at))
+    return abs(2 * M[0] - 3 * M[1] + M[2]) / 6 / M[0]
 
 
 def growth(study: Study) -> Iterator[Evidence]:
