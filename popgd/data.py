@@ -6,7 +6,7 @@ Source: arXiv 2606.00605, Assumption 3.2 and Example 3.3. S is never divided by 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ class Hypothesis(NamedTuple):
     soft: bool = False
 
 
+@runtime_checkable
 class Law(Protocol):
     """What popgd needs of a data law; r is the multiplicity of the largest eigenvalue of S."""
 

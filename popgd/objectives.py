@@ -4,7 +4,7 @@ Source: arXiv 2606.00605, Section 3 and equations (4.3)-(4.5).
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from popgd.model import Weights
 TARGETS = ("normalised", "unnormalised")
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A hashable object: the sample loss of weights, and the shape of the model behind it."""
 

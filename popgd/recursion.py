@@ -96,6 +96,11 @@ def weights_of(c: np.ndarray, Delta: np.ndarray) -> tuple[np.ndarray, np.ndarray
     l'(c)/d, so this is the pair that started with a + b >= 0 wherever that factor is positive: always, if
     l' < 0.
     """
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # a diverged descent is not finite, and says so
+        return _weights_of(c, Delta)
+
+
+def _weights_of(c: np.ndarray, Delta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     larger = np.sqrt((np.hypot(2 * c, Delta) + np.abs(Delta)) / 2)
     smaller = np.divide(c, larger, out=np.zeros_like(larger), where=larger != 0)
     return np.where(Delta >= 0, larger, smaller), np.where(Delta >= 0, smaller, larger)

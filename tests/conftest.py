@@ -11,7 +11,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 PACKAGE = Path(__file__).parents[1] / "popgd"
-#: "2d" is no shape to jaxtyping (model); 0-d results are NumPy scalars, not arrays (curve); c may be a plain number (layer, looped).
+#: "2d" is no shape to jaxtyping (model); 0-d results are NumPy scalars (curve); c may be a plain number (layer, looped).
 UNCHECKED = {"popgd.model", "popgd.curve", "popgd.quadrature.layer", "popgd.quadrature.looped"}
 _names = {
     "popgd." + ".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in PACKAGE.rglob("*.py") if p.stem != "__init__"

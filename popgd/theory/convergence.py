@@ -14,6 +14,7 @@ import numpy as np
 
 from popgd import recursion
 from popgd.quadrature import Spectrum
+from popgd.theory import manifold
 from popgd.theory.base import Exact, Progress, Setting, Study, curves_of
 from popgd.theory.manifold import broken_off
 from popgd.verdict import Evidence
@@ -78,19 +79,12 @@ def convergence(study: Study) -> Iterator[Evidence]:
         excuse=excuse,
     )
     loss = curve.loss(jnp.asarray(records.c[-1]))
-    yield Evidence(
+    yield manifold.positive(
         "limit-loss",
         f"The loss converges to L* = {float(least.value):.10g}, and L* > 0",
-        "main theorem: convergence",
-        predicted=0.0,
-        measured=float(least.value),
-        error=float(least.bound) + abs(float(loss.value - least.value)),
-        allowance=0.0,
-        resolution=float(least.value),
-        reason="quadrature bound, and the distance of the loss at the last step from L*",
-        sense="at least",
-        statistical=False,
-        excuse=excuse,
+        float(least.value),
+        float(least.bound) + abs(float(loss.value - least.value)),
+        excuse,
     )
     yield from contraction(study, excuse)
 

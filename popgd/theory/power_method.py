@@ -91,18 +91,11 @@ def positive_limit(study: Study) -> Iterator[Evidence]:
     """4.1: the loss falls to l_inf > 0, with (l - l_inf) c -> kappa."""
     exact = study.exact
     limit, K, K2 = exact.curve.limit(), exact.curve.constant(), exact.curve.correction()
-    yield Evidence(
+    yield manifold.positive(
         "loss-limit-positive",
         f"The loss falls to l_inf = {float(limit.value):.10g} > 0, that of the L-step power method",
-        "limit of the loss",
-        predicted=0.0,
-        measured=float(limit.value),
-        error=float(limit.bound),
-        allowance=0.0,
-        resolution=float(limit.value),
-        reason="quadrature bound",
-        sense="at least",
-        statistical=False,
+        float(limit.value),
+        float(limit.bound),
     )
     # Read (l - l_inf) c where the 1/c expansion is good and the difference has not yet cancelled.
     k2 = float(K2.value / K.value)
