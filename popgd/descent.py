@@ -30,8 +30,8 @@ class Trajectory(NamedTuple):
     """
 
     step: Int[np.ndarray, " records"]
-    P: Float[np.ndarray, "records 2d 2d"]
-    Q: Float[np.ndarray, "records 2d 2d"]
+    P: Float[np.ndarray, "records D D"]
+    Q: Float[np.ndarray, "records D D"]
     a: Float[np.ndarray, " records"]
     b: Float[np.ndarray, " records"]
     c: Float[np.ndarray, " records"]

@@ -1,12 +1,13 @@
 """The looped linear transformer: pure functions of the weights (P, Q) on one sample.
 
-Source: arXiv 2606.00605, Section 3.
+Shapes: D = 2d rows, N = n + 1 tokens. Source: arXiv 2606.00605, Section 3.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 #: Loops unrolled into one piece of compiled code: more is faster to run and slower to compile.
@@ -16,20 +17,20 @@ UNROLL = 4
 class Weights(NamedTuple):
     """P is the merged projection-value matrix, Q the merged key-query matrix; each has four d x d blocks."""
 
-    P: Float[Array, "2d 2d"]
-    Q: Float[Array, "2d 2d"]
+    P: Float[Array, "D D"]
+    Q: Float[Array, "D D"]
 
 
 class Blocks(NamedTuple):
     """The four d x d blocks of P or of Q."""
 
-    b11: Float[Array, "d d"]
-    b12: Float[Array, "d d"]
-    b21: Float[Array, "d d"]
-    b22: Float[Array, "d d"]
+    b11: Float[Array | np.ndarray, "d d"]
+    b12: Float[Array | np.ndarray, "d d"]
+    b21: Float[Array | np.ndarray, "d d"]
+    b22: Float[Array | np.ndarray, "d d"]
 
 
-def blocks(M: Float[Array, "2d 2d"]) -> Blocks:
+def blocks(M: Float[Array | np.ndarray, "D D"]) -> Blocks:
     d = M.shape[0] // 2
     return Blocks(M[:d, :d], M[:d, d:], M[d:, :d], M[d:, d:])
 
@@ -67,7 +68,7 @@ def manifold_distance(weights: Weights) -> Float[Array, ""]:
     return jnp.sqrt(sum(jnp.sum(g * g) for g in gap))
 
 
-def tokens(X: Float[Array, "d n"], q: Float[Array, " d"]) -> Float[Array, "2d n+1"]:
+def tokens(X: Float[Array, "d n"], q: Float[Array, " d"]) -> Float[Array, "D N"]:
     """Z = [[X, 0], [0, q]]: data tokens (x_i; 0), then the query token (0; q)."""
     zeros = jnp.zeros_like(X)
     data = jnp.concatenate([X, zeros])
@@ -75,17 +76,17 @@ def tokens(X: Float[Array, "d n"], q: Float[Array, " d"]) -> Float[Array, "2d n+
     return jnp.concatenate([data, query[:, None]], axis=1)
 
 
-def layer_norm(Z: Float[Array, "2d n+1"]) -> Float[Array, "2d n+1"]:
+def layer_norm(Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
     """Column-wise LN(Z)[:, i] = Z[:, i] / ||Z[:, i]||: no centring, no epsilon. Not defined for a zero column."""
     return Z / jnp.sqrt(jnp.sum(Z * Z, axis=0, keepdims=True))
 
 
-def attention(weights: Weights, Z: Float[Array, "2d n+1"]) -> Float[Array, "2d n+1"]:
+def attention(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
     """Linear attention P Z Z^T Q Z. Z Z^T is never divided by n."""
     return (weights.P @ (Z @ Z.T) @ weights.Q) @ Z
 
 
-def layer(weights: Weights, Z: Float[Array, "2d n+1"], normalise: bool = True) -> Float[Array, "2d n+1"]:
+def layer(weights: Weights, Z: Float[Array, "D N"], normalise: bool = True) -> Float[Array, "D N"]:
     """Z <- LN(Z + P Z Z^T Q Z), or the same without LN."""
     Z = Z + attention(weights, Z)
     return layer_norm(Z) if normalise else Z

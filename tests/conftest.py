@@ -1,6 +1,7 @@
 """float64, shapes in signatures checked by beartype, and one compilation cache for the whole session."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,23 +12,34 @@ import pytest
 from jaxtyping import install_import_hook
 
 PACKAGE = Path(__file__).parents[1] / "popgd"
-#: "2d" is no shape to jaxtyping (model); 0-d results are NumPy scalars (curve); c may be a plain number (layer, looped).
-UNCHECKED = {"popgd.model", "popgd.curve", "popgd.quadrature.layer", "popgd.quadrature.looped"}
+#: 0-d results are NumPy scalars (curve); c may be a plain number (layer, looped).
+UNCHECKED = {"popgd.curve", "popgd.quadrature.layer", "popgd.quadrature.looped"}
 _names = {
     "popgd." + ".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in PACKAGE.rglob("*.py") if p.stem != "__init__"
 }
 install_import_hook(sorted(_names - UNCHECKED), "shapes.checked")
 
 jax.config.update("jax_enable_x64", True)
-_cache = tempfile.TemporaryDirectory(prefix="popgd-tests-")
+# Shared by the workers of one session.
+_cache = Path(tempfile.gettempdir()) / f"popgd-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
 # Keyed by the compiled program, so that a mutant never meets the code of the original.
-jax.config.update("jax_compilation_cache_dir", _cache.name)
+jax.config.update("jax_compilation_cache_dir", str(_cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: long brute-force runs, deselected with -m 'not slow'")
+#: The longest files first, so that the workers end together.
+LONGEST = ("test_mutants", "test_quadrature", "test_theory", "test_recursion", "test_run", "test_curve", "test_gradient")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(_cache, ignore_errors=True)
 
 
 @pytest.fixture

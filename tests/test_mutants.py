@@ -205,7 +205,7 @@ def test_loss_that_falls_too_slowly():
 
 def test_negative_least_loss(monkeypatch):
     monkeypatch.setattr(curve.Linear, "limit", scaled(curve.Linear.limit, -1.0))
-    killed("negative L*", refuted(convergence.convergence(study("4.2", "normalised"))), "limit-loss")
+    killed("negative L*", refuted(convergence.convergence(study("4.2", "normalised"))), "limit-loss", "limit-loss-positive")
 
 
 @pytest.mark.parametrize("target", ["normalised", "unnormalised"])

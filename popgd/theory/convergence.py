@@ -79,13 +79,22 @@ def convergence(study: Study) -> Iterator[Evidence]:
         excuse=excuse,
     )
     loss = curve.loss(jnp.asarray(records.c[-1]))
-    yield manifold.positive(
+    floor = 2 * exact.curvature * left**2
+    yield Evidence(
         "limit-loss",
-        f"The loss converges to L* = {float(least.value):.10g}, and L* > 0",
-        float(least.value),
-        float(least.bound) + abs(float(loss.value - least.value)),
-        excuse,
+        f"The loss converges to L* = {float(least.value):.10g}: the loss at step {t}",
+        "main theorem: convergence",
+        predicted=float(least.value),
+        measured=float(loss.value),
+        error=float(least.bound + loss.bound),
+        allowance=floor + 1e-14,
+        resolution=1e-9,
+        reason="the parabola over what linear convergence leaves of c - c*, and rounding",
+        statistical=False,
+        excuse=excuse,
     )
+    limit = float(least.value)
+    yield manifold.positive("limit-loss-positive", "The limit L* of the loss is positive", limit, float(least.bound), excuse)
     yield from contraction(study, excuse)
 
 

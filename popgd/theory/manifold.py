@@ -294,6 +294,8 @@ def sampling_noise(study: Study, run: Trajectory) -> float:
         return float(np.sqrt(np.trapezoid(kick**2, run.step) + kick[0] ** 2))
     rate = setting.eta * exact.curvature * (run.a**2 + run.b**2) / setting.law.d
     variance = 0.0
+    if not np.all(np.isfinite(kick)) or kick.max() > 1e100:
+        return np.inf
     for i, gap in enumerate(np.diff(run.step)):
         decay = np.exp(-2 * rate[i] * gap)
         variance = variance * decay + max(kick[i], kick[i + 1]) ** 2 * max((1 - decay) / (2 * rate[i]), 1.0)
