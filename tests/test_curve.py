@@ -54,6 +54,7 @@ def test_uniform_columns_match_their_closed_forms():
     assert 0 < float(curve.c_star().stderr) < 0.01
 
 
+@pytest.mark.slow
 def test_delta_method_matches_the_scatter_of_independent_batches():
     """Ratio of averages: 40 batches of 50, sd of the ratio against the mean reported stderr (11 % sampling
     error)."""
