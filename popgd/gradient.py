@@ -41,12 +41,14 @@ class Estimate(NamedTuple):
 class Gradient(NamedTuple):
     """One sample's loss, its gradient in every block, and the gradient's part along (a, b) of the manifold.
 
-    `trace` holds tr/d of the P21 and the Q12 gradient; `diagonal` their diagonals less that (2, d).
+    `trace` holds tr/d of the P21 and the Q12 gradient, `square` its square (whose own standard error tells whether that
+    of the trace can be trusted), `diagonal` the diagonals less the trace (2, d).
     """
 
     loss: Float[Array, ""]
     weights: Weights
     trace: Float[Array, "2"]
+    square: Float[Array, "2"]
     diagonal: Float[Array, "2 d"]
 
 
@@ -61,7 +63,7 @@ class GradientOf:
         d = sample.q.shape[0]
         trace = jnp.stack(coordinates(grad))
         diagonal = jnp.stack([jnp.diagonal(grad.P[d:, :d]), jnp.diagonal(grad.Q[:d, d:])])
-        return Gradient(loss, grad, trace, diagonal - trace[:, None])
+        return Gradient(loss, grad, trace, trace**2, diagonal - trace[:, None])
 
 
 def chunk_size(law: Law, dtype: jnp.dtype) -> int:

@@ -31,6 +31,8 @@ PER_DECADE = 8
 SIX_DIGITS = 1e-6
 #: Steps of another optimiser than plain gradient descent, and its rounding (measured 5e-13 after 10^8 plain steps).
 MOST_OPTIMISER_STEPS, STEPWISE_ROUNDING = 10**6, 1e-11
+#: The interpolant's stated error is carried into every claim (1e-13 to 1e-12 mostly); beyond this it is refused.
+HARD = 1e-6
 #: c at step 10^18 of 4.3 is 10^5 to 10^6 and of 4.1 some 10^8; the interpolant goes on by its tail beyond this.
 LARGEST = 1e10
 
@@ -51,11 +53,11 @@ def descend_exactly(setting: Setting, make_curve: Callable[[Spectrum], Any], pow
         return np.asarray(found.value)
 
     if curve is wide:
-        slope = interpolate(log_slope, power, largest=LARGEST)
+        slope = interpolate(log_slope, power, largest=LARGEST, tolerance=HARD)
     else:
         middle = make_curve(Spectrum.of(np.asarray(curve.spectra.lam).mean(axis=0)))
-        scale = float(interpolate(lambda c: np.asarray(middle.log_slope(c).value), power, largest=LARGEST).scale)
-        slope = interpolate(log_slope, power, scale=scale, largest=LARGEST, degree=16, tolerance=1e-9)
+        scale = float(interpolate(lambda c: np.asarray(middle.log_slope(c).value), power, largest=LARGEST, tolerance=HARD).scale)
+        slope = interpolate(log_slope, power, scale=scale, largest=LARGEST, degree=16, tolerance=HARD)
 
     def report(done: int, total: int) -> None:
         progress("exact descent", done, total)
