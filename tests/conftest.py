@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the compilation cache of some jax versions is loud
 
+import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -20,6 +21,9 @@ _names = {
 install_import_hook(sorted(_names - UNCHECKED), "shapes.checked")
 
 jax.config.update("jax_enable_x64", True)
+# Compilation takes as long as it takes: a deadline would fail on a busy machine.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 # Shared by the workers of one session.
 _cache = Path(tempfile.gettempdir()) / f"popgd-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
 # Keyed by the compiled program, so that a mutant never meets the code of the original.
