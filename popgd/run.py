@@ -27,20 +27,22 @@ WORST = (INTERNAL, BAD_INPUT, 1, 3, 4, 0)
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    signal.signal(signal.SIGTERM, _terminate)
+    if __name__ == "__main__":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop)
     try:
         return _main(arguments)
     except SettingError as error:
         return _say(str(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        return _say("interrupted; nothing of the unfinished run is kept, start it again with the same command", 130)
     except Exception:
         return _internal(Path("popgd-error.txt"))
 
 
-def _terminate(number: int, frame: Any) -> None:
-    _say("terminated; nothing of the unfinished run is kept, start it again with the same command", 143)
-    os._exit(143)
+def _stop(number: int, frame: Any) -> None:
+    """Leave at once: compiled code that runs for long would swallow an exception. Files are written whole or not at all."""
+    word, code = ("interrupted", 130) if number == signal.SIGINT else ("terminated", 143)
+    _say(f"{word}; nothing of the unfinished run is kept, start it again with the same command", code)
+    os._exit(code)
 
 
 def _say(line: str, code: int) -> int:
