@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rotations import of_positive_entries, one_plane
 
 from popgd.data import Rotated, UniformSphere, haar, sphere, unit_frame
 from popgd.verdict import z_score
@@ -70,16 +71,6 @@ def draws_of(rotation, d):
 
 def without_signs(G):
     return jnp.linalg.qr(G)[0]
-
-
-def of_positive_entries(G):
-    O, R = jnp.linalg.qr(jax.scipy.special.ndtr(G))
-    return O * jnp.sign(jnp.diagonal(R))
-
-
-def one_plane(G):
-    x, y = G[:2, 0] / jnp.linalg.norm(G[:2, 0])
-    return jnp.eye(len(G), dtype=G.dtype).at[:2, :2].set(jnp.array([[x, -y], [y, x]]))
 
 
 @pytest.mark.parametrize("d", [2, 3, 5])

@@ -6,10 +6,10 @@ are those of the shared runs.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rotations import of_positive_entries, one_plane
 from runs import report, study
 
 from popgd import curve, data, gradient, leap, model, recursion
@@ -119,16 +119,6 @@ def test_gradient_of_an_inactive_block_is_noise(monkeypatch, fresh_jit):
 
 
 # --- the data
-
-
-def of_positive_entries(G):
-    O, R = jnp.linalg.qr(jax.scipy.special.ndtr(G))
-    return O * jnp.sign(jnp.diagonal(R))
-
-
-def one_plane(G):
-    x, y = G[:2, 0] / jnp.linalg.norm(G[:2, 0])
-    return jnp.eye(len(G), dtype=G.dtype).at[:2, :2].set(jnp.array([[x, -y], [y, x]]))
 
 
 @pytest.mark.parametrize("rotation", [of_positive_entries, one_plane])

@@ -210,7 +210,7 @@ def blind(study: Study, run: Trajectory | None = None) -> str:
         mean, stderr = point.estimate.mean.square, point.estimate.stderr.square
         k = int(point.a >= point.b)
         if not float(stderr[k]) <= HEAVY * float(mean[k]):
-            return f"heavy tails: at c = {point.c:.3g} few of {point.estimate.samples} samples carry the variance, raise samples"
+            return f"heavy tails: at c = {point.c:.3g} a few of {point.estimate.samples} samples carry all, raise samples"
     short = study.exact.short
     if run is not None and not abs(short.Delta[len(run.step) - 1]) <= 2 * abs(short.Delta[0]):
         return "large-step regime: the first steps make |a^2 - b^2|, and their noise stays; lower eta"
