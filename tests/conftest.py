@@ -28,17 +28,32 @@ hypothesis.settings.load_profile("patient")
 _cache = Path(tempfile.gettempdir()) / f"popgd-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
 # Keyed by the compiled program, so that a mutant never meets the code of the original.
 jax.config.update("jax_compilation_cache_dir", str(_cache))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 #: The longest files first, so that the workers end together.
-LONGEST = ("test_mutants", "test_quadrature", "test_theory", "test_recursion", "test_run", "test_curve", "test_gradient")
+LONGEST = ("test_theory", "test_mutants", "test_quadrature", "test_recursion", "test_curve", "test_gradient", "test_data")
+#: Files that share the judged runs of `runs.py`, which take long: one worker has both.
+TOGETHER = ("tests/test_theory.py", "tests/test_mutants.py")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """One file, one worker, but for those that stay TOGETHER."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return TOGETHER[0] if file in TOGETHER else file
+
+    return ByFile(config, log)
 
 
 def pytest_unconfigure(config):

@@ -14,8 +14,8 @@ import pytest
 from popgd import run, store
 from popgd.report import FORMAT
 
-#: A run of a few seconds: enough for the schema, not for every verdict.
-SMALL = ["steps=1e18", "samples=4096", "sampled_steps=100", "batch=64"]
+#: A run of a few seconds: enough for the schema, not for every verdict. The shapes are those of `runs.py`, compiled before.
+SMALL = ["spectrum=[3,2,1]", "steps=1e18", "samples=4096", "sampled_steps=100", "batch=64"]
 
 BAD = [
     (["theorem=4.9"], "unknown theorem 4.9; did you mean 4."),
