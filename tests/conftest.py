@@ -56,6 +56,15 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
 
 
+#: Files about numbers run the code that a user's run has; the others, about logic, spend most of their time in the
+#: compiler, so their code is compiled with most optimisations off.
+AS_USERS_DO = {"test_backend", "test_quadrature", "test_curve", "test_recursion", "test_gradient", "test_run"}
+
+
+def pytest_runtest_setup(item):
+    jax.config.update("jax_disable_most_optimizations", item.path.stem not in AS_USERS_DO)
+
+
 def pytest_unconfigure(config):
     if not hasattr(config, "workerinput"):
         shutil.rmtree(_cache, ignore_errors=True)
