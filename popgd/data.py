@@ -134,7 +134,7 @@ class Rotated:
 
     @classmethod
     def matrix(cls, U: Float[np.ndarray, "d n"], spectrum: Sequence[float] | None = None) -> "Rotated":
-        """Raises ValueError unless U is a finite (d, n) array whose columns have norm 1."""
+        """Raises ValueError unless U is a finite (d, n) array whose columns have norm 1, with that `spectrum` if one is given."""
         U = np.asarray(U, dtype=np.float64)
         if U.ndim != 2 or U.size == 0 or not np.all(np.isfinite(U)):
             raise ValueError(f"a fixed matrix must be a finite, non-empty (d, n) array, not one of shape {U.shape}")
@@ -143,7 +143,12 @@ class Rotated:
         if abs(norms[worst] - 1) > UNIT_ATOL:
             raise ValueError(f"column {worst} of the matrix has norm {norms[worst]:.6g}: divide each column by its norm")
         lam, vectors = np.linalg.eigh(U @ U.T)
-        lam = np.maximum(lam[::-1], 0.0) if spectrum is None else np.sort(np.asarray(spectrum, float))[::-1]
+        lam = np.maximum(lam[::-1], 0.0)
+        if spectrum is not None:
+            given = np.sort(np.asarray(spectrum, dtype=np.float64))[::-1]
+            if given.shape != lam.shape or np.any(abs(given - lam) > UNIT_ATOL * U.shape[1]):
+                raise ValueError(f"the matrix has the spectrum {lam}, not {given}: leave out spectrum")
+            lam = given  # without eigh's rounding
         r = int(np.sum(lam >= lam[0] * (1 - MULTIPLICITY_RTOL)))
         return cls(jnp.asarray(U), jnp.asarray(vectors[:, ::-1][:, :r]), tuple(lam.tolist()))
 

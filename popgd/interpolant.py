@@ -22,6 +22,10 @@ ROUNDING = 2e-15  # of c + scale, its power and the exponential, relative to l'
 TAIL_POINTS = (0.5, 1.0, 2.0, 4.0, 6.0)  # distances in u beyond the last panel where the tail is tested
 
 
+class Unresolved(ValueError):
+    """A curve that the series cannot follow to the accuracy asked for."""
+
+
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["coefficients", "scale", "tail", "reach", "error"],
@@ -83,7 +87,7 @@ def interpolate(
     of every panel and at TAIL_POINTS, plus the trailing coefficients and rounding. It bounds the fit, not
     `slope_log`, which may be off by the rounding of its own large logarithms (1e-14 per 100).
 
-    Raises ValueError if `error` exceeds `tolerance` or slope_log is not finite somewhere.
+    Raises Unresolved (a ValueError) if `error` exceeds `tolerance` or slope_log is not finite somewhere.
     Source: derived (Chebyshev interpolation at first-kind nodes).
     """
     scale = _scale(slope_log, degree) if scale is None else scale
@@ -97,7 +101,7 @@ def interpolate(
     corners = WIDTH * np.arange(panels)
     values = np.stack([smooth(corner + WIDTH * (nodes + 1) / 2) for corner in corners])
     if not np.isfinite(values).all():
-        raise ValueError(f"slope_log is not finite on all of [0, {largest:.0e}]: lower `largest` or mend slope_log")
+        raise Unresolved(f"slope_log is not finite on all of [0, {largest:.0e}]: lower `largest` or mend slope_log")
     coefficients = values @ transform.T
     end = WIDTH * panels
     tail = (coefficients[-1].sum() - coefficients[-3] @ (-1.0) ** np.arange(degree + 1)) / np.expm1(3 * WIDTH)
@@ -105,7 +109,7 @@ def interpolate(
     fit = Interpolant(*arrays, power=power)
     error = _error(fit, smooth, corners, np.cos(np.pi * np.arange(degree + 2) / (degree + 1)), end)
     if not error <= tolerance:
-        raise ValueError(f"interpolant error {error:.1e} exceeds {tolerance:.0e}: raise `degree`, `largest` or `tolerance`")
+        raise Unresolved(f"interpolant error {error:.1e} exceeds {tolerance:.0e}: raise `degree`, `largest` or `tolerance`")
     return Interpolant(fit.coefficients, fit.scale, fit.tail, fit.reach, jnp.asarray(error), power)
 
 
@@ -133,7 +137,7 @@ def _scale(slope_log: Callable, degree: int) -> float:
     c = 2.0 ** np.arange(-60, 61)
     fall = np.asarray(slope_log(jnp.zeros(1)))[0] - np.asarray(slope_log(jnp.asarray(c)))
     if not (fall > 0.5).any():
-        raise ValueError("slope_log does not fall between c = 0 and 2^60: give `scale`, or mend slope_log")
+        raise Unresolved("slope_log does not fall between c = 0 and 2^60: give `scale`, or mend slope_log")
     nodes, transform = _chebyshev(degree)
     scales = float(c[np.argmax(fall > 0.5)]) * 0.5 ** np.arange(8)
     rows = [slope_log(jnp.asarray(scale * np.expm1(WIDTH * (nodes + 1) / 2))) for scale in scales]

@@ -1,5 +1,6 @@
 """`check`: one theorem, one setting, one report. The Python interface and the command line both go through here."""
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +13,17 @@ import numpy as np
 from popgd import config
 from popgd.config import SettingError
 from popgd.data import Law, Rotated, UniformSphere
+from popgd.interpolant import Unresolved
 from popgd.theory import THEOREMS, Setting, Study, Theorem
-from popgd.theory.base import Findings, Progress, examine
+from popgd.theory.base import WIDER, Findings, Progress, examine
 from popgd.verdict import Claim, Outcome, judge, not_applicable, overall
 
 #: The number of report.json's format; it changes when a key changes its meaning or goes.
 FORMAT = 1
 DEFAULT_SPECTRUM = (8.0, 5.0, 4.0, 2.0, 1.0)
 DEFAULT_L = 3
+#: Arrays of the size of the token matrix, and of P, that one sample's gradient keeps alive (measured at d = 500, n = 2000).
+LIVE_TOKENS, LIVE_WEIGHTS = 8, 12
 _QUIET: Progress = lambda name, done, total: None
 
 
@@ -96,17 +100,34 @@ def make_law(values: Mapping[str, Any]) -> Law:
         raise SettingError("law=uniform has a random spectrum: leave out spectrum, or use law=rotated")
     if spectrum is None and (law == "uniform" or (law is None and (d is not None or n is not None))):
         d = d if d is not None else 5
-        return UniformSphere(d, n if n is not None else 4 * d)
+        n = n if n is not None else 4 * d
+        fits(d, n, values["spectra"])
+        return UniformSphere(d, n)
     if spectrum is None and law == "rotated" and (d, n) != (None, None):
         raise SettingError("law=rotated needs its spectrum, as in spectrum=[8,5,4,2,1]; d and n follow from it")
+    spectrum = DEFAULT_SPECTRUM if spectrum is None else spectrum
+    fits(len(spectrum), int(sum(spectrum)))
     try:
-        rotated = Rotated.with_spectrum(DEFAULT_SPECTRUM if spectrum is None else spectrum)
+        rotated = Rotated.with_spectrum(spectrum)
     except ValueError as error:
         raise SettingError(str(error)) from None
     for name, given, own in (("d", d, rotated.d), ("n", n, rotated.n)):
         if given is not None and given != own:
             raise SettingError(f"{name}={given} contradicts spectrum, which has {name}={own}: leave out {name}")
     return rotated
+
+
+def fits(d: int, n: int, spectra: int = 0) -> None:
+    """Raises SettingError if one sample's forward and backward pass, or the sampled spectra, exceed half the memory here.
+
+    Everything else is done in chunks, so that memory does not grow with batch, samples or steps.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else np.inf
+    D, N = 2 * d, n + 1
+    one = 8 * (LIVE_TOKENS * D * N + LIVE_WEIGHTS * D * D) * jax.device_count()
+    for name, size in ((f"d={d}, n={n:.15g}", one), (f"spectra={spectra}", 16 * WIDER * spectra * d)):
+        if size > memory / 2:
+            raise SettingError(f"{name} needs about {size / 1e9:.3g} GB, half of {memory / 1e9:.3g} is there: use less")
 
 
 def resolve(values: Mapping[str, Any]) -> Setting:
@@ -167,7 +188,11 @@ def check_setting(setting: Setting, progress: Progress = _QUIET) -> Report:
     if hard and setting.assume == "check":
         reason = "; ".join(f"{h.name} fails: {h.reason}" for h in hard)
         return Report(theorem, setting, Outcome.NOT_APPLICABLE, reason, (), {}, {})
-    findings: Findings = examine(theorem, setting, progress)
+    try:
+        findings: Findings = examine(theorem, setting, progress)
+    except Unresolved as error:
+        reason = f"the exact engine cannot resolve this curve ({error}): a less extreme spectrum, n or L is needed"
+        return Report(theorem, setting, Outcome.INCONCLUSIVE, reason, (), {}, {})
     claims = judge(findings.evidence, setting.false_alarm)
     soft = "; ".join(f"{h.name}: {h.reason}" for h in failed if h.soft)
     if soft and setting.assume == "check":

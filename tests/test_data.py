@@ -260,3 +260,9 @@ def test_bad_input_is_one_line_that_says_what_came_and_what_to_do(make, message)
         make()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_spectrum_that_is_not_the_matrix_s_own_is_refused():
+    with pytest.raises(ValueError, match=r"has the spectrum \[1. 1.\], not \[2. 0.\]: leave out spectrum"):
+        Rotated.matrix(np.eye(2), spectrum=[2.0, 0.0])
+    assert Rotated.matrix(np.eye(2), spectrum=[1.0, 1.0]).r == 2

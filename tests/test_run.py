@@ -61,6 +61,10 @@ BAD = [
     (["theorem=4.1", "false_alarm=2"], "a number between 0 and 1"),
     (["theorem=4.1", "assume=yes"], "one of check, ignore"),
     (["theorem=4.1", "law=uniform", "d=5", "n=3", "assume=ignore"], "n >= d"),
+    (["theorem=4.1", "d=1e6"], "use less"),
+    (["theorem=4.1", "d=5", "n=1e12"], "use less"),
+    (["theorem=4.1", "spectrum=[1e300,1]"], "use less"),
+    (["theorem=4.1", "law=uniform", "spectra=1e12"], "spectra=1000000000000 needs about"),
     (["theorem=4.1", "out=/dev/null/run"], "cannot be written"),
     (["theorem=4.1", "out=/dev/full"], "is a file"),
 ]

@@ -10,6 +10,7 @@ from runs import hasty, report
 
 from popgd import THEOREMS, Rotated, check
 from popgd.objectives import PowerIteration
+from popgd.theory import growth
 from popgd.theory.base import Setting
 from popgd.verdict import Outcome
 
@@ -161,6 +162,20 @@ def test_a_soft_hypothesis_excuses_only_what_fails():
     assert "small step: eta = 20 is beyond the sufficient bound" in found.reason
     assert Outcome.REFUTED not in outcomes and Outcome.SUPPORTED in outcomes
     assert found.outcome is Outcome.NOT_APPLICABLE
+
+
+def test_a_curve_that_cannot_be_resolved_is_inconclusive(monkeypatch):
+    monkeypatch.setattr(growth, "HARD", 1e-20)
+    found = hasty("4.3")
+    assert (found.outcome, found.claims) == (Outcome.INCONCLUSIVE, ())
+    assert "exceeds 1e-20" in found.reason and "a less extreme spectrum" in found.reason
+
+
+def test_rounding_and_multiplicative_noise_refute_nothing():
+    """Condition 10^8 and n = 1000: q + A S B q cancels, and with y = Sq the noise vanishes as descent converges."""
+    for theorem in THEOREMS:
+        found = hasty(theorem, spectrum=[999.99999, 0.00001], sampled_steps=50, batch=64)
+        assert refuted(found) == set()
 
 
 def test_settings_fill_in():
