@@ -62,6 +62,8 @@ def claimed(path: Path, settings: dict[str, Any]) -> Iterator[dict[str, Any] | N
             if report is None:
                 path.mkdir(parents=True, exist_ok=True)
                 held.callback(_release, path, lock(path))
+                for file in path.glob(f".*{PART}"):  # of a process killed while it wrote
+                    file.unlink(missing_ok=True)
                 report = _stored(path, settings)  # another process may just have finished
             if report is None and not (path / SETTINGS).exists():
                 write(path / SETTINGS, json.dumps({"format": FORMAT, **settings}, indent=1, sort_keys=True).encode())
