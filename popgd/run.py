@@ -74,6 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _main(arguments)
     except SettingError as error:
         return _say(str(error), BAD_INPUT)
+    except OSError as error:
+        return _say(f"cannot read or write {error.filename} ({error.strerror}): name another directory, or make room", BAD_INPUT)
     except Exception:
         return _internal(Path("popgd-error.txt"))
 
@@ -228,9 +230,9 @@ def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
     except SettingError as error:
         return _say(str(error), BAD_INPUT)
     except OSError as error:
-        return _say(
-            f"cannot write in {path or Path()} ({error.strerror}): make room there, then continue with resume={path}", BAD_INPUT
-        )
+        where = f"cannot write in {path}" if path else f"cannot read or write {error.filename}"
+        goes_on = f", then continue with resume={path}" if path else " or name another directory"
+        return _say(f"{where} ({error.strerror}): make room there{goes_on}", BAD_INPUT)
     except Exception:
         return _internal((path or Path(".")) / "popgd-error.txt" if path is None or path.is_dir() else Path("popgd-error.txt"))
 
@@ -265,7 +267,8 @@ def _judge(setting: Any, path: Path) -> dict[str, Any]:
     from popgd.report import check_setting, environment
     from popgd.screen import progress
 
-    identity = {"settings": store.settings_hash(setting.describe()), **environment(setting)}
+    own = {"settings": store.settings_hash(setting.describe()), "revision": store.revision()}
+    identity = {**own, **environment(setting)}
     checkpoint = Checkpoint(path / store.CHECKPOINT, identity)
 
     def stop_if_told() -> None:

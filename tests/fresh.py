@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 #: A run of seconds. "light" children leave out everything but one exact and three sampled descents, one picture and files.
-LIGHT = ["theorem=4.2", "spectrum=[3,2,1]", "samples=64", "sampled_steps=20", "batch=8", "optimiser=adam",
+LIGHT = ["theorem=4.2", "spectrum=[3,2,1]", "samples=64", "batch=8", "optimiser=adam",
          "dtype=float32", "assume=ignore"]  # fmt: skip
 
 

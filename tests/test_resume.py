@@ -28,6 +28,9 @@ TINY = Path(__file__).parent / "data" / "tiny_run"
 EMPTY = ["theorem=4.1", "law=uniform", "d=5", "n=6"]
 
 
+SHORT = [*fresh.LIGHT, "sampled_steps=20"]
+
+
 @pytest.fixture(scope="module")
 def processes():
     server = fresh.Fresh(jax.config.jax_compilation_cache_dir)
@@ -49,7 +52,7 @@ SAVED = "what was done is saved, continue with resume=run"
 
 def test_broken_off_in_every_way_it_ends_bit_for_bit_as_if_never_broken(tmp_path, processes):
     """Killed at no particular moment and in every phase of writing: half of it written, all of it, renamed; and told to."""
-    unbroken = processes.run(*fresh.LIGHT, "out=unbroken", cwd=tmp_path, interval=1e9)
+    unbroken = processes.run(*SHORT, "out=unbroken", cwd=tmp_path, interval=1e9)
     assert unbroken.code in run.EXIT.values(), unbroken.error
     directory = tmp_path / "run"
     for how, code, error in (
@@ -63,13 +66,13 @@ def test_broken_off_in_every_way_it_ends_bit_for_bit_as_if_never_broken(tmp_path
         (at("renamed", 2), -9, ""),
         (at("step", 1, signal.SIGTERM, signal.SIGINT), 130, "popgd: interrupted; at once, the same command goes on from"),
     ):
-        command = ["resume=run"] if (directory / store.SETTINGS).exists() else [*fresh.LIGHT, "out=run"]
+        command = ["resume=run"] if (directory / store.SETTINGS).exists() else [*SHORT, "out=run"]
         ended = processes.run(*command, cwd=tmp_path, **how)
         assert ended.code == code, (how, ended)
         assert ended.error.startswith(error) and ended.error.count("\n") == (code != -9), (how, ended)
         if code in (2, 130, 143) and "at once" not in error:
             assert set(contents(directory)) <= {store.SETTINGS, store.CHECKPOINT}
-    last = processes.run(*fresh.LIGHT, "out=run", cwd=tmp_path)
+    last = processes.run(*SHORT, "out=run", cwd=tmp_path)
     assert last.code == unbroken.code, last.error
     assert 0 < last.steps < unbroken.steps - 10
     assert contents(directory) == contents(tmp_path / "unbroken")
@@ -77,19 +80,19 @@ def test_broken_off_in_every_way_it_ends_bit_for_bit_as_if_never_broken(tmp_path
 
 @pytest.mark.slow
 def test_killed_fifty_times(tmp_path, processes):
-    """The whole of Theorem 4.3, killed at random moments."""
+    """At random moments of a somewhat longer run."""
     draw = random.Random(0)
-    arguments = ["theorem=4.3", "spectrum=[3,2,1]", "samples=64", "sampled_steps=100", "batch=8"]
-    unbroken = processes.run(*arguments, "out=unbroken", cwd=tmp_path, light=False)
+    arguments = [*fresh.LIGHT, "sampled_steps=200"]
+    unbroken = processes.run(*arguments, "out=unbroken", cwd=tmp_path)
     killed = 0
     for _ in range(50):
-        moment = at(draw.choice(("fsync", "rename", "renamed", "step")), draw.randint(1, 3))
-        how = moment if draw.random() < 0.7 else {"kill_after": draw.uniform(0, 12)}
-        killed += processes.run(*arguments, "out=run", cwd=tmp_path, light=False, **how).code == -9
-    last = processes.run(*arguments, "out=run", cwd=tmp_path, light=False)
+        moment = at(draw.choice(("fsync", "rename", "renamed", "step")), draw.randint(1, 4))
+        how = moment if draw.random() < 0.7 else {"kill_after": draw.uniform(0, 5)}
+        killed += processes.run(*arguments, "out=run", cwd=tmp_path, **how).code == -9
+    last = processes.run(*arguments, "out=run", cwd=tmp_path)
     assert last.code == unbroken.code, last.error
     assert contents(tmp_path / "run") == contents(tmp_path / "unbroken")
-    print(f"{killed} kills before the run was finished")
+    print(f"{killed} kills before the run was finished, {last.steps} of {unbroken.steps} steps left")
 
 
 class Kept(Memory):
