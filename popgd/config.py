@@ -121,6 +121,12 @@ TABLE: dict[str, Entry] = {
     "out": Entry(None, text, "run directory (default runs/THEOREM-HASH)"),
 }
 
+#: What the command line can do with a stored run; each stands alone.
+COMMANDS = {
+    "resume": "go on with the run in this directory, with its stored settings",
+    "recheck": "judge the finished run in this directory afresh and tell what comes out differently; writes nothing",
+}
+
 
 def nearest(name: str, known: Any) -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
@@ -153,7 +159,10 @@ def help_text(theorems: Mapping[str, str]) -> str:
     for name, entry in TABLE.items():
         default = "" if entry.default is None else f" [default {entry.default}]"
         lines.append(f"  {name:<15} {entry.help}{default}")
+    lines += ["", "with a stored run, instead of settings:"]
+    lines += [f"  {name + '=DIR':<15} {help}" for name, help in COMMANDS.items()]
     lines += ["", "theorems:"] + [f"  {name:<15} {title}" for name, title in theorems.items()]
     lines += ["", "exit codes: 0 supported, 1 a claim refuted, 3 inconclusive, 4 not applicable, 2 bad input,"]
-    lines += ["            70 internal error, 130 and 143 interrupted; a sweep returns its worst: 70, 2, 1, 3, 4, 0"]
+    lines += ["            70 internal error, 130 interrupted, 143 terminated (what was done is saved; again: end at once);"]
+    lines += ["            a sweep returns its worst: 70, 2, 1, 3, 4, 0; recheck: 0 all the same, 1 something differs"]
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from popgd import gradient, model
 from popgd.data import Law
+from popgd.memory import FORGETFUL, Arrays, Memory
 from popgd.model import Weights
 from popgd.objectives import Objective
 from popgd.recursion import log_grid
@@ -61,6 +62,16 @@ class _State(NamedTuple):
     inactive: Float[Array, ""]
 
 
+class _Run(NamedTuple):
+    """A descent under way: the step to take next, and what was seen of those before. rows and window grow in place."""
+
+    step: int
+    state: _State
+    rows: list[tuple]
+    window: list[tuple]
+    diverged_at: int | None = None
+
+
 def _largest_inactive(weights: Weights) -> Float[Array, ""]:
     P, Q = model.blocks(weights.P), model.blocks(weights.Q)
     return jnp.max(jnp.abs(jnp.stack([P.b11, P.b12, P.b22, Q.b11, Q.b21, Q.b22])))
@@ -88,6 +99,7 @@ def descend(
     projected: bool = False,
     per_decade: int = 8,
     progress: Progress | None = None,
+    memory: Memory = FORGETFUL,
 ) -> Trajectory:
     """`steps` steps of population gradient descent on every entry of P and Q from `start`.
 
@@ -95,30 +107,56 @@ def descend(
     the manifold. Read the growth of c off such a descent only: in the raw one, where every entry follows its own noise,
     noise in the active blocks biases c by O(eta/batch).
     A descent that leaves the finite numbers stops: `diverged_at` is the step that failed, the records end before it.
+    What `memory` recalls of the same descent is gone on from, bit for bit.
     """
-    window: list[tuple] = []
-    state, rows, diverged_at = _State(start, how.optimiser.init(start), _largest_inactive(start)), [], None
+    at = _begin(how, start, memory.recall())
     grid = set(log_grid(steps, per_decade).tolist()) if steps else {0}
-    for step in range(steps + 1):
-        step_key = key if how.bank else jax.random.fold_in(key, step)
-        mean, stderr, _ = gradient.population_gradient(how.objective, state.weights, law, step_key, batch)
-        following, finite = _step(how.optimiser, projected, state, mean.weights)
-        if step and not np.isfinite(mean.loss):
-            diverged_at = step
-            break
-        window.append((np.asarray(mean.trace), np.asarray(stderr.trace)))
-        # The last state of a descent that breaks off is recorded too.
-        if step in grid or not finite:
-            rows.append(_record(step, state, mean, stderr, window))
-            window = []
-        if not finite and step < steps:
-            diverged_at = step + 1
-            break
-        state = following
+    while at.step <= steps and at.diverged_at is None:
+        at = _advance(how, law, steps, batch, key, projected, grid, at)
+        memory.offer(partial(_pack, at))
         if progress is not None:
-            progress(step, steps)
-    columns = [np.stack([np.asarray(row[i]) for row in rows]) for i in range(len(rows[0]))]
-    return Trajectory(*columns, diverged_at=diverged_at)
+            progress(at.step - 1, steps)
+    columns = [np.stack([np.asarray(row[i]) for row in at.rows]) for i in range(len(at.rows[0]))]
+    return Trajectory(*columns, diverged_at=at.diverged_at)
+
+
+def _advance(how: Descent, law: Law, last: int, batch: int, key: PRNGKeyArray, projected: bool, grid: set[int], at: _Run) -> _Run:
+    """One step, after recording the state that it starts from if it is on the grid."""
+    step, state, rows, window, _ = at
+    step_key = key if how.bank else jax.random.fold_in(key, step)
+    mean, stderr, _ = gradient.population_gradient(how.objective, state.weights, law, step_key, batch)
+    following, finite = _step(how.optimiser, projected, state, mean.weights)
+    if step and not np.isfinite(mean.loss):
+        return at._replace(diverged_at=step)
+    window.append((np.asarray(mean.trace), np.asarray(stderr.trace)))
+    # The last state of a descent that breaks off is recorded too.
+    if step in grid or not finite:
+        rows.append(_record(step, state, mean, stderr, window))
+        window = []
+    diverged_at = step + 1 if not finite and step < last else None
+    return _Run(step + 1, following, rows, window, diverged_at)
+
+
+def _pack(at: _Run) -> Arrays:
+    """All of a descent under way: as many digits as it has itself."""
+    leaves = {f"state{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(at.state))}
+    columns = {f"row{i}": np.stack([np.asarray(row[i]) for row in at.rows]) for i in range(len(at.rows[0]) if at.rows else 0)}
+    window = np.array(at.window, dtype=at.state.weights.P.dtype).reshape(-1, 2, 2)
+    diverged_at = np.array(-1 if at.diverged_at is None else at.diverged_at)
+    return {"step": np.array(at.step), "diverged_at": diverged_at, "window": window, **leaves, **columns}
+
+
+def _begin(how: Descent, start: Weights, kept: Arrays | None) -> _Run:
+    """A descent at its start, or where it was packed."""
+    state = _State(start, how.optimiser.init(start), _largest_inactive(start))
+    if kept is None:
+        return _Run(0, gradient.everywhere(state), [], [])
+    leaves, tree = jax.tree.flatten(state)
+    state = jax.tree.unflatten(tree, [jnp.asarray(kept[f"state{i}"]) for i in range(len(leaves))])
+    columns = [kept[f"row{i}"] for i in range(sum(name.startswith("row") for name in kept))]
+    rows, window = list(zip(*columns, strict=True)), [tuple(pair) for pair in kept["window"]]
+    diverged_at = int(kept["diverged_at"])
+    return _Run(int(kept["step"]), gradient.everywhere(state), rows, window, None if diverged_at < 0 else diverged_at)
 
 
 def _record(step: int, state: _State, mean: gradient.Gradient, stderr: gradient.Gradient, window: list) -> tuple:

@@ -87,9 +87,7 @@ def population_gradient(
     """
     if samples < 2:
         raise ValueError(f"samples={samples}: at least 2 are needed for a standard error")
-    # One placement for all callers, so that one compilation serves them all.
-    everywhere = NamedSharding(_mesh(), PartitionSpec())
-    weights, law, key = jax.device_put((weights, law, key), everywhere)
+    weights, law, key = everywhere((weights, law, key))
     mean, stderr = _estimate(GradientOf(objective), weights, law, key, samples, chunk)
     return Estimate(mean, stderr, samples)
 
@@ -136,6 +134,11 @@ def _estimate(
     count = samples.astype(dtype)
     stderr = jax.tree.map(lambda s: jnp.sqrt(s / (count * jnp.maximum(count - 1, 1))), squares)
     return mean, stderr
+
+
+def everywhere(tree: PyTree) -> Any:
+    """The arrays on every device: one placement for all callers, so that one compilation serves them all."""
+    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
 
 
 def _mesh() -> Mesh:

@@ -14,15 +14,16 @@ from popgd import config
 from popgd.config import SettingError
 from popgd.data import Law, Rotated, UniformSphere
 from popgd.interpolant import Unresolved
+from popgd.memory import FORGETFUL, Memory
+from popgd.store import FORMAT
 from popgd.theory import THEOREMS, Setting, Study, Theorem
 from popgd.theory.base import WIDER, Findings, Progress, examine
 from popgd.verdict import Claim, Outcome, judge, not_applicable, overall
 
-#: The number of report.json's format; it changes when a key changes its meaning or goes.
-FORMAT = 1
 DEFAULT_SPECTRUM = (8.0, 5.0, 4.0, 2.0, 1.0)
 DEFAULT_L = 3
-#: Arrays of the size of the token matrix, and of P, that one sample's gradient keeps alive (measured at d = 500, n = 2000).
+#: Arrays of the size of the token matrix, and of P, that one sample's gradient keeps alive at least: a layer's input,
+#: output, their gradients and LN's factors; P, Q, Z Z^T, their products, gradients, running means and squares.
 LIVE_TOKENS, LIVE_WEIGHTS = 8, 12
 _QUIET: Progress = lambda name, done, total: None
 
@@ -165,6 +166,21 @@ def resolve(values: Mapping[str, Any]) -> Setting:
     )
 
 
+def restore(stored: Mapping[str, Any]) -> Setting:
+    """The setting that describes itself like this. Raises SettingError if none does."""
+    try:
+        names = [name for name in (*_SAME, "theorem", "L", "eta", "law", "d", "n", "spectrum") if name in stored]
+        targets = find_theorem(stored["theorem"]).targets
+        target = stored["targets"][0] if len(targets) > len(stored["targets"]) == 1 else None
+        setting = resolve({**{name: stored[name] for name in names}, "target": target, "claim.exponent": stored["exponent"]})
+    except (KeyError, TypeError) as error:
+        raise SettingError(f"the stored settings are damaged ({error!r}): start the run afresh elsewhere") from None
+    if setting.describe() != stored:
+        changed = [name for name, value in setting.describe().items() if stored.get(name, ...) != value] or ["unknown names"]
+        raise SettingError(f"the stored settings are not those of a run ({', '.join(changed)}): start the run afresh elsewhere")
+    return setting
+
+
 _SAME = ("init", "steps", "sampled_steps", "batch", "samples", "spectra", "bank", "optimiser", "dtype", "seed",
          "false_alarm", "assume")  # fmt: skip
 
@@ -180,8 +196,8 @@ def check(theorem: str, *, progress: Progress = _QUIET, **values: Any) -> Report
     return check_setting(resolve({"theorem": theorem, **values}), progress)
 
 
-def check_setting(setting: Setting, progress: Progress = _QUIET) -> Report:
-    """Judge a resolved setting."""
+def check_setting(setting: Setting, progress: Progress = _QUIET, memory: Memory = FORGETFUL) -> Report:
+    """Judge a resolved setting. What `memory` recalls of it is not done again."""
     theorem = THEOREMS[setting.theorem]
     failed = [h for h in theorem.hypotheses(setting) if not h.holds]
     hard = [h for h in failed if not h.soft]
@@ -189,7 +205,7 @@ def check_setting(setting: Setting, progress: Progress = _QUIET) -> Report:
         reason = "; ".join(f"{h.name} fails: {h.reason}" for h in hard)
         return Report(theorem, setting, Outcome.NOT_APPLICABLE, reason, (), {}, {})
     try:
-        findings: Findings = examine(theorem, setting, progress)
+        findings: Findings = examine(theorem, setting, progress, memory)
     except Unresolved as error:
         reason = f"the exact engine cannot resolve this curve ({error}): a less extreme spectrum, n or L is needed"
         return Report(theorem, setting, Outcome.INCONCLUSIVE, reason, (), {}, {})

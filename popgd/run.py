@@ -9,19 +9,59 @@ import os
 import signal
 import sys
 import tempfile
-import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from popgd.config import TABLE, SettingError, help_text, nearest
+from popgd.config import COMMANDS, TABLE, SettingError, help_text, nearest
 
 EXIT = {"SUPPORTED": 0, "REFUTED": 1, "INCONCLUSIVE": 3, "NOT APPLICABLE": 4}
 BAD_INPUT, INTERNAL = 2, 70
-#: A part of a run that takes longer than this many seconds is announced with its estimated time.
-LONG = 60
 #: A sweep returns the first of these that any of its jobs returned.
 WORST = (INTERNAL, BAD_INPUT, 1, 3, 4, 0)
+
+
+class Interrupted(Exception):
+    """A run ended at a boundary because a signal asked for it; its checkpoint is written."""
+
+
+class _Stop:
+    """The signal that asks the process to end, if one came.
+
+    At once, unless a run is being judged: then its next boundary sees it, as an exception from here is lost where compiled
+    code swallows it. A second signal ends at once in any case.
+    """
+
+    def __init__(self) -> None:
+        self.signal, self._later = 0, False
+
+    @property
+    def word(self) -> str:
+        return "interrupted" if self.signal == signal.SIGINT else "terminated"
+
+    @property
+    def code(self) -> int:
+        return 128 + self.signal
+
+    def told(self, number: int, frame: Any) -> None:
+        again, self.signal = self.signal, number
+        if again or not self._later:
+            what = "at once, the same command goes on from the last checkpoint" if again else "no run was under way"
+            os.write(2, f"popgd: {self.word}; {what}\n".encode())  # print is not reentrant
+            os._exit(self.code)
+
+    @contextlib.contextmanager
+    def later(self) -> Iterator[None]:
+        """Inside, the first signal is only noted."""
+        self._later = True
+        try:
+            yield
+        finally:
+            self._later = False
+
+
+_STOP = _Stop()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,20 +69,15 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if __name__ == "__main__":
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _stop)
+            signal.signal(number, _STOP.told)
     try:
         return _main(arguments)
     except SettingError as error:
         return _say(str(error), BAD_INPUT)
+    except OSError as error:
+        return _say(f"cannot read or write {error.filename} ({error.strerror}): name another directory, or make room", BAD_INPUT)
     except Exception:
         return _internal(Path("popgd-error.txt"))
-
-
-def _stop(number: int, frame: Any) -> None:
-    """Leave at once: compiled code that runs for long would swallow an exception. Files are written whole or not at all."""
-    word, code = ("interrupted", 130) if number == signal.SIGINT else ("terminated", 143)
-    _say(f"{word}; nothing of the unfinished run is kept, start it again with the same command", code)
-    os._exit(code)
 
 
 def _say(line: str, code: int) -> int:
@@ -66,12 +101,22 @@ def _main(arguments: list[str]) -> int:
 
         print(help_text({name: theorem.title for name, theorem in THEOREMS.items()}))
         return 0
+    given = {word.partition("=")[0] for word in arguments}
+    for name, command in (("resume", _resume), ("recheck", _recheck)):
+        if name in given:
+            if len(arguments) > 1 or not arguments[0].partition("=")[2]:
+                raise SettingError(
+                    f"{' '.join(arguments)}: {name}=DIR stands alone, the run has its settings; leave out the rest"
+                )
+            return command(Path(arguments[0].partition("=")[2]))
     sweep = bool({"-m", "--multirun"} & set(arguments))
     words = [word for word in arguments if word not in ("-m", "--multirun")]
     overrides = [_override(word, sweep) for word in words]
     codes: list[int] = []
     _hydra(overrides, sweep, lambda settings: codes.append(_job(settings, sweep)))
-    return next(code for code in WORST if code in codes)
+    if sweep and _STOP.signal:
+        return _say(f"{_STOP.word}; the same command goes on with the sweep", _STOP.code)
+    return next(code for code in (_STOP.code, *WORST) if code in codes)
 
 
 def _override(word: str, sweep: bool) -> str:
@@ -80,7 +125,7 @@ def _override(word: str, sweep: bool) -> str:
     if not equals:
         raise SettingError(f"{word}: settings are key=value, as in theorem=4.1")
     if name not in TABLE:
-        raise SettingError(f"unknown setting {name}{nearest(name, TABLE) or '; --help lists all'}")
+        raise SettingError(f"unknown setting {name}{nearest(name, [*TABLE, *COMMANDS]) or '; --help lists all'}")
     values = _split(value) if sweep else [value]
     return f"{name}=" + ",".join("'" + v.replace("\\", "\\\\").replace("'", "\\'") + "'" for v in values)
 
@@ -137,30 +182,71 @@ def _lookup(tree: Any, name: str) -> Any:
 
 
 def _job(values: dict[str, Any], sweep: bool) -> int:
-    """Judge one setting, store and print it: its exit code. Never raises, so that a sweep goes on."""
-    path = None
-    try:
-        _start_jax()
+    """Judge one setting."""
+
+    def open_run() -> tuple[Any, Path]:
         from popgd import store
         from popgd.report import resolve
 
         out = values.pop("out")
         setting = resolve({name: value for name, value in values.items() if value is not None})
-        settings = setting.describe()
-        name = store.run_name(settings)
-        path = Path(out) / name if out and sweep else Path(out) if out else Path("runs") / name
-        stored = store.claim_directory(path, settings)
-        content = _judge(setting, path) if stored is None else stored
-        _print(content, path, stored is not None)
+        name = store.run_name(setting.describe())
+        return setting, Path(out) / name if out and sweep else Path(out) if out else Path("runs") / name
+
+    return _run(open_run)
+
+
+def _resume(path: Path) -> int:
+    """Go on with the run in this directory."""
+
+    def open_run() -> tuple[Any, Path]:
+        from popgd import store
+        from popgd.report import restore
+
+        if not (path / store.SETTINGS).exists():
+            raise SettingError(f"resume={path}: no run is there; name a run directory, or begin a run by theorem=...")
+        return restore(store.read(path / store.SETTINGS)), path
+
+    return _run(open_run)
+
+
+def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
+    """Judge what open_run opens, store and print it: its exit code. Never raises, so that a sweep goes on."""
+    if _STOP.signal:
+        return _STOP.code
+    path = None
+    try:
+        _start_jax()
+        from popgd import store
+        from popgd.screen import show
+
+        setting, path = open_run()
+        with _STOP.later(), store.claimed(path, setting.describe()) as stored:
+            content = _judge(setting, path) if stored is None else stored
+        show(content, path, stored is not None)
         return EXIT[content["outcome"]]
+    except Interrupted:
+        return _say(f"{_STOP.word}; what was done is saved, continue with resume={path}", _STOP.code)
     except SettingError as error:
         return _say(str(error), BAD_INPUT)
     except OSError as error:
-        return _say(
-            f"cannot write the run directory {path} ({error.strerror}): free some space or choose another out=", BAD_INPUT
-        )
+        where = f"cannot write in {path}" if path else f"cannot read or write {error.filename}"
+        goes_on = f", then continue with resume={path}" if path else " or name another directory"
+        return _say(f"{where} ({error.strerror}): make room there{goes_on}", BAD_INPUT)
     except Exception:
         return _internal((path or Path(".")) / "popgd-error.txt" if path is None or path.is_dir() else Path("popgd-error.txt"))
+
+
+def _recheck(path: Path) -> int:
+    """Judge a finished run afresh and print what differs."""
+    _start_jax()
+    from popgd.recheck import recheck
+    from popgd.screen import progress, show_differences
+
+    with progress() as report:
+        found = recheck(path, report)
+    show_differences(found, path)
+    return 1 if found.differences else 0
 
 
 def _start_jax() -> None:
@@ -175,67 +261,30 @@ def _start_jax() -> None:
 
 
 def _judge(setting: Any, path: Path) -> dict[str, Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """Judge a setting, from its last checkpoint on, and store the report."""
     from popgd import store
-    from popgd.report import check_setting
+    from popgd.checkpoint import Checkpoint
+    from popgd.report import check_setting, environment
+    from popgd.screen import progress
 
-    columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeRemainingColumn(compact=True))
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks: dict[str, tuple[Any, float, int]] = {}
-        announced: set[str] = set()
+    own = {"settings": store.settings_hash(setting.describe()), "revision": store.revision()}
+    identity = {**own, **environment(setting)}
+    checkpoint = Checkpoint(path / store.CHECKPOINT, identity)
+
+    def stop_if_told() -> None:
+        if _STOP.signal:
+            checkpoint.flush()
+            raise Interrupted
+
+    with progress() as show:
 
         def report(name: str, done: int, total: int) -> None:
-            if name not in tasks or done < tasks[name][2]:
-                for task, *_ in tasks.values():
-                    bars.update(task, visible=False)
-                tasks[name] = (bars.add_task(name), time.monotonic(), done)
-            task, start, _ = tasks[name]
-            tasks[name] = (task, start, done)
-            bars.update(task, completed=done, total=total)
-            spent = time.monotonic() - start
-            left = spent * (total - done) / done if done else 0.0
-            if spent > 2 and left > LONG and name not in announced:
-                announced.add(name)
-                console.print(f"{name}: {total:,} steps, about {left / 60:.0f} more minutes")
+            stop_if_told()
+            show(name, done, total)
 
-        found = check_setting(setting, report)
-    return store.save_report(path, found)
-
-
-def _print(content: dict[str, Any], path: Path, stored: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    settings = content["settings"]
-    shown = ", ".join(f"{k}={settings[k]}" for k in ("law", "d", "n", "spectrum", "L", "eta") if k in settings)
-    table = Table(title=f"Theorem {content['theorem']}: {shown}")
-    for column in ("claim", "predicted", "measured", "error", "allowance", "detectable", "resolution", "outcome"):
-        table.add_column(column, justify="left" if column in ("claim", "outcome") else "right", no_wrap=column != "claim")
-    for claim in content["claims"]:
-        numbers = [_number(claim["predicted"], 10), _number(claim["measured"], 10)]
-        numbers += [_number(claim[name], 2) for name in ("error", "allowance", "detectable", "resolution")]
-        table.add_row(claim["id"], *numbers, _coloured(claim["outcome"]))
-    if content["claims"]:
-        console.print(table)
-    for claim in content["claims"]:
-        if claim["outcome"] != "SUPPORTED":
-            console.print(f"{claim['id']}: {claim['outcome']}. {claim['statement']}. {claim['reason']}", markup=False)
-    reason = f": {content['reason']}" if content["reason"] else ""
-    console.print(f"Theorem {content['theorem']}: {content['outcome']}{reason}", markup=False)
-    console.print(f"{'already finished in' if stored else 'written to'} {path}", markup=False)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}g}"
-
-
-def _coloured(outcome: str) -> str:
-    colour = {"SUPPORTED": "green", "REFUTED": "red"}.get(outcome, "yellow")
-    return f"[{colour}]{outcome}[/{colour}]"
+        found = check_setting(setting, report, checkpoint)
+        stop_if_told()
+        return store.save_report(path, found)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Run directories: settings.json, report.json, trajectory.npz and the figures, each written whole or not at all."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,47 +14,119 @@ import numpy as np
 
 from popgd.config import SettingError
 
-#: Settings that name a run; where it is stored does not.
-REPORT, SETTINGS, TRAJECTORY = "report.json", "settings.json", "trajectory.npz"
+#: The number of the format of settings.json and report.json; it changes when a key changes its meaning or goes.
+FORMAT = 1
+REPORT, SETTINGS, TRAJECTORY, CHECKPOINT = "report.json", "settings.json", "trajectory.npz", "checkpoint.npz"
+ERROR, LOCK, PART = "popgd-error.txt", ".lock", ".part"
 
 
 def run_name(settings: dict[str, Any]) -> str:
     """THEOREM-HASH: the same settings have the same name."""
-    text = json.dumps(settings, sort_keys=True)
     theorem = re.sub(r"[^A-Za-z0-9.]+", "-", str(settings["theorem"]))
-    return f"{theorem}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    return f"{theorem}-{settings_hash(settings)[:10]}"
 
 
-def claim_directory(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Make the run directory ours; the stored report if this very run is finished there, else None.
+def settings_hash(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
-    Raises SettingError if the directory cannot be written or holds a different run or foreign files.
-    """
+
+def read(path: Path) -> dict[str, Any]:
+    """settings.json or report.json, less its format number. Raises SettingError if it is no such file of FORMAT."""
     try:
-        if path.exists() and not path.is_dir():
-            raise SettingError(f"out={path} is a file: name a directory that is new or holds this run")
-        stored = path / SETTINGS
-        if stored.exists():
-            if json.loads(stored.read_text()) != settings:
-                raise SettingError(f"out={path} holds a run with other settings: choose another directory")
-        elif path.exists() and any(path.iterdir()):
-            raise SettingError(f"out={path} is not empty and holds no run: choose another directory")
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            write(stored, json.dumps(settings, indent=1, sort_keys=True).encode())
-        report = path / REPORT
-        return json.loads(report.read_text()) if report.exists() else None
+        stored = json.loads(path.read_text())
     except OSError as error:
-        raise SettingError(f"out={path} cannot be written ({error.strerror}): choose another directory") from None
-    except ValueError as error:
-        if isinstance(error, SettingError):
-            raise
-        raise SettingError(f"out={path} holds files that are not a run's: choose another directory") from None
+        raise SettingError(f"{path} cannot be read ({error.strerror}): name a directory that holds a run") from None
+    except ValueError:
+        stored = None
+    if not isinstance(stored, dict):
+        raise SettingError(f"{path} is not a run's: name another directory")
+    found = stored.pop("format", 0)
+    if found != FORMAT:
+        raise SettingError(
+            f"{path} has format {found}, and this popgd reads format {FORMAT}: use the version that wrote it, or name another"
+        )
+    return stored
+
+
+@contextlib.contextmanager
+def claimed(path: Path, settings: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
+    """The run directory, ours alone inside; yields the stored report if this very run is finished there, else None.
+
+    Raises SettingError if the directory cannot be written, is in use, or holds a different run or foreign files.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            if path.exists() and not path.is_dir():
+                raise SettingError(f"{path} is a file: name a directory that is new or holds this run")
+            report = _stored(path, settings)
+            if report is None:
+                path.mkdir(parents=True, exist_ok=True)
+                held.callback(_release, path, lock(path))
+                for file in path.glob(f".*{PART}"):  # of a process killed while it wrote
+                    file.unlink(missing_ok=True)
+                report = _stored(path, settings)  # another process may just have finished
+            if report is None and not (path / SETTINGS).exists():
+                write(path / SETTINGS, json.dumps({"format": FORMAT, **settings}, indent=1, sort_keys=True).encode())
+        except OSError as error:
+            raise SettingError(f"{path} cannot be written ({error.strerror}): make room, or choose another directory") from None
+        yield report
+        if (path / REPORT).exists():  # nobody writes into it any more
+            tidy(path)
+
+
+def _release(path: Path, handle: int) -> None:
+    with contextlib.suppress(OSError):
+        (path / LOCK).unlink(missing_ok=True)
+    os.close(handle)
+
+
+def _stored(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The report if the run is finished. Raises SettingError if the directory holds anything but this run."""
+    if not (path / SETTINGS).exists():
+        ours = (name.name == LOCK or name.name.endswith(PART) for name in path.iterdir()) if path.exists() else ()
+        if not all(ours):  # these two are what a process killed in its first moments leaves
+            raise SettingError(f"{path} is not empty and holds no run: choose another directory")
+        return None
+    if read(path / SETTINGS) != settings:
+        raise SettingError(f"{path} holds a run with other settings: choose another directory")
+    return read(path / REPORT) if (path / REPORT).exists() else None
+
+
+def lock(path: Path) -> int:
+    """An open file that holds the directory's lock. The lock ends with the process, however that ends, so none is stale.
+
+    It may be deleted while it is held: whoever opened the deleted file and then gets its lock sees that it has no name
+    any more, and begins again. Raises SettingError if another process holds it.
+    """
+    while True:
+        handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise SettingError(f"{path} is in use by another process: wait for it, or choose another directory") from None
+        except (ImportError, OSError):
+            # No locks on this system or file system: two processes would both do the work, but as each writes whole
+            # files, and the same ones, neither would leave anything but this run.
+            return handle
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path / LOCK)):
+                return handle
+        os.close(handle)
+
+
+def tidy(path: Path) -> None:
+    """Delete what only an unfinished run needs. A directory that may not be changed stays as it is."""
+    with contextlib.suppress(OSError):
+        for file in (path / CHECKPOINT, path / ERROR, path / LOCK, *path.glob(f".*{PART}")):
+            file.unlink(missing_ok=True)
 
 
 def write(path: Path, content: bytes) -> None:
     """Write through a temporary file beside it: after a crash the old file or the new one is there, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -62,6 +135,12 @@ def write(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not every file system can; the file itself is safe
+            os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def write_through(path: Path, save: Callable[[Any], None]) -> None:
@@ -95,9 +174,15 @@ def save_report(path: Path, report: Any) -> dict[str, Any]:
         write_through(path / TRAJECTORY, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
     for name, figure in report.figures().items():
         write_through(path / f"{name}.png", lambda file, figure=figure: figure.savefig(file, format="png", dpi=150))
+    content = content_of(report)
+    write(path / REPORT, json.dumps(content, indent=1, allow_nan=False).encode())
+    return content
+
+
+def content_of(report: Any) -> dict[str, Any]:
+    """What report.json holds."""
     content = report.to_json()
     content["environment"]["revision"] = revision()
-    write(path / REPORT, json.dumps(content, indent=1, allow_nan=False).encode())
     return content
 
 

@@ -208,5 +208,5 @@ def test_signals_end_with_a_line_and_their_code(tmp_path, number, code):
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "start it again with the same command" in error
+    assert "what was done is saved, continue with resume=run" in error
     assert not (tmp_path / "run" / "report.json").exists()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from jaxtyping import Float
 
 from popgd import descent, gradient, model
 from popgd.data import Hypothesis, Law
+from popgd.memory import FORGETFUL, Memory
 from popgd.objectives import Objective
 from popgd.quadrature import Spectrum
 from popgd.recursion import Records
@@ -146,7 +148,7 @@ class Theorem:
     """One theorem: what it states, when it applies, what it predicts and how each prediction is judged.
 
     A theorem with targets is judged once for each. `claims` are functions from a `Study` to evidence; `step_size` is
-    eta=auto; `study` does the measuring.
+    eta=auto; `study` does the measuring, and what it offers to its memory need not be measured again after a break.
     """
 
     name: str
@@ -156,7 +158,7 @@ class Theorem:
     objective: Callable[[Setting, str], Objective]
     step_size: Callable[[Law], float]
     hypotheses: Callable[[Setting], list[Hypothesis]]
-    study: Callable[[Setting, Objective, Progress], Study]
+    study: Callable[[Setting, Objective, Progress, Memory], Study]
     claims: tuple[Callable[[Study], Iterable[Evidence]], ...]
     quantities: Callable[[Study], Mapping[str, tuple[float, float]]]
     targets: tuple[str, ...] = ()
@@ -173,12 +175,12 @@ class Findings:
     studies: dict[str, Study] = field(default_factory=dict)
 
 
-def examine(theorem: Theorem, setting: Setting, progress: Progress) -> Findings:
+def examine(theorem: Theorem, setting: Setting, progress: Progress, memory: Memory = FORGETFUL) -> Findings:
     """Measure everything the theorem's claims need and collect their evidence."""
     findings = Findings()
     for target in setting.targets or ("",):
         suffix = f"@{target}" if len(setting.targets) > 1 else ""
-        study = theorem.study(setting, theorem.objective(setting, target), progress)
+        study = theorem.study(setting, theorem.objective(setting, target), progress, memory.part(target))
         findings.studies[suffix] = study
         for claim in theorem.claims:
             findings.evidence.extend(replace(e, id=e.id + suffix, source=f"{theorem.source}: {e.source}") for e in claim(study))
@@ -200,35 +202,71 @@ def curves_of(setting: Setting, make_curve: Callable[[Spectrum], Any]) -> tuple[
     return narrow, narrow if np.shape(narrow.spectra.lam)[0] == 1 else curve(WIDER * setting.spectra)
 
 
-def sampled(setting: Setting, objective: Objective, exact: Exact, progress: Progress) -> Study:
-    """The Monte Carlo half of a study of descent on the manifold {P21 = a I, Q12 = b I}, beside its exact half."""
+#: The shape of what an exact half remembers: records, short, losses, slope_error.
+_EXACT = (Records(*range(7), state=None), Records(*range(7), state=None), 0, 0)  # pyright: ignore
+
+
+def exact_half(
+    curve: Any,
+    wide: Any,
+    curvature: float,
+    power: int,
+    descend: Callable[[], tuple[Records, Records, Any, float]],
+    memory: Memory,
+) -> Exact:
+    """An `Exact` whose records, short, losses and slope_error come from descend(), once. States to go on from are dropped."""
+
+    def measure() -> tuple:
+        records, short, losses, error = descend()
+        return records._replace(state=None), short._replace(state=None), losses, error
+
+    records, short, losses, error = memory.part("exact").once(measure, _EXACT)
+    return Exact(curve, wide, records, short, losses, float(error), curvature, power)
+
+
+def population_gradients(
+    setting: Setting, objective: Objective, exact: Exact, progress: Progress, memory: Memory
+) -> Iterable[Point]:
+    """Monte Carlo gradients at the start, early in and at the end of the short descent."""
     law, dtype, steps = setting.law, jnp.dtype(setting.dtype), setting.sampled_steps
     a, b = exact.short.weights
-    points = []
+    blank = gradient.Gradient(0, model.Weights(0, 0), 0, 0, 0)  # pyright: ignore
     for number, step in enumerate((0, max(1, steps // 100), steps)):
         progress("population gradients", number, 3)
         i = int(np.searchsorted(exact.short.step, step))
         weights = model.embed(jnp.asarray(a[i], dtype), jnp.asarray(b[i], dtype), law.d)
-        key = setting.key(1, number)
-        estimate = gradient.population_gradient(objective, weights, law, key, setting.samples)
-        mean, stderr = jax.device_get((estimate.mean, estimate.stderr))
-        points.append(Point(float(a[i]), float(b[i]), gradient.Estimate(mean, stderr, setting.samples)))
+        measure = partial(gradient.population_gradient, objective, weights, law, setting.key(1, number), setting.samples)
+        mean, stderr = memory.part(f"point {number}").once(lambda measure=measure: measure()[:2], (blank, blank))
+        yield Point(float(a[i]), float(b[i]), gradient.Estimate(mean, stderr, setting.samples))
+
+
+def sampled(setting: Setting, objective: Objective, exact: Exact, progress: Progress, memory: Memory = FORGETFUL) -> Study:
+    """The Monte Carlo half of a study of descent on the manifold {P21 = a I, Q12 = b I}, beside its exact half."""
+    law, dtype, steps = setting.law, jnp.dtype(setting.dtype), setting.sampled_steps
+    points = tuple(population_gradients(setting, objective, exact, progress, memory))
     a0, b0 = setting.start
     start = model.embed(jnp.asarray(a0, dtype), jnp.asarray(b0, dtype), law.d)
     how = descent.Descent(objective, setting.make_optimiser(), setting.bank)
     raw_steps = int(exact.short.step[np.searchsorted(exact.short.step, max(1, steps // RAW_SHORTER))])
 
     def run(name: str, purpose: int, count: int, batch: int, projected: bool) -> descent.Trajectory:
-        def report(done: int, total: int) -> None:
-            progress(name, done, total)
-
-        return descent.descend(how, law, start, count, batch, setting.key(purpose), projected, progress=report)
+        return descent.descend(
+            how,
+            law,
+            start,
+            count,
+            batch,
+            setting.key(purpose),
+            projected,
+            progress=partial(progress, name),
+            memory=memory.part(name),
+        )
 
     return Study(
         setting,
         objective,
         exact,
-        tuple(points),
+        points,
         raw=run("raw descent", 2, raw_steps, RAW_BATCH * setting.batch, False),
         raw_double=run("raw descent, twice the batch", 3, raw_steps, 2 * RAW_BATCH * setting.batch, False),
         projected=run("projected descent", 4, steps, setting.batch, True),

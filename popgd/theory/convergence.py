@@ -6,6 +6,7 @@ With etat = 2 eta A/d and s = sqrt(4c^2 + Delta^2) = a^2 + b^2 one step of the r
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from popgd import recursion
+from popgd.memory import FORGETFUL, Memory
 from popgd.quadrature import Spectrum
 from popgd.theory import manifold
-from popgd.theory.base import Exact, Progress, Setting, Study, curves_of
+from popgd.theory.base import Exact, Progress, Setting, Study, curves_of, exact_half
 from popgd.theory.manifold import broken_off
 from popgd.verdict import Evidence
 
@@ -39,7 +41,9 @@ def sufficient(eta: float, A: float, c_star: float, d: int) -> float:
     return etat * np.sqrt(1 + 4 * c_star**2) + etat**2 * c_star**2 / 4
 
 
-def descend_exactly(setting: Setting, make_curve: Callable[[Spectrum], Any], progress: Progress) -> Exact:
+def descend_exactly(
+    setting: Setting, make_curve: Callable[[Spectrum], Any], progress: Progress, memory: Memory = FORGETFUL
+) -> Exact:
     """The population curve of the law and the exact descent until it has converged, or to `setting.steps`."""
     curve, wide = curves_of(setting, make_curve)
     A, c_star = float(curve.mean_square().value), float(curve.c_star().value)
@@ -48,13 +52,13 @@ def descend_exactly(setting: Setting, make_curve: Callable[[Spectrum], Any], pro
     need = int(min(ENOUGH * d / (2 * eta * A) + 100, MOST))
     grid = recursion.log_grid(max(1, min(setting.steps, need)), PER_DECADE)
 
-    def report(done: int, total: int) -> None:
-        progress("exact descent", done, total)
+    def descend() -> tuple:
+        report = partial(progress, "exact descent")
+        records = recursion.recurse(slope, setting.start, eta, d, grid, callback=report)
+        short = recursion.recurse(slope, setting.start, eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE))
+        return records, short, np.asarray(curve.loss(records.c).value), 0.0
 
-    records = recursion.recurse(slope, setting.start, eta, d, grid, callback=report)
-    short = recursion.recurse(slope, setting.start, eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE))
-    losses = np.asarray(curve.loss(records.c).value)
-    return Exact(curve, wide, records, short, losses, 0.0, 2 * A, 0)
+    return exact_half(curve, wide, 2 * A, 0, descend, memory)
 
 
 def convergence(study: Study) -> Iterator[Evidence]:

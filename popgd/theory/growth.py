@@ -20,8 +20,10 @@ from jaxtyping import Float
 
 from popgd import leap, recursion
 from popgd.interpolant import interpolate
+from popgd.memory import FORGETFUL, Memory
 from popgd.quadrature import Spectrum
-from popgd.theory.base import Exact, Progress, Setting, Study, curves_of
+from popgd.recursion import Records
+from popgd.theory.base import Exact, Progress, Setting, Study, curves_of, exact_half
 from popgd.theory.manifold import broken_off
 from popgd.verdict import Evidence
 
@@ -37,13 +39,24 @@ HARD = 1e-6
 LARGEST = 1e10
 
 
-def descend_exactly(setting: Setting, make_curve: Callable[[Spectrum], Any], power: int, progress: Progress) -> Exact:
+def descend_exactly(
+    setting: Setting, make_curve: Callable[[Spectrum], Any], power: int, progress: Progress, memory: Memory = FORGETFUL
+) -> Exact:
     """The population curve of the law, its interpolant and the exact descent to `setting.steps`.
 
     For a law with random spectra the recursion is exact for the sampled set of spectra. Another optimiser than plain
     gradient descent has no interpolating flow: it takes at most MOST_OPTIMISER_STEPS steps.
     """
     curve, wide = curves_of(setting, make_curve)
+    middle = None if curve is wide else make_curve(Spectrum.of(np.asarray(curve.spectra.lam).mean(axis=0)))
+    return exact_half(curve, wide, 0.0, power, lambda: _descend(setting, curve, middle, power, progress), memory)
+
+
+def _descend(
+    setting: Setting, curve: Any, middle: Any, power: int, progress: Progress
+) -> tuple[Records, Records, np.ndarray, float]:
+    """Records of the long and of the short descent, losses along the long one, the error of the slope. `middle` is the
+    curve of the mean spectrum where there are many."""
     worst = [0.0]
 
     def log_slope(c: Any) -> np.ndarray:
@@ -52,16 +65,13 @@ def descend_exactly(setting: Setting, make_curve: Callable[[Spectrum], Any], pow
         progress("interpolating the slope", len(worst), 60)
         return np.asarray(found.value)
 
-    if curve is wide:
+    if middle is None:
         slope = interpolate(log_slope, power, largest=LARGEST, tolerance=HARD)
     else:
-        middle = make_curve(Spectrum.of(np.asarray(curve.spectra.lam).mean(axis=0)))
         scale = float(interpolate(lambda c: np.asarray(middle.log_slope(c).value), power, largest=LARGEST, tolerance=HARD).scale)
         slope = interpolate(log_slope, power, scale=scale, largest=LARGEST, degree=16, tolerance=HARD)
 
-    def report(done: int, total: int) -> None:
-        progress("exact descent", done, total)
-
+    report = partial(progress, "exact descent")
     eta, d = setting.eta, setting.law.d
     if setting.optimiser == "sgd":
         records = leap.trajectory(slope, setting.start, eta, d, setting.steps, PER_DECADE, callback=report)
@@ -72,7 +82,7 @@ def descend_exactly(setting: Setting, make_curve: Callable[[Spectrum], Any], pow
         records, short = (run(grid, callback=report) for grid in grids)
     error = float(slope.error) + max(worst)
     losses = float(curve.limit().value) + excess_losses(slope, records.c, power)
-    return Exact(curve, wide, records, short, losses, error, 0.0, power)
+    return records, short, losses, error
 
 
 def excess_losses(slope: Any, c: Float[np.ndarray, " records"], power: int) -> Float[np.ndarray, " records"]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from popgd import curve as curves
 from popgd.data import Hypothesis, Law, UniformSphere
+from popgd.memory import Memory
 from popgd.objectives import TARGETS, Objective, PowerIteration, SubspaceDistance
 from popgd.quadrature import Spectrum
 from popgd.theory import convergence, growth, manifold
@@ -55,25 +56,26 @@ def small_step(setting: Setting) -> list[Hypothesis]:
     return [*hypotheses(setting), Hypothesis("small step", bool(bound <= 1), reason, soft=True)]
 
 
-def looped_study(setting: Setting, objective: Objective, progress: Progress) -> Study:
-    exact = growth.descend_exactly(setting, lambda s: curves.Looped.of(s, setting.L), 2, progress)
-    return sampled(setting, objective, exact, progress)
+def looped_study(setting: Setting, objective: Objective, progress: Progress, memory: Memory) -> Study:
+    exact = growth.descend_exactly(setting, lambda s: curves.Looped.of(s, setting.L), 2, progress, memory)
+    return sampled(setting, objective, exact, progress, memory)
 
 
-def layer_study(setting: Setting, objective: Objective, progress: Progress) -> Study:
-    exact = growth.descend_exactly(setting, curves.Layer.of, 3, progress)
-    return sampled(setting, objective, exact, progress)
+def layer_study(setting: Setting, objective: Objective, progress: Progress, memory: Memory) -> Study:
+    exact = growth.descend_exactly(setting, curves.Layer.of, 3, progress, memory)
+    return sampled(setting, objective, exact, progress, memory)
 
 
-def linear_study(setting: Setting, objective: Objective, progress: Progress) -> Study:
+def linear_study(setting: Setting, objective: Objective, progress: Progress, memory: Memory) -> Study:
     assert isinstance(objective, PowerIteration)
     target, law = objective.target, setting.law
 
     def curve(spectra: Spectrum) -> curves.Linear:
-        exact = law.r < law.d and len(spectra.lam.shape) == 2 and target == "unnormalised"
-        return curves.Linear.of(equivalent_spectrum(law) if exact else spectra, target)
+        equivalent = law.r < law.d and len(spectra.lam.shape) == 2 and target == "unnormalised"
+        return curves.Linear.of(equivalent_spectrum(law) if equivalent else spectra, target)
 
-    return sampled(setting, objective, convergence.descend_exactly(setting, curve, progress), progress)
+    exact = convergence.descend_exactly(setting, curve, progress, memory)
+    return sampled(setting, objective, exact, progress, memory)
 
 
 def equivalent_spectrum(law: Law) -> Spectrum:

@@ -1,0 +1,103 @@
+"""The checkpoint of a run: one file of arrays that holds the finished pieces and the state of the one under way."""
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from popgd.config import SettingError
+from popgd.memory import Arrays, Memory
+from popgd.store import write
+
+#: Seconds of work that a crash may cost.
+INTERVAL = 10.0
+#: The number of the file's format; it changes whenever what any piece of work keeps changes.
+FORMAT = 1
+#: The array that says whose checkpoint it is; the others are called "part:array".
+IDENTITY = "identity"
+#: Bytes of the digest at the end of the file.
+DIGEST = 32
+
+
+class Checkpoint(Memory):
+    """A memory in a file, written whole every INTERVAL seconds and by `flush`.
+
+    identity: settings and versions, which a stored checkpoint must have too. Raises SettingError on any other file.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self._path, self._identity = path, {"format": FORMAT, **identity}
+        self._packs: dict[str, Callable[[], Arrays]] = {}
+        self._found = _read(path, self._identity) if path.exists() else {}
+        self._saved = time.monotonic()
+
+    def part(self, name: str) -> Memory:
+        return _Part(self, name)
+
+    def flush(self) -> None:
+        """Write what has been offered."""
+        self._found |= {name: pack() for name, pack in self._packs.items()}
+        self._packs.clear()
+        if self._found:
+            named = {f"{part}:{name}": array for part, arrays in self._found.items() for name, array in arrays.items()}
+            file = io.BytesIO()
+            np.savez(file, allow_pickle=False, **{IDENTITY: np.array(json.dumps(self._identity)), **named})
+            content = file.getvalue()
+            write(self._path, content + _digest(content))
+        self._saved = time.monotonic()
+
+    def _recall(self, name: str) -> Arrays | None:
+        return self._found.get(name)
+
+    def _offer(self, name: str, pack: Callable[[], Arrays]) -> None:
+        self._packs[name] = pack
+        if time.monotonic() - self._saved >= INTERVAL:
+            self.flush()
+
+
+class _Part(Memory):
+    def __init__(self, whole: Checkpoint, name: str) -> None:
+        self._whole, self._name = whole, name
+
+    def part(self, name: str) -> Memory:
+        return _Part(self._whole, f"{self._name}/{name}")
+
+    def recall(self) -> Arrays | None:
+        return self._whole._recall(self._name)
+
+    def offer(self, pack: Callable[[], Arrays]) -> None:
+        self._whole._offer(self._name, pack)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _read(path: Path, identity: dict[str, Any]) -> dict[str, Arrays]:
+    """The parts of a checkpoint: an npz archive and its digest, without which nothing in it is believed."""
+    try:
+        content = path.read_bytes()
+        content, digest = content[:-DIGEST], content[-DIGEST:]
+        if digest != _digest(content):
+            raise ValueError("its digest is another")
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        stored = dict(json.loads(str(arrays.pop(IDENTITY))))
+    except Exception as error:  # what a foreign file makes its readers raise has no end
+        raise SettingError(f"{path} is damaged or no checkpoint ({error}): delete it to start the run afresh") from None
+    for name in sorted({*identity, *stored}, key=lambda name: name != "format"):
+        if stored.get(name) != identity.get(name):
+            raise SettingError(
+                f"{path} was written with {name} = {stored.get(name)}, and here it is {identity.get(name)}: "
+                "go on where it was written, or delete it to start the run afresh"
+            )
+    parts: dict[str, Arrays] = {}
+    for name, array in arrays.items():
+        part, _, leaf = name.rpartition(":")
+        parts.setdefault(part, {})[leaf] = array
+    return parts

@@ -1,0 +1,382 @@
+"""Runs that are killed, interrupted, met by a full disk or another process, and go on; and stored runs judged again."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import fresh
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from popgd import checkpoint, descent, model, run, store
+from popgd.checkpoint import Checkpoint
+from popgd.config import SettingError
+from popgd.data import Rotated
+from popgd.memory import Memory
+from popgd.objectives import PowerIteration
+from popgd.report import check_setting, resolve, restore
+
+TINY = Path(__file__).parent / "data" / "tiny_run"
+#: Finished as soon as it is begun: a hypothesis fails.
+EMPTY = ["theorem=4.1", "law=uniform", "d=5", "n=6"]
+
+
+SHORT = [*fresh.LIGHT, "sampled_steps=20"]
+
+
+@pytest.fixture(scope="module")
+def processes():
+    server = fresh.Fresh(jax.config.jax_compilation_cache_dir)
+    yield server
+    server.close()
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def at(place, count, *signals):
+    return {"fault": {"place": place, "count": count, "signals": signals or (signal.SIGKILL,)}}
+
+
+FULL = {"fault": {"place": "fsync", "count": 4, "errno": errno.ENOSPC}}
+SAVED = "what was done is saved, continue with resume=run"
+
+
+def test_broken_off_in_every_way_it_ends_bit_for_bit_as_if_never_broken(tmp_path, processes):
+    """Killed at no particular moment and in every phase of writing: half of it written, all of it, renamed; and told to."""
+    unbroken = processes.run(*SHORT, "out=unbroken", cwd=tmp_path, interval=1e9)
+    assert unbroken.code in run.EXIT.values(), unbroken.error
+    directory = tmp_path / "run"
+    for how, code, error in (
+        (at("fsync", 1), -9, ""),
+        ({"kill_after": random.uniform(0, 2)}, -9, ""),
+        (at("step", 3, signal.SIGINT), 130, f"popgd: interrupted; {SAVED}\n"),
+        (at("fsync", 4), -9, ""),
+        (at("step", 2, signal.SIGTERM), 143, f"popgd: terminated; {SAVED}\n"),
+        (at("rename", 3), -9, ""),
+        (FULL, 2, "popgd: cannot write in run (No space left on device): make room there, then continue with resume=run\n"),
+        (at("renamed", 2), -9, ""),
+        (at("step", 1, signal.SIGTERM, signal.SIGINT), 130, "popgd: interrupted; at once, the same command goes on from"),
+    ):
+        command = ["resume=run"] if (directory / store.SETTINGS).exists() else [*SHORT, "out=run"]
+        ended = processes.run(*command, cwd=tmp_path, **how)
+        assert ended.code == code, (how, ended)
+        assert ended.error.startswith(error) and ended.error.count("\n") == (code != -9), (how, ended)
+        if code in (2, 130, 143) and "at once" not in error:
+            assert set(contents(directory)) <= {store.SETTINGS, store.CHECKPOINT}
+    last = processes.run(*SHORT, "out=run", cwd=tmp_path)
+    assert last.code == unbroken.code, last.error
+    assert 0 < last.steps < unbroken.steps - 10
+    assert contents(directory) == contents(tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+def test_killed_fifty_times(tmp_path, processes):
+    """At random moments of a somewhat longer run."""
+    draw = random.Random(0)
+    arguments = [*fresh.LIGHT, "sampled_steps=200"]
+    unbroken = processes.run(*arguments, "out=unbroken", cwd=tmp_path)
+    killed = 0
+    for _ in range(50):
+        moment = at(draw.choice(("fsync", "rename", "renamed", "step")), draw.randint(1, 4))
+        how = moment if draw.random() < 0.7 else {"kill_after": draw.uniform(0, 5)}
+        killed += processes.run(*arguments, "out=run", cwd=tmp_path, **how).code == -9
+    last = processes.run(*arguments, "out=run", cwd=tmp_path)
+    assert last.code == unbroken.code, last.error
+    assert contents(tmp_path / "run") == contents(tmp_path / "unbroken")
+    print(f"{killed} kills before the run was finished, {last.steps} of {unbroken.steps} steps left")
+
+
+class Kept(Memory):
+    def __init__(self, found=None):
+        self.found, self.offers = found, []
+
+    def recall(self):
+        return self.found
+
+    def offer(self, pack):
+        self.offers.append({name: array.copy() for name, array in pack().items()})
+
+
+def test_from_each_state_offered_a_descent_ends_the_same():
+    """One that diverges, and so knows when it has ended."""
+    law = Rotated.with_spectrum([8, 4])
+    how = descent.Descent(PowerIteration("unnormalised", layer_norm=False), optax.sgd(1.0))
+    start, whole = model.embed(*jnp.asarray([1.0, 0.0]), 2), Kept()
+    wanted = descent.descend(how, law, start, 100, 16, jax.random.key(0), memory=whole)
+    for found in whole.offers[::4] + whole.offers[-1:]:
+        got = descent.descend(how, law, start, 100, 16, jax.random.key(0), memory=Kept(found))
+        assert got.diverged_at == wanted.diverged_at is not None
+        for x, y in zip(got[:-1], wanted[:-1], strict=True):
+            assert x.dtype == y.dtype
+            np.testing.assert_array_equal(x, y)
+
+
+def test_a_signal_ends_the_whole_sweep(tmp_path, processes):
+    ended = processes.run("-m", *EMPTY, "seed=1,2,3", "out=sweep", cwd=tmp_path, **at("renamed", 1, signal.SIGTERM))
+    assert ended.code == 143
+    assert "the same command goes on with the sweep" in ended.error
+    assert len(list((tmp_path / "sweep").iterdir())) == 1
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def empty(here, capsys):
+    """A finished run, in run/."""
+    assert run.main([*EMPTY, "out=run"]) == 4
+    capsys.readouterr()
+    return here / "run"
+
+
+def refused(capsys, arguments, *words):
+    assert run.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("popgd: ")
+    for word in words:
+        assert word in error
+
+
+def test_resume_of_a_finished_run_prints_it(empty, capsys):
+    before = contents(empty)
+    assert run.main(["resume=run"]) == 4
+    assert "already finished in run" in capsys.readouterr().out
+    assert contents(empty) == before
+
+
+@pytest.mark.parametrize("command", ["resume", "recheck"])
+def test_stored_runs_that_are_none_are_refused(empty, capsys, command):
+    refused(capsys, [f"{command}=run", "seed=1"], "stands alone")
+    refused(capsys, ["-m", f"{command}=run"], "stands alone")
+    refused(capsys, [f"{command}="], "stands alone")
+    refused(capsys, [f"{command}=nowhere"], f"{command}=nowhere: no run is there")
+    settings = json.loads((empty / store.SETTINGS).read_text())
+    for changed, words in (
+        ({**settings, "format": 7}, ("format 7", f"format {store.FORMAT}")),
+        ({name: value for name, value in settings.items() if name != "format"}, ("format 0",)),
+        ({**settings, "batch": "many"}, ("batch=many",)),
+        ({**settings, "batch": 2.0}, ()),
+        ({**settings, "colour": "red"}, ("unknown names",)),
+        ({"format": store.FORMAT}, ("damaged",)),
+        ([], ("not a run's",)),
+    ):
+        (empty / store.SETTINGS).write_text(json.dumps(changed))
+        if changed != settings and words:
+            refused(capsys, [f"{command}=run"], *words)
+    (empty / store.SETTINGS).write_text(json.dumps(settings))
+    report = json.loads((empty / store.REPORT).read_text())
+    (empty / store.REPORT).write_text(json.dumps({**report, "format": 7}))
+    refused(capsys, [f"{command}=run"], "format 7", f"format {store.FORMAT}")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"theorem": "4.1"},
+        {"theorem": "4.1", "law": "uniform", "d": 3, "n": 9, "L": 1, "seed": 9 * 10**18, "claim.exponent": "1/3"},
+        {"theorem": "4.2", "spectrum": [2.5, 1.2, 0.3], "target": "normalised", "dtype": "float32", "bank": True},
+        {"theorem": "4.2", "eta": 0.1 + 0.2, "optimiser": "adam", "init": "Q12", "false_alarm": 1e-300},
+        {"theorem": "4.3", "steps": 9 * 10**18, "assume": "ignore"},
+    ],
+)
+def test_every_setting_survives_being_stored(values):
+    setting = resolve(values)
+    again = restore(json.loads(json.dumps(setting.describe())))
+    assert again.describe() == setting.describe()
+    for name in setting.__dataclass_fields__:
+        x, y = getattr(setting, name), getattr(again, name)
+        assert type(x) is type(y)
+        if name == "law":
+            for u, v in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True):
+                np.testing.assert_array_equal(u, v)
+        else:
+            assert x == y
+
+
+def test_two_processes_do_not_share_a_directory(here, capsys):
+    """A lock on a deleted file is none; one on the file that is there is exclusive, and vanishes when it is let go."""
+    settings = resolve(dict(word.split("=") for word in EMPTY)).describe()
+    with store.claimed(here / "run", settings):
+        refused(capsys, [*EMPTY, "out=run"], "in use by another process")
+        refused(capsys, ["resume=run"], "in use by another process")
+    assert set(contents(here / "run")) == {store.SETTINGS}
+    first = store.lock(here)
+    (here / store.LOCK).unlink()
+    second = store.lock(here)
+    with pytest.raises(SettingError):
+        store.lock(here)
+    os.close(first)
+    os.close(second)
+    os.close(store.lock(here))
+    assert run.main([*EMPTY, "out=run"]) == 4
+    assert set(contents(here / "run")) == {store.SETTINGS, store.REPORT}
+
+
+def test_what_a_kill_in_the_first_moments_leaves_is_taken_over(here):
+    (here / "run").mkdir()
+    for name in (store.LOCK, f".{store.SETTINGS}.123{store.PART}"):
+        (here / "run" / name).touch()
+    assert run.main([*EMPTY, "out=run"]) == 4
+    assert set(contents(here / "run")) == {store.SETTINGS, store.REPORT}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_directory_that_cannot_be_written_is_one_line(here, capsys, monkeypatch, number):
+    def failing(*_):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        refused(capsys, [*EMPTY, "out=run"], "cannot be written", os.strerror(number))
+    assert run.main([*EMPTY, "out=run"]) == 4
+    (here / "run" / store.REPORT).unlink()
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        refused(capsys, ["resume=run"], "continue with resume=run", os.strerror(number))
+    assert set(contents(here / "run")) == {store.SETTINGS}
+    assert run.main(["resume=run"]) == 4
+
+
+def test_a_signal_before_a_run_ends_at_once(monkeypatch):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    run._Stop().told(signal.SIGTERM, None)
+    assert ended == [143]
+    stop = run._Stop()
+    with stop.later():
+        stop.told(signal.SIGINT, None)
+        assert ended == [143] and stop.code == 130
+        stop.told(signal.SIGINT, None)
+    assert ended == [143, 130]
+
+
+ARRAYS = {"x": np.arange(12.0).reshape(3, 4), "n": np.array(3), "small": np.float32([0.1])}
+
+
+@pytest.fixture
+def kept(tmp_path):
+    memory = Checkpoint(tmp_path / "checkpoint.npz", {"settings": "abc", "jax": "1"})
+    memory.part("").part("raw").offer(ARRAYS.copy)
+    memory.flush()
+    return tmp_path / "checkpoint.npz"
+
+
+def recalled(path, **identity):
+    return Checkpoint(path, {"settings": "abc", "jax": "1", **identity}).part("").part("raw").recall()
+
+
+def test_a_checkpoint_gives_back_what_it_got(kept):
+    found = recalled(kept)
+    assert found.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+    assert Checkpoint(kept, {"settings": "abc", "jax": "1"}).part("other").recall() is None
+
+
+def test_a_damaged_checkpoint_is_refused(kept):
+    """Cut anywhere or with any byte changed."""
+    content, rng = kept.read_bytes(), np.random.default_rng(0)
+    damaged = [content[:k] for k in (0, 1, 100, len(content) // 2, len(content) - 1)]
+    for k in rng.integers(0, len(content), 200):
+        damaged.append(content[:k] + bytes([content[k] ^ int(rng.integers(1, 256))]) + content[k + 1 :])
+    for bad in damaged:
+        kept.write_bytes(bad)
+        with pytest.raises(SettingError, match="delete it to start the run afresh"):
+            recalled(kept)
+
+
+def test_a_foreign_checkpoint_is_refused(kept, monkeypatch):
+    with pytest.raises(SettingError, match="settings = abc, and here it is xyz"):
+        recalled(kept, settings="xyz")
+    with pytest.raises(SettingError, match="jax = 1, and here it is 2"):
+        recalled(kept, jax="2")
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    with pytest.raises(SettingError, match="format = 1, and here it is 99"):
+        recalled(kept, settings="xyz")
+    np.savez(kept, x=np.arange(3))
+    with pytest.raises(SettingError, match="no checkpoint"):
+        recalled(kept)
+    np.savez(kept, identity=np.array([{"a": object}]))  # a pickle is not even opened
+    with pytest.raises(SettingError, match="no checkpoint"):
+        recalled(kept)
+
+
+def test_a_failed_save_leaves_the_last_one(kept, monkeypatch):
+    memory = Checkpoint(kept, {"settings": "abc", "jax": "1"})
+    before = kept.read_bytes()
+    memory.part("more").offer(ARRAYS.copy)
+    monkeypatch.setattr(os, "fsync", lambda _: os.write(-1, b""))
+    with pytest.raises(OSError):
+        memory.flush()
+    assert contents(kept.parent) == {kept.name: before}
+
+
+@pytest.fixture(scope="module")
+def judged_again():
+    """The stored run's report, computed once."""
+    return check_setting(restore(store.read(TINY / store.SETTINGS)))
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch, judged_again):
+    monkeypatch.setattr("popgd.recheck.check_setting", lambda *_: judged_again)
+    shutil.copytree(TINY, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_stored_run_comes_out_as_it_was(tiny, capsys):
+    before = contents(tiny)
+    assert run.main([f"recheck={tiny}"]) == 0
+    shown = capsys.readouterr().out
+    assert "then: popgd 0.1.0" in shown and f"now:  popgd 0.1.0, revision {store.revision()}" in shown
+    assert "0 of " in shown
+    assert contents(tiny) == before
+
+
+@pytest.mark.parametrize(
+    ("plant", "names"),
+    [
+        (lambda r: r["quantities"]["c_star"].update(value=r["quantities"]["c_star"]["value"] + 1e-9), ["c_star"]),
+        (lambda r: r["claims"][0].update(outcome="REFUTED"), ["inactive-gradient-zero: outcome"]),
+        (lambda r: r["claims"].pop(), ["outcome", "predicted", "measured"]),
+        (lambda r: r["quantities"].update(extra={"value": 1.0, "error": 9.0}), ["extra"]),
+        (lambda r: r["quantities"]["loss_min"].update(value=None), ["loss_min"]),
+        (lambda r: r.update(outcome="SUPPORTED"), ["outcome"]),
+    ],
+)
+def test_a_planted_difference_is_reported(tiny, capsys, plant, names):
+    report = json.loads((tiny / store.REPORT).read_text())
+    plant(report)
+    (tiny / store.REPORT).write_text(json.dumps(report))
+    assert run.main([f"recheck={tiny}"]) == 1
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in names)
+    assert f"{len(names)} of " in shown
+
+
+def test_a_difference_within_the_errors_is_none(tiny, capsys):
+    report = json.loads((tiny / store.REPORT).read_text())
+    claim = next(claim for claim in report["claims"] if claim["id"] == "active-gradient-scalar")
+    claim["measured"] += claim["error"]
+    (tiny / store.REPORT).write_text(json.dumps(report))
+    assert run.main([f"recheck={tiny}"]) == 0
+
+
+def test_recheck_wants_a_finished_run(tiny, capsys):
+    (tiny / store.REPORT).unlink()
+    refused(capsys, [f"recheck={tiny}"], "not finished")
