@@ -171,6 +171,7 @@ def test_a_curve_that_cannot_be_resolved_is_inconclusive(monkeypatch):
     assert "exceeds 1e-20" in found.reason and "a less extreme spectrum" in found.reason
 
 
+@pytest.mark.slow
 def test_rounding_and_multiplicative_noise_refute_nothing():
     """Condition 10^8 and n = 1000: q + A S B q cancels, and with y = Sq the noise vanishes as descent converges."""
     for theorem in THEOREMS:
