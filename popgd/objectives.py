@@ -32,11 +32,15 @@ class Objective(Protocol):
 class SubspaceDistance:
     """Theorem 4.1: dist^2(f_L, V), the squared distance of the L-loop output to the principal subspace, any r.
 
-    The subspace is data: no gradient flows through the eigenvectors.
+    The subspace is data: no gradient flows through the eigenvectors. Raises ValueError unless L >= 1.
     """
 
     L: int
     layer_norm: bool = True
+
+    def __post_init__(self) -> None:
+        if self.L < 1:
+            raise ValueError(f"L={self.L}: at least one loop is needed")
 
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
         V = jax.lax.stop_gradient(sample.V)
@@ -46,11 +50,20 @@ class SubspaceDistance:
 
 @dataclass(frozen=True)
 class PowerIteration:
-    """Theorems 4.2 and 4.3: ||f - y||^2 for one layer, y = S q / ||S q|| (normalised) or y = S q (unnormalised)."""
+    """Theorems 4.2 and 4.3: ||f - y||^2 for one layer, y = S q / ||S q|| (normalised) or y = S q (unnormalised).
+
+    Raises ValueError for another target, or L < 1.
+    """
 
     target: str = "normalised"
     layer_norm: bool = True
     L: int = 1
+
+    def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise ValueError(f"target={self.target}: one of {', '.join(TARGETS)} was wanted")
+        if self.L < 1:
+            raise ValueError(f"L={self.L}: at least one loop is needed")
 
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
         f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm)

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from popgd import run, store
+from popgd import PowerIteration, Rotated, SubspaceDistance, UniformSphere, check, run, store
+from popgd.quadrature import Spectrum
 from popgd.report import FORMAT
 
 #: A run of a few seconds: enough for the schema, not for every verdict. The shapes are those of `runs.py`, compiled before.
@@ -68,6 +69,43 @@ BAD = [
     (["theorem=4.1", "out=/dev/null/run"], "cannot be written"),
     (["theorem=4.1", "out=/dev/full"], "is a file"),
 ]
+
+
+#: The same for the Python interface: ValueError, in one line.
+BAD_CALLS = [
+    (lambda: check("4.9"), "unknown theorem 4.9"),
+    (lambda: check("4.1", colour="red"), "unknown setting colour"),
+    (lambda: check("4.1", d=True), "d=True: a number was wanted"),
+    (lambda: check("4.1", d=[5]), "d=[5]: a number was wanted"),
+    (lambda: check("4.1", n=float("nan")), "n=nan: a finite number was wanted"),
+    (lambda: check("4.1", spectrum=5), "a list of positive numbers"),
+    (lambda: check("4.1", spectrum=[]), "a list of positive numbers"),
+    (lambda: check("4.1", spectrum=[np.inf, 1]), "a finite number was wanted"),
+    (lambda: check("4.1", steps=10**30), "an integer of at most 9e18"),
+    (lambda: check("4.1", samples=1), "an integer of at least 2"),
+    (lambda: check("4.1", law=UniformSphere(3, 9), d=3), "d was given beside a law object"),
+    (lambda: check("4.2", claim_exponent=0.5), "claims no growth exponent"),
+    (lambda: check("4.1", claim_exponent=-1), "a positive number was wanted"),
+    (lambda: check("4.1", out=""), "a name was wanted"),
+    (lambda: UniformSphere(0, 3), "both must be at least 1"),
+    (lambda: Rotated.matrix(np.zeros((2, 0))), "non-empty"),
+    (lambda: Rotated.matrix(np.full((2, 2), np.nan)), "finite"),
+    (lambda: Rotated.matrix(np.array([[1.0, 0.0], [0.0, 2.0]])), "column 1 of the matrix has norm 2"),
+    (lambda: Rotated.with_spectrum([2.0, -1.0]), "must be positive"),
+    (lambda: Rotated.with_spectrum([1.5, 1.2]), "must be an integer"),
+    (lambda: SubspaceDistance(0), "L=0"),
+    (lambda: PowerIteration("sq", layer_norm=True), "target=sq: one of"),
+    (lambda: Spectrum.of([1.0, -1.0]), "positive"),
+    (lambda: Spectrum.of([]), "wanted at least 2"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_CALLS, ids=lambda x: x if isinstance(x, str) else "")
+def test_bad_calls_are_one_line(call, message):
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
