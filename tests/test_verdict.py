@@ -164,14 +164,21 @@ def test_false_alarms_of_a_claim_with_many_entries():
     assert inside(wrong, NULL_SEEDS, 1 - (1 - 0.05 / 20) ** 20)
 
 
-@pytest.mark.parametrize("sense", ["equal", "at least"])
+@pytest.mark.parametrize("sense", ["equal", "at least", "at most"])
 @pytest.mark.parametrize("allowance", [0.0, 0.02])
 def test_the_gap_called_detectable_is_caught_with_probability_099(sense, allowance):
     seen = verdict(sense=sense, allowance=allowance)
     noise = np.random.default_rng(3).normal(size=POWER_SEEDS) * seen.error
-    caught = sum(
-        verdict(sense=sense, allowance=allowance, measured=1 - seen.detectable + x).outcome is Outcome.REFUTED for x in noise
-    )
+    truth = 1 + seen.detectable * (1 if sense == "at most" else -1)
+    caught = sum(verdict(sense=sense, allowance=allowance, measured=truth + x).outcome is Outcome.REFUTED for x in noise)
+    assert inside(caught, POWER_SEEDS, POWER)
+
+
+def test_the_gap_called_detectable_is_caught_in_one_entry_of_many():
+    entries = np.ones(20)
+    entries[7] += verdict(measured=entries).detectable
+    noise = np.random.default_rng(4).normal(size=POWER_SEEDS) * 0.01
+    caught = sum(verdict(measured=entries + x * (np.arange(20) == 7)).outcome is Outcome.REFUTED for x in noise)
     assert inside(caught, POWER_SEEDS, POWER)
 
 

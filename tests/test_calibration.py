@@ -1,0 +1,59 @@
+"""Statistical claims err as often as they say: a fast twin of experiments/calibration.py, on few samples and steps.
+
+Intervals are wide enough that a calibrated claim fails here with probability 1e-6 at most.
+"""
+
+import dataclasses
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from calibrate import NOMINAL, calibrate, check_same, measure, quiet, statistical
+from runs import study
+
+from popgd.theory.base import sampled
+from popgd.verdict import POWER
+
+SEEDS = 240
+#: Sizes that cost next to nothing.
+SMALL = {"samples": 512, "sampled_steps": 8, "batch": 64}
+#: Of all counts below together.
+FALSE_ALARM = 1e-6
+CLAIMS = ("active-gradient-scalar", "gradient-negative", "engines-agree-slope", "engines-agree-descent", "engines-agree-raw")
+WIDE = NormalDist().inv_cdf(1 - FALSE_ALARM / 2 / len(CLAIMS))
+
+
+@pytest.fixture(scope="module")
+def small():
+    whole = study("4.3")
+    return dataclasses.replace(whole, setting=dataclasses.replace(whole.setting, **SMALL))
+
+
+@pytest.fixture(scope="module")
+def found(small):
+    blocks = (measure(small, range(first, first + 60)) for first in range(0, SEEDS, 60))
+    rows = [[*statistical(one)] for block in blocks for one in block]
+    return {claim[0].id: calibrate(claim) for claim in zip(*rows, strict=True)}
+
+
+def test_the_batched_measurement_is_that_of_the_package(small):
+    check_same(measure(small, range(60))[0], sampled(small.setting, small.objective, small.exact, quiet))
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_false_alarms_and_power(claim, found):
+    row = found[claim]
+    # Normal approximation of the binomial law; + 3 for its skewness at these counts.
+    alarms = SEEDS * NOMINAL + WIDE * np.sqrt(SEEDS * NOMINAL * (1 - NOMINAL)) + 3
+    missed = SEEDS * (1 - POWER) + WIDE * np.sqrt(SEEDS * POWER * (1 - POWER)) + 3
+    assert row["alarms"] <= alarms
+    assert SEEDS - row["caught"] <= missed
+
+
+def test_no_claim_but_the_raw_descent_is_conservative(found):
+    """That one allows half its measured bias. The others raise some 48 alarms together: fewer than 12 has chance 1e-9."""
+    assert sum(found[claim]["alarms"] for claim in CLAIMS[:-1]) >= 12
+
+
+def test_every_statistical_claim_is_calibrated(found):
+    assert set(found) == set(CLAIMS)
