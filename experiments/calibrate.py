@@ -48,6 +48,10 @@ def keys_of(setting: Setting, seeds: Sequence[int], *purpose: int) -> jax.Array:
     return jnp.stack([dataclasses.replace(setting, seed=seed).key(*purpose) for seed in seeds])
 
 
+def one_of(many: Any, s: int) -> Any:
+    return jax.tree.map(lambda x: x[s], many)
+
+
 def points_of(study: Study, exact: Exact, seeds: Sequence[int]) -> list[tuple[Point, ...]]:
     setting, a, b, found = study.setting, *exact.short.weights, []
     for number, step in enumerate((0, max(1, setting.sampled_steps // 100), setting.sampled_steps)):
@@ -55,8 +59,8 @@ def points_of(study: Study, exact: Exact, seeds: Sequence[int]) -> list[tuple[Po
         weights = model.embed(jnp.asarray(a[i]), jnp.asarray(b[i]), setting.law.d)
         many = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(seeds), *x.shape)), weights)
         keys = keys_of(setting, seeds, 1, number)
-        both = jax.device_get(gradients(study.objective, many, setting.law, keys, setting.samples))
-        estimates = (gradient.Estimate(*jax.tree.map(lambda x, s=s: x[s], both), setting.samples) for s in range(len(seeds)))
+        mean, stderr = jax.device_get(gradients(study.objective, many, setting.law, keys, setting.samples))
+        estimates = (gradient.Estimate(one_of(mean, s), one_of(stderr, s), setting.samples) for s in range(len(seeds)))
         found.append([Point(float(a[i]), float(b[i]), estimate) for estimate in estimates])
     return list(zip(*found, strict=True))
 
@@ -67,7 +71,8 @@ def descents(
     """`descent.descend` of every seed; of the records only what the statistical claims read."""
     setting = study.setting
     optimiser = setting.make_optimiser()
-    start = model.embed(*(jnp.asarray(x) for x in setting.start), setting.law.d)
+    a, b = (jnp.asarray(x) for x in setting.start)
+    start = model.embed(a, b, setting.law.d)
     keys, grid = keys_of(setting, seeds, purpose), log_grid(steps, 8)
     one = descent._State(start, optimiser.init(start), jnp.zeros(()))
     state = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(seeds), *x.shape)), one)
