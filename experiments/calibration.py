@@ -71,7 +71,10 @@ def report(numbers: dict[str, Any]) -> None:
     worst: dict[str, float] = {}
     for row in numbers["tails"]:
         worst[row["claim"]] = max(worst.get(row["claim"], 1.0), row["tail_factor"])
-    print("tail at 1e-6, times at most: " + ", ".join(f"{claim} {factor:.2g}" for claim, factor in worst.items()))
+    print(
+        "by the normal law alone a tail of 1e-6 is off by at most: "
+        + ", ".join(f"{claim} {factor:.2g}" for claim, factor in worst.items())
+    )
     common.save(draw(numbers), "calibration", numbers)
 
 
@@ -83,17 +86,19 @@ def draw_tail(tail: Any, numbers: dict[str, Any], names: list[str]) -> None:
         mine = [row for row in numbers["claims"] if row["claim"] == name]
         share = np.sum([row["beyond"] for row in mine], axis=0) / sum(row["all"] for row in mine)
         tail.semilogy(z[share > 0], share[share > 0], mark, color=colour, ms=4, label=name)
-    tail.set(title="Studentised gaps of all seeds and entries", xlabel="z", ylabel="share beyond z standard errors", xlim=(0, 5))
+    tail.set(
+        title="Gaps over standard error, all seeds and entries", xlabel="z", ylabel="share beyond z standard errors", xlim=(0, 5)
+    )
     tail.legend(fontsize=8)
 
 
 def draw(numbers: dict[str, Any]) -> Figure:
-    figure = Figure(figsize=(11.5, 4.8), layout="constrained")
+    figure = Figure(figsize=(12.5, 4.8), layout="constrained")
     rates, powers, tail = figure.subplots(1, 3, width_ratios=(1.0, 1.0, 1.25))
     rows = numbers["claims"]
     names = list(dict.fromkeys(row["claim"] for row in rows))
-    colours = dict(zip(dict.fromkeys(row["theorem"] for row in rows), (BLUE, ORANGE, GREEN, BLACK), strict=True))
-    marks = dict(zip(colours, "os^D", strict=True))
+    colours = dict(zip(dict.fromkeys(row["theorem"] for row in rows), (BLUE, ORANGE, GREEN, BLACK), strict=False))
+    marks = dict(zip(colours, "os^D", strict=False))
     for k, (theorem, colour) in enumerate(colours.items()):
         mine = [row for row in rows if row["theorem"] == theorem]
         at = [names.index(row["claim"]) + 0.15 * (k - 1.5) for row in mine]
@@ -103,13 +108,11 @@ def draw(numbers: dict[str, Any]) -> Figure:
     low, high = (x / rows[0]["seeds"] for x in rows[0]["interval"])
     rates.axvspan(low, high, color=GREY, alpha=0.25, lw=0)
     rates.axvline(NOMINAL, color=GREY, ls="--", lw=1)
-    rates.set(
-        title=f"False alarms at a nominal {NOMINAL:.0%}", xlabel="share of seeds refuted under the truth", xlim=(-0.004, 0.09)
-    )
+    rates.set(title=f"False alarms, nominal {NOMINAL:.0%}", xlabel="share of seeds refuted under the truth", xlim=(-0.004, 0.09))
     rates.set(yticks=range(len(names)), yticklabels=names)
     powers.axvspan(rows[0]["at_least"] / rows[0]["seeds"], 1.0, color=GREY, alpha=0.25, lw=0)
     powers.axvline(POWER, color=GREY, ls="--", lw=1)
-    powers.set(title="Power against a gap of size `detectable`", xlabel="share of seeds caught", xlim=(0.965, 1.002))
+    powers.set(title="Power at the detectable gap", xlabel="share of seeds caught", xlim=(0.965, 1.002))
     powers.set(yticks=range(len(names)), yticklabels=[])
     powers.legend(fontsize=8, title="theorem, target", title_fontsize=8, loc="lower left")
     for axes in (rates, powers):

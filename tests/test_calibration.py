@@ -11,7 +11,9 @@ import pytest
 from calibrate import NOMINAL, calibrate, check_same, measure, quiet, statistical
 from runs import study
 
-from popgd.theory.base import sampled
+from popgd import gradient
+from popgd.theory import manifold
+from popgd.theory.base import Point, sampled
 from popgd.verdict import POWER
 
 SEEDS, TOGETHER = 200, 50
@@ -61,3 +63,12 @@ def test_no_claim_but_the_raw_descent_is_conservative(found):
 
 def test_every_statistical_claim_is_calibrated(found):
     assert set(found) == set(CLAIMS)
+
+
+def test_the_skewness_of_a_trace_is_bounded_from_above():
+    """x = -E of an exponential E: skewness -2, and the bound sd(x^2) - 2 = 2.47 from m = -1, s = 1, sd(x^2) = 20^(1/2)."""
+    samples = 100
+    moments = [gradient.Gradient(0.0, None, trace=np.full(2, t), square=np.full(2, q), diagonal=np.zeros((2, 1)))
+               for t, q in ((-1.0, 2.0), (0.1, 20**0.5 / 10))]  # fmt: skip
+    bound = manifold.downward_skewness(Point(1.0, 0.0, gradient.Estimate(*moments, samples)))
+    assert bound == pytest.approx(20**0.5 - 2)
