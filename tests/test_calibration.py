@@ -16,9 +16,9 @@ from popgd.theory import manifold
 from popgd.theory.base import Point, sampled
 from popgd.verdict import POWER
 
-SEEDS, TOGETHER = 200, 50
+SEEDS, TOGETHER = 200, 100
 #: Sizes that cost next to nothing; the last step is on the shared run's grid of records.
-SMALL = {"samples": 256, "sampled_steps": 10, "batch": 32}
+SMALL = {"samples": 256, "sampled_steps": 4, "batch": 64}
 #: Of all counts below together.
 FALSE_ALARM = 1e-6
 CLAIMS = ("active-gradient-scalar", "gradient-negative", "engines-agree-slope", "engines-agree-descent", "engines-agree-raw")

@@ -13,6 +13,7 @@ from popgd import THEOREMS, Rotated, check
 from popgd.objectives import PowerIteration
 from popgd.theory import manifold
 from popgd.theory.base import Setting
+from popgd.theory.noise import damped_noise
 from popgd.verdict import Outcome, judge
 
 #: What `quantities` must agree with: 30-digit values and closed forms for the spectrum (3, 2, 1).
@@ -123,6 +124,18 @@ def test_the_report_is_plain_json():
     content = json.loads(json.dumps(report("4.2").to_json(), allow_nan=False))
     assert content["theorem"] == "4.2" and content["outcome"] == "SUPPORTED"
     assert len(content["claims"]) == len(report("4.2").claims)
+
+
+# --- noise
+
+
+def test_noise_of_a_mean_over_the_last_records_where_descent_damps_it():
+    """Against the sum over kicks: x_t = sum_j (1 - rate)^(t - 1 - j) kick, averaged over the records 10, 13 and 40."""
+    step = np.array([0, 1, 2, 4, 7, 10, 13, 40])
+    rate, kick, late = 0.2, 0.3, 3
+    weights = [sum((1 - rate) ** (t - 1 - j) for t in step[-late:] if j < t) / late for j in range(40)]
+    found = damped_noise(np.full(8, kick), np.full(8, rate), step, late)
+    assert found == pytest.approx(kick * np.sqrt(np.sum(np.square(weights))), rel=1e-12)
 
 
 # --- where sampling can tell nothing

@@ -15,6 +15,7 @@ from popgd.data import Law, Sample
 from popgd.descent import Trajectory
 from popgd.objectives import Objective
 from popgd.theory.base import Point, Study
+from popgd.theory.noise import deviation
 from popgd.verdict import Evidence
 
 #: Samples of the samplewise claims, at each of RANDOM_WEIGHTS random active blocks. They hold for every single sample, so
@@ -293,48 +294,3 @@ def _trajectories(study: Study) -> Iterator[Evidence]:
         origin="derived",
         excuse=blind(study, raw) or broken_off(double.diverged_at),
     )
-
-
-def deviation(study: Study, run: Trajectory) -> tuple[float, float, float, float]:
-    """(how far c of a descent is from the exact one, the exact c, gradient noise, error from sampled spectra), at its end.
-
-    Where descent converges, the mean over the last decade of records, which are independent once they lie further
-    apart than the descent's memory 1/rate.
-    """
-    exact, setting = study.exact, study.setting
-    c, outer = exact.c_at(int(run.step[-1]))
-    noise = sampling_noise(study, run)
-    if not exact.curvature or run.diverged_at is not None:
-        return float(run.c[-1]) - c, c, noise, outer
-    late = run.step >= run.step[-1] / 10
-    rate = setting.eta * exact.curvature * float(run.a[-1] ** 2 + run.b[-1] ** 2) / setting.law.d
-    independent = np.clip(rate * (run.step[-1] - run.step[late][0]) / 4, 1, late.sum())
-    gaps = run.c[late] - exact.short.c[: len(run.step)][late] - (c - exact.short.c[len(run.step) - 1])
-    return float(np.mean(gaps)), c, float(noise / np.sqrt(independent)), outer
-
-
-def sampling_noise(study: Study, run: Trajectory) -> float:
-    """Standard deviation of c at the end of a descent, from the gradient noise at the recorded steps.
-
-    A step adds eta (b se_P21 + a se_Q12) to c. Where c grows for ever later steps change that as they change time: by
-    the ratio of the increments of c then and now. Where l'' is constant they damp it at the rate eta l'' (a^2 + b^2)/d.
-    On a fixed bank of samples the kicks add up in phase, with no damping counted.
-    """
-    setting, exact = study.setting, study.exact
-    if run.diverged_at is not None:
-        return np.inf
-    kick = setting.eta * (abs(run.b) * run.trace_stderr[:, 0] + abs(run.a) * run.trace_stderr[:, 1])
-    if setting.bank:
-        return float(np.trapezoid(kick, run.step) + kick[0])
-    if exact.power:
-        dc = exact.short.dc[: len(kick)]
-        kick = kick * dc[-1] / dc
-        return float(np.sqrt(np.trapezoid(kick**2, run.step) + kick[0] ** 2))
-    rate = setting.eta * exact.curvature * (run.a**2 + run.b**2) / setting.law.d
-    variance = 0.0
-    if not np.all(np.isfinite(kick)) or kick.max() > 1e100:
-        return np.inf
-    for i, gap in enumerate(np.diff(run.step)):
-        decay = np.exp(-2 * rate[i] * gap)
-        variance = variance * decay + max(kick[i], kick[i + 1]) ** 2 * max((1 - decay) / (2 * rate[i]), 1.0)
-    return float(np.sqrt(variance))
