@@ -2,14 +2,12 @@
 
 from functools import cache
 
+from mutation import OWN, SIZES
+
 from popgd import check
 
-#: Sizes at which every claim comes out: 10^18 steps for six digits, batches and samples so that each error bar is within
-#: its claim's resolution at a false-alarm rate of 10^-6.
-SIZES = {"spectrum": [3, 2, 1], "steps": 10**18, "samples": 2**14, "sampled_steps": 40, "batch": 1024}
 #: The same shapes with next to no sampling, for claims about the exact descent alone.
 HASTY = {**SIZES, "samples": 64, "sampled_steps": 4, "batch": 8}
-OWN = {"4.1": {"L": 2}}
 
 
 @cache

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rotations import of_positive_entries, one_plane
+from mutants_sampled import of_positive_entries, one_plane
 
 from popgd.data import Rotated, UniformSphere, haar, sphere, unit_frame
 from popgd.verdict import z_score

@@ -7,12 +7,14 @@ import json
 import numpy as np
 import pytest
 from runs import hasty, report
+from runs import study as measured
 
 from popgd import THEOREMS, Rotated, check
 from popgd.objectives import PowerIteration
-from popgd.theory import growth
+from popgd.theory import growth, manifold
 from popgd.theory.base import Setting
-from popgd.verdict import Outcome
+from popgd.theory.noise import damped_noise
+from popgd.verdict import Outcome, judge
 
 #: What `quantities` must agree with: 30-digit values and closed forms for the spectrum (3, 2, 1).
 QUANTITY = 1e-9
@@ -122,6 +124,55 @@ def test_the_report_is_plain_json():
     content = json.loads(json.dumps(report("4.2").to_json(), allow_nan=False))
     assert content["theorem"] == "4.2" and content["outcome"] == "SUPPORTED"
     assert len(content["claims"]) == len(report("4.2").claims)
+
+
+# --- noise
+
+
+def test_noise_of_a_mean_over_the_last_records_where_descent_damps_it():
+    """Against the sum over kicks: x_t = sum_j (1 - rate)^(t - 1 - j) kick, averaged over the records 10, 13 and 40."""
+    step = np.array([0, 1, 2, 4, 7, 10, 13, 40])
+    rate, kick, late = 0.2, 0.3, 3
+    weights = [sum((1 - rate) ** (t - 1 - j) for t in step[-late:] if j < t) / late for j in range(40)]
+    found = damped_noise(np.full(8, kick), np.full(8, rate), step, late)
+    assert found == pytest.approx(kick * np.sqrt(np.sum(np.square(weights))), rel=1e-12)
+
+
+# --- where sampling can tell nothing
+
+
+def judged(evidence):
+    return {claim.id: claim for claim in judge(list(evidence), 1e-6)}
+
+
+def test_the_shared_runs_are_not_blind():
+    for theorem in THEOREMS:
+        for found in report(theorem).studies.values():
+            assert [manifold.blind(found, run) for run in (None, found.projected, found.raw)] == [""] * 3
+
+
+def test_heavy_tails_conclude_nothing():
+    """A second moment that is known to no better than 30 %."""
+    found = measured("4.3")
+    mean, stderr, samples = found.points[-1].estimate
+    heavy = (mean, stderr._replace(square=0.3 * mean.square), samples)
+    points = (*found.points[:-1], found.points[-1]._replace(estimate=type(found.points[0].estimate)(*heavy)))
+    found = dataclasses.replace(found, points=points)
+    claims = judged([*manifold.negative_slope(found), *manifold.cross_examination(found)])
+    assert {claim.outcome for claim in claims.values()} == {Outcome.INCONCLUSIVE}
+    assert all(claim.reason.startswith("heavy tails: at c = ") for claim in claims.values())
+
+
+def test_a_step_size_at_which_noise_is_never_forgotten_concludes_nothing_about_descents():
+    """The first steps make |a^2 - b^2| several times what it was: only what holds at exact points is judged."""
+    found = measured("4.3")
+    short = found.exact.short
+    grown = dataclasses.replace(found.exact, short=short._replace(Delta=short.Delta * np.where(short.step > 1, 4.0, 1.0)))
+    claims = judged(manifold.cross_examination(dataclasses.replace(found, exact=grown)))
+    assert claims["engines-agree-slope"].outcome is Outcome.SUPPORTED
+    for name in ("engines-agree-descent", "engines-agree-raw"):
+        assert claims[name].outcome is Outcome.INCONCLUSIVE
+        assert claims[name].reason.startswith("large-step regime")
 
 
 # --- where a theorem does not apply

@@ -16,7 +16,7 @@ from popgd.data import Hypothesis, Law, UniformSphere
 from popgd.memory import Memory
 from popgd.objectives import TARGETS, Objective, PowerIteration, SubspaceDistance
 from popgd.quadrature import Spectrum
-from popgd.theory import convergence, growth, manifold
+from popgd.theory import convergence, growth, manifold, steps
 from popgd.theory.base import Progress, Setting, Study, Theorem, sampled
 from popgd.verdict import Evidence
 
@@ -227,7 +227,7 @@ def _pair(quantity) -> tuple[float, float]:
     return float(quantity.value), float(quantity.bound + quantity.stderr)
 
 
-STRUCTURE = (manifold.structure, manifold.schur)
+STRUCTURE = (manifold.structure, manifold.schur, steps.single_steps)
 
 THEOREMS = (
     Theorem(

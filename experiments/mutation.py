@@ -1,0 +1,166 @@
+"""The mutation score: does every planted mistake turn the claim that is there to see it?
+
+    python experiments/mutation.py
+
+plants every mutant of `mutants_sampled.py` and `mutants_exact.py`, prints the table with the score and writes it to
+figures/mutation.md and .csv. The tests run the same lists.
+"""
+
+import csv
+import dataclasses
+import io
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+from unittest import mock
+
+import jax
+
+from popgd import check, curve
+from popgd.theory import convergence, growth, manifold, power_method, steps
+from popgd.theory.base import Study, sampled
+from popgd.verdict import Outcome, judge
+
+#: Sizes at which every claim comes out: 10^18 steps for six digits, batches and samples so that each error bar is within
+#: its claim's resolution at a false-alarm rate of 10^-6.
+SIZES: dict[str, Any] = {"spectrum": [3, 2, 1], "steps": 10**18, "samples": 2**14, "sampled_steps": 40, "batch": 1024}
+OWN: dict[str, Any] = {"4.1": {"L": 2}}
+FALSE_ALARM = 1e-6
+PARTS = ("model", "law", "objective", "gradient", "descent", "recursion", "leap", "quadrature", "curve", "prediction")
+#: Which function yields the evidence of a claim.
+YIELDS: dict[str, Callable[[Study], Any]] = {
+    "inactive-gradient-zero": manifold.structure,
+    "forward-reduced": manifold.structure,
+    "inactive-blocks-zero": manifold.structure,
+    "active-gradient-scalar": manifold.schur,
+    "gradient-negative": manifold.negative_slope,
+    "engines-agree-slope": manifold.cross_examination,
+    "engines-agree-descent": manifold.cross_examination,
+    "engines-agree-raw": manifold.cross_examination,
+    "reduced-dynamics": steps.single_steps,
+    "projected-on-manifold": steps.single_steps,
+    "exponent-c": growth.growth,
+    "exponent-a": growth.growth,
+    "exponent-b": growth.growth,
+    "increment-constant": growth.growth,
+    "loss-limit-positive": power_method.positive_limit,
+    "loss-excess": power_method.positive_limit,
+    "loss-vanishes": power_method.vanishing_loss,
+    "loss-bound": power_method.vanishing_loss,
+    "time-to-loss": power_method.vanishing_loss,
+    "limit-c": convergence.convergence,
+    "limit-loss": convergence.convergence,
+    "limit-loss-positive": convergence.convergence,
+    "contraction": convergence.convergence,
+    "monotone": convergence.convergence,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """One planted mistake: `patches` are (object, name, new value), `change` acts on the measurements themselves.
+
+    claims must all come out REFUTED. again says which half is measured once more under the patches, with these `sizes`;
+    compiled that the patches change compiled code. A mutant that no claim can see says why in `survives`. slow ones
+    take more than a second.
+    """
+
+    name: str
+    part: str
+    theorem: str
+    claims: tuple[str, ...]
+    patches: tuple[tuple[Any, str, Any], ...] = ()
+    change: Callable[[Study], Study] = lambda study: study
+    again: str = ""
+    sizes: Any = dataclasses.field(default_factory=dict)
+    compiled: bool = False
+    slow: bool = False
+    survives: str = ""
+
+
+def quiet(name: str, done: int, total: int) -> None:
+    pass
+
+
+def with_setting(study: Study, **settings: Any) -> Study:
+    return dataclasses.replace(study, setting=dataclasses.replace(study.setting, **settings))
+
+
+def with_exact(study: Study, **parts: Any) -> Study:
+    return dataclasses.replace(study, exact=dataclasses.replace(study.exact, **parts))
+
+
+def measure_again(study: Study, **settings: Any) -> Study:
+    """The Monte Carlo half once more, by default with short descents: structure and gradients, not growth."""
+    study = with_setting(study, **{"sampled_steps": 4, "batch": 64, **settings})
+    return sampled(study.setting, study.objective, study.exact, quiet)
+
+
+def descend_again(study: Study) -> Study:
+    """The exact half once more."""
+    objective: Any = study.objective
+    setting = study.setting
+    if study.exact.power == 2:
+        exact = growth.descend_exactly(setting, lambda s: curve.Looped.of(s, setting.L), 2, quiet)
+    elif study.exact.power == 3:
+        exact = growth.descend_exactly(setting, curve.Layer.of, 3, quiet)
+    else:
+        exact = convergence.descend_exactly(setting, lambda s: curve.Linear.of(s, objective.target), quiet)
+    return dataclasses.replace(study, exact=exact)
+
+
+def refuted(mutant: Mutant, study: Study) -> set[str]:
+    """The claims that come out REFUTED under the mutant, among those of its own evidence. The study is unbroken."""
+    with ExitStack() as stack:
+        if mutant.compiled:
+            jax.clear_caches()
+            stack.callback(jax.clear_caches)
+        for target, name, value in mutant.patches:
+            stack.enter_context(mock.patch.object(target, name, value))
+        study = mutant.change(study)
+        study = descend_again(study) if "exact" in mutant.again else study
+        study = measure_again(study, **mutant.sizes) if "sampled" in mutant.again else study
+        functions = dict.fromkeys(YIELDS[claim] for claim in mutant.claims)
+        evidence = [e for function in functions for e in function(study)]
+        return {claim.id for claim in judge(evidence, FALSE_ALARM) if claim.outcome is Outcome.REFUTED}
+
+
+def main() -> None:
+    from common import FIGURES
+    from mutants_exact import EXACT
+    from mutants_sampled import SAMPLED
+
+    from popgd import store
+
+    # Most mutants change a few programs: what they leave alone is compiled once.
+    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="popgd-mutants-"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    reports = {theorem: check(theorem, **SIZES, **OWN.get(theorem, {})) for theorem in ("4.1", "4.2", "4.3")}
+    rows = []
+    # Those that empty the compiler's caches last.
+    mutants = sorted(SAMPLED + EXACT, key=lambda mutant: mutant.compiled)
+    for mutant in mutants:
+        theorem, _, target = mutant.theorem.partition(" ")
+        began = time.monotonic()
+        found = refuted(mutant, reports[theorem].studies[f"@{target}" if target else ""])
+        missed = sorted(set(mutant.claims) - found)
+        outcome = "caught" if not missed else "survives: " + (mutant.survives or "MISSED by " + ", ".join(missed))
+        rows.append((mutant.part, mutant.name, mutant.theorem, ", ".join(mutant.claims), outcome))
+        print(f"{len(rows):2d}/{len(mutants)} {time.monotonic() - began:5.1f} s  {' | '.join(rows[-1])}", flush=True)
+    counted = [mutant for mutant in mutants if not mutant.survives]
+    score = sum(row[-1] == "caught" for row in rows)
+    line = f"{score} of {len(counted)} mutants caught; {len(rows) - len(counted)} more survive for the reason given."
+    head = ("part", "mutant", "theorem", "claims that must refute it", "outcome")
+    rows.sort(key=lambda row: PARTS.index(row[0]))
+    table = "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows))
+    store.write(FIGURES / "mutation.md", f"# Mutation score\n\n{line}\n\n{table}\n".encode())
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    store.write(FIGURES / "mutation.csv", text.getvalue().encode())
+    print(line)
+
+
+if __name__ == "__main__":
+    main()

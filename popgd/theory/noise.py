@@ -1,0 +1,64 @@
+"""How far a sampled descent is from the exact one, and how far gradient noise may have driven it."""
+
+import numpy as np
+
+from popgd.descent import Trajectory
+from popgd.theory.base import Study
+
+
+def deviation(study: Study, run: Trajectory) -> tuple[float, float, float, float]:
+    """(how far c of a descent is from the exact one, the exact c, gradient noise, error from sampled spectra), at its end.
+
+    Where descent converges, the mean over the last decade of records.
+    """
+    exact = study.exact
+    c, outer = exact.c_at(int(run.step[-1]))
+    if not exact.curvature or run.diverged_at is not None:
+        return float(run.c[-1]) - c, c, sampling_noise(study, run), outer
+    late = run.step >= run.step[-1] / 10
+    gaps = run.c[late] - exact.short.c[: len(run.step)][late] - (c - exact.short.c[len(run.step) - 1])
+    return float(np.mean(gaps)), c, sampling_noise(study, run, int(late.sum())), outer
+
+
+def sampling_noise(study: Study, run: Trajectory, late: int = 1) -> float:
+    """Standard deviation of c at the end of a descent, from the gradient noise at the recorded steps.
+
+    A step adds eta (b se_P21 + a se_Q12) to c. Where c grows for ever later steps change that as they change time: by
+    the ratio of the increments of c then and now. Where it converges they damp it: `damped_noise`, of the mean over the
+    `late` last records. On a fixed bank of samples the kicks add up in phase, with no damping counted.
+    """
+    setting, exact = study.setting, study.exact
+    if run.diverged_at is not None:
+        return np.inf
+    kick = setting.eta * (abs(run.b) * run.trace_stderr[:, 0] + abs(run.a) * run.trace_stderr[:, 1])
+    if setting.bank:
+        return float(np.trapezoid(kick, run.step) + kick[0])
+    if exact.power:
+        dc = exact.short.dc[: len(kick)]
+        kick = kick * dc[-1] / dc
+        return float(np.sqrt(np.trapezoid(kick**2, run.step) + kick[0] ** 2))
+    if not np.all(np.isfinite(kick)) or kick.max() > 1e100:
+        return np.inf
+    s = run.a**2 + run.b**2
+    away = run.c - float(exact.curve.c_star().value)
+    return damped_noise(kick, setting.eta * exact.curvature / setting.law.d * (s + 4 * run.c * away / s), run.step, late)
+
+
+def damped_noise(kick: np.ndarray, rate: np.ndarray, step: np.ndarray, late: int) -> float:
+    """Standard deviation of the mean of x over the last records, x <- (1 - rate) x + kick times a standard normal number.
+
+    Kicks between two records count as the larger of the two, the rate as their mean. Noise made early is still there
+    in several records, which are therefore not independent: var = sum over pairs of V_i (what is left of it at j).
+    """
+    variance, shared = 0.0, np.zeros(late)  # shared: the covariance of x now with x at each of the last records
+    total = 0.0
+    for i in range(1, len(step)):
+        gap, left = step[i] - step[i - 1], abs(1 - (rate[i] + rate[i - 1]) / 2)
+        made = gap if left == 1 else (1 - left ** (2.0 * gap)) / (1 - left**2)
+        variance = variance * left ** (2.0 * gap) + max(kick[i - 1], kick[i]) ** 2 * made
+        shared = shared * left ** float(gap)
+        k = i - (len(step) - late)
+        if k >= 0:
+            total += variance + 2 * float(shared.sum())
+            shared[k] = variance
+    return float(np.sqrt(total)) / late

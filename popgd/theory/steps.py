@@ -1,0 +1,71 @@
+"""Evidence about single steps: what popgd calls projected, or gradient descent on the manifold, is that."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from popgd.recursion import Records
+from popgd.theory.base import Study
+from popgd.theory.manifold import broken_off
+from popgd.verdict import Evidence
+
+#: Rounding of one step on (a, b) and of reading it off (c, Delta), in units of eps (measured worst 3).
+STEP_UNITS = 64
+#: A step's quadratic terms are of the order (eta l'/d)^2: 1e-5 for the smallest default step.
+STEP_RESOLUTION = 1e-6
+#: Rounding of a projected descent, which adds up the same numbers in every entry of a diagonal, in units of eps.
+ON_MANIFOLD = 1000
+
+
+def single_steps(study: Study) -> Iterator[Evidence]:
+    """The recursion of (c, Delta) takes gradient steps on (a, b); the projected descent stays on the manifold."""
+    exact = study.exact
+    parts = [gradient_steps(study, records) for records in (exact.short, exact.records)]
+    ratio, error = (np.concatenate(x) for x in zip(*parts, strict=True))
+    yield Evidence(
+        "reduced-dynamics",
+        "Exact descent takes the steps a - eta b l'(c)/d, b - eta a l'(c)/d: c and a^2 - b^2 after the first ones, as ratios",
+        "derived: reduced dynamics",
+        predicted=1.0,
+        measured=ratio,
+        error=error,
+        allowance=0.0,
+        resolution=STEP_RESOLUTION,
+        reason="bounds of the slope and of its interpolant, and rounding of one step",
+        origin="derived",
+        statistical=False,
+        excuse=broken_off(int(exact.records.stopped) if exact.records.stopped >= 0 else None),
+    )
+    run = study.projected
+    rounding = ON_MANIFOLD * study.eps * float(np.hypot(abs(run.a), abs(run.b)).max())
+    yield Evidence(
+        "projected-on-manifold",
+        f"The projected descent stays on the manifold: its distance from it along {run.step[-1]} steps",
+        "derived: Schur projection",
+        predicted=0.0,
+        measured=run.distance,
+        error=0.0,
+        allowance=rounding,
+        resolution=max(1e-9, 2 * rounding),
+        reason=f"rounding of sums: {ON_MANIFOLD} eps",
+        origin="derived",
+        statistical=False,
+        excuse=broken_off(run.diverged_at),
+    )
+
+
+def gradient_steps(study: Study, records: Records) -> tuple[np.ndarray, np.ndarray]:
+    """(c, Delta) at recorded steps over one gradient step on (a, b) from the step before, where both are on record."""
+    exact, eta, d = study.exact, study.setting.eta, study.setting.law.d
+    i = np.flatnonzero(np.diff(records.step) == 1)
+    a, b = (x[i] for x in records.weights)
+    slope = exact.curve.slope(records.c[i])
+    h = eta * slope.value / d
+    a, b, s = a - h * b, b - h * a, a * a + b * b
+    c, Delta = a * b, (a - b) * (a + b)
+    slip = eta / d * (slope.bound + exact.slope_error * abs(slope.value))
+    rounding = STEP_UNITS * np.finfo(float).eps * s
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.concatenate([records.c[i + 1] / c, records.Delta[i + 1] / Delta])
+        error = np.concatenate([(slip * s + rounding) / abs(c), 2 * abs(h) * slip + rounding / abs(Delta)])
+    return ratio, error
