@@ -65,8 +65,9 @@ def _forward_gap(objective: Objective, law: Law, key: jax.Array, A: jax.Array, B
         def response(shake: jax.Array) -> jax.Array:
             d = A.shape[0]
             E = delta * jax.random.rademacher(shake, (4, d, d), A.dtype) / jnp.sqrt(d).astype(A.dtype)
-            moved = (x + e @ x for e, x in zip(E, inputs, strict=True))
-            return jnp.linalg.norm(model.active_forward(*moved, objective.L, objective.layer_norm) - g) / delta
+            A2, B2, X2, q2 = (x + e @ x for e, x in zip(E, inputs, strict=True))
+            moved = model.active_forward(A2, B2, X2, q2, objective.L, objective.layer_norm)
+            return jnp.linalg.norm(moved - g) / delta
 
         sensitivity = jnp.max(jax.lax.map(response, jax.random.split(k, SHAKES)))
         return jnp.linalg.norm(f - g) / jnp.maximum(jnp.linalg.norm(g), sensitivity)
