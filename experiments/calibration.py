@@ -19,6 +19,7 @@ import numpy as np
 from calibrate import NOMINAL, TAIL, calibrate, check_same, measure, quiet, statistical, tails
 from matplotlib.figure import Figure
 
+from popgd.memory import FORGETFUL
 from popgd.plot import BLACK, BLUE, GREEN, GREY, ORANGE
 from popgd.report import resolve
 from popgd.theory import THEOREMS
@@ -37,7 +38,7 @@ def main(seeds: int) -> None:
     for theorem, target, own in CASES:
         name, began = f"{theorem} {target}".strip(), time.monotonic()
         setting = resolve({"theorem": theorem, **SIZES, **own})
-        study = THEOREMS[theorem].study(setting, THEOREMS[theorem].objective(setting, target), quiet)
+        study = THEOREMS[theorem].study(setting, THEOREMS[theorem].objective(setting, target), quiet, FORGETFUL)
         found: list[list[Evidence]] = []
         while len(found) < seeds:
             block = range(len(found), min(len(found) + TOGETHER, seeds))
@@ -56,7 +57,7 @@ def main(seeds: int) -> None:
 def tails_at(theorem: str, target: str, sizes: dict[str, Any]) -> list[dict[str, Any]]:
     """`tails` at the points of a run with these sizes, for the numbers of samples of a default run."""
     setting = resolve({"theorem": theorem, **sizes, "sampled_steps": 1000, "samples": 2, "batch": 2})
-    study = THEOREMS[theorem].study(setting, THEOREMS[theorem].objective(setting, target), quiet)
+    study = THEOREMS[theorem].study(setting, THEOREMS[theorem].objective(setting, target), quiet, FORGETFUL)
     default = resolve({"theorem": theorem, "spectrum": sizes.get("spectrum"), "L": sizes.get("L")})
     return tails(replace(study, setting=default), list(statistical(study)))
 

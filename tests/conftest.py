@@ -33,9 +33,9 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 #: The longest files first, so that the workers end together.
-LONGEST = ("test_theory", "test_mutants", "test_quadrature", "test_recursion", "test_curve", "test_gradient", "test_data")
+LONGEST = ("test_theory", "test_calibration", "test_mutants", "test_quadrature", "test_resume", "test_recursion", "test_run")
 #: Files that share the judged runs of `runs.py`, which take long: one worker has both.
-TOGETHER = ("tests/test_theory.py", "tests/test_mutants.py", "tests/test_calibration.py")
+TOGETHER = ("tests/test_theory.py", "tests/test_calibration.py", "tests/test_mutants.py")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -56,9 +56,9 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
 
 
-#: Files about numbers run the code that a user's run has; the others, about logic, spend most of their time in the
-#: compiler, so their code is compiled with most optimisations off.
-AS_USERS_DO = {"test_backend", "test_quadrature", "test_curve", "test_recursion", "test_gradient", "test_run"}
+#: Files about the last digits run the code that a user's run has, and so do the processes that test_resume starts; the
+#: others spend most of their time in the compiler, so their code is compiled with most optimisations off.
+AS_USERS_DO = {"test_backend", "test_quadrature", "test_recursion"}
 
 
 def pytest_runtest_setup(item):
