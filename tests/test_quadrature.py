@@ -166,9 +166,9 @@ def test_mean_norm_is_carlson_in_three_dimensions(lam):
 
 
 def test_norm_excess_agrees_with_the_difference_and_survives_isotropy():
-    for spec in spectra.values():
-        wanted = q.mean_norm(spec).value - q.moments(spec).mu
-        assert abs(float(q.norm_excess(spec).value - wanted)) < 1e-14 * float(q.moments(spec).mu)
+    spec = spectra["B"]
+    wanted = q.mean_norm(spec).value - q.moments(spec).mu
+    assert abs(float(q.norm_excess(spec).value - wanted)) < 1e-14 * float(q.moments(spec).mu)
     for delta in (1e-3, 1e-7):
         spec = q.Spectrum(jnp.array([1 + delta, 1 - delta]), jnp.ones(2))
         with mp.workdps(40):
