@@ -10,6 +10,8 @@ import pytest
 
 from popgd import wishart as w
 
+pytestmark = pytest.mark.slow  # the default suite is for what theorems use
+
 SAME = 1e-15  # both numbers are right to the last bit or two
 REFERENCE = 1e-13  # Gauss-Hermite sums: 5e-15 measured, more where the loss is small against its terms
 LIMIT = 1e-5  # corrections of relative size d^2/n at n = 10^7
