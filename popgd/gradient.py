@@ -92,11 +92,11 @@ def population_gradient(
 ) -> Estimate:
     """E[loss] and E[gradient] under the law as an Estimate of a `Gradient`, from `samples` fresh samples.
 
-    Raises ValueError for fewer than 2 samples. Standard errors are those of a normal approximation: with heavy tails
+    Raises ValueError for samples that are no whole number >= 2. Standard errors are those of a normal approximation: with heavy tails
     (small n in Task 1, large c) trust them only for many samples.
     """
-    if samples < 2:
-        raise ValueError(f"samples={samples}: at least 2 are needed for a standard error")
+    if samples < 2 or samples != int(samples):
+        raise ValueError(f"samples={samples}: at least 2 are needed for a standard error, and a whole number of them")
     weights, law, key = everywhere((weights, law, key))
     mean, stderr = _estimate(GradientOf(objective, manifold), weights, law, key, samples, chunk)
     return Estimate(mean, stderr, samples)
