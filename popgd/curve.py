@@ -157,7 +157,7 @@ def _in_range(c: Any) -> np.ndarray:
     pass: their numbers are NaN."""
     c = np.asarray(c, dtype=float)
     if (c < 0).any() or ((c > LARGEST_C) & (c < np.inf)).any():
-        raise ValueError(f"got c from {np.nanmin(c):.3g} to {np.nanmax(c):.3g}, wanted 0 <= c <= {LARGEST_C:.0e}: l(c) is for c = ab >= 0")
+        raise ValueError(f"got c from {np.nanmin(c):.3g} to {np.nanmax(c):.3g}, wanted 0 <= c <= {LARGEST_C:.0e}, as c = ab is")
     return np.where(c < np.inf, c, np.nan)
 
 
@@ -185,7 +185,7 @@ class Looped(_Curve):
     @classmethod
     def of(cls, spectra: Spectrum, L: int) -> "Looped":
         """Raises ValueError for L that is no integer >= 1, for a single distinct eigenvalue and for rows out of order."""
-        if L < 1 or L != int(L):
+        if L < 1 or int(L) != L:
             raise ValueError(f"got L = {L}, wanted at least 1 loop: give the number of layers")
         spectra = _with_gap(batched(*spectra))
         return cls(spectra, L, sample_condition(spectra))

@@ -45,7 +45,7 @@ class SubspaceDistance:
     layer_norm: bool = True
 
     def __post_init__(self) -> None:
-        if self.L < 1 or self.L != int(self.L):
+        if self.L < 1 or int(self.L) != self.L:
             raise ValueError(f"L={self.L}: at least one loop is needed, and a whole number of them")
 
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
@@ -68,7 +68,7 @@ class PowerIteration:
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
             raise ValueError(f"target={self.target}: one of {', '.join(TARGETS)} was wanted")
-        if self.L < 1 or self.L != int(self.L):
+        if self.L < 1 or int(self.L) != self.L:
             raise ValueError(f"L={self.L}: at least one loop is needed, and a whole number of them")
 
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:

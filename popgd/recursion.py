@@ -128,7 +128,7 @@ def start_state(start: tuple, batch: tuple[int, ...] = ()) -> State:
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError(f"start (a0, b0) = ({a}, {b}) is not finite: give finite numbers")
     larger = np.maximum(np.abs(a), np.abs(b))
-    if not ((larger == 0) | ((1 / EXTREME <= larger) & (larger <= EXTREME))).all():
+    if not ((larger == 0) | ((larger >= 1 / EXTREME) & (larger <= EXTREME))).all():
         raise ValueError(f"start (a0, b0) = ({a}, {b}): wanted the larger in size between 1e-70 and 1e70, or both 0")
     shape = np.broadcast_shapes(a.shape, b.shape, batch)
     values = (a * b, (a - b) * (a + b), np.zeros(()))

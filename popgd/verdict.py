@@ -35,10 +35,10 @@ class Evidence:
     """What was measured for one claim, before anything is decided.
 
     measured, error, allowance and resolution are numbers, or arrays of one shape for a claim that holds entry by entry:
-    it is judged at its worst entry, and INCONCLUSIVE without any. error is a standard error if `statistical`, else a bound. sense says what is
-    claimed of the measured value: equal to the prediction, at least or at most that. skewness, of the mean, makes gaps
-    likelier than the normal law says; 0 where it does not matter. `excuse` is why nothing can be concluded here (outside
-    the asymptotic range, a descent that broke off), or empty.
+    it is judged at its worst entry, and INCONCLUSIVE without any. error is a standard error if `statistical`, else a bound.
+    sense says what is claimed of the measured value: equal to the prediction, at least or at most that. skewness, of the
+    mean, makes gaps likelier than the normal law says; 0 where it does not matter. `excuse` is why nothing can be concluded
+    here (outside the asymptotic range, a descent that broke off), or empty.
     """
 
     id: str
