@@ -1,0 +1,128 @@
+"""What the theorems of this paper share: their law, step size, checks of settings, study and reported numbers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from popgd import wishart
+from popgd.config import SettingError
+from popgd.data import Hypothesis, Law
+from popgd.in_context import InContext, SquaredError
+from popgd.theory.base import Setting
+
+PAPER = "arXiv 2410.08292"
+#: The covariance where nothing is given: d = 5, condition number 4.
+COVARIANCE = (2.0, 1.5, 1.0, 0.75, 0.5)
+EXAMPLES = 50
+#: Numbers in one sampled X at most: Monte Carlo takes fewer examples than the statement where there would be more.
+SAMPLED_ENTRIES = 2**13
+#: Measured with float64: a relative error of a few units of rounding.
+UNIT = float(np.finfo(np.float64).eps)
+
+
+def make_law(default_n: int = EXAMPLES) -> Callable[[Mapping[str, Any]], InContext]:
+    """The function that makes the law of a setting: d, n, covariance (eigenvalues or matrix of Sigma).
+
+    It raises SettingError for a covariance that is not one, or has not d rows.
+    """
+
+    def make(values: Mapping[str, Any]) -> InContext:
+        d, n, covariance = (values[name] for name in ("d", "n", "covariance"))
+        if covariance is None:
+            covariance = COVARIANCE if d is None else None
+        d = len(COVARIANCE if covariance is None else covariance) if d is None else d
+        try:
+            return InContext.gaussian(d, default_n if n is None else n, covariance)
+        except ValueError as error:
+            raise SettingError(str(error)) from None
+
+    return make
+
+
+def step_size(law: Law, L: int) -> float:
+    """Half of 1/h, h = 2L(2L-1) m_2 lambda_max(Sigma)^2 the curvature of the loss at A = 0 along the identity."""
+    assert isinstance(law, InContext)
+    m_2 = float(wishart.moments(law.n, law.d, 2)[2])
+    return 0.5 / (2 * L * (2 * L - 1) * m_2 * float(np.linalg.eigvalsh(law.Sigma)[-1]) ** 2)
+
+
+def objective(largest: int, what: str) -> Callable[[Setting, str], SquaredError]:
+    """The function that makes the objective of a setting with at most `largest` loops.
+
+    It raises SettingError for more, and where the loss is outside the range of float64: then it says so.
+    """
+
+    def make(setting: Setting, target: str) -> SquaredError:
+        law, L = setting.law, setting.L
+        if L > largest:
+            raise SettingError(f"L={L}: {what} is exact for at most {largest} loops (time and memory); take L <= {largest}")
+        try:
+            wishart.least_loss(law.n, law.d, L)
+        except ValueError as error:
+            raise SettingError(f"L={L}, n={law.n}, d={law.d}: {error}") from None
+        return SquaredError(L)
+
+    return make
+
+
+def hypotheses(setting: Setting) -> list[Hypothesis]:
+    """The data law of Section 2 and plain gradient descent."""
+    reason = f"the optimiser is {setting.optimiser}, not plain sgd"
+    return [*setting.law.hypotheses(), Hypothesis("gradient descent", setting.optimiser == "sgd", reason)]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was measured, as named arrays, and how to draw it."""
+
+    setting: Setting
+    objective: SquaredError
+    values: dict[str, np.ndarray]
+    draw: Callable[["Study", str], dict[str, Figure]]
+    extra: Any = field(default=None)
+
+    @property
+    def law(self) -> InContext:
+        assert isinstance(self.setting.law, InContext)
+        return self.setting.law
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """(n, d, L), in the order that `wishart` takes them."""
+        return self.law.n, self.law.d, self.setting.L
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return self.values
+
+    def figures(self, title: str) -> dict[str, Figure]:
+        return self.draw(self, title)
+
+
+def sampled_law(law: InContext) -> InContext:
+    """The law with few enough examples to be sampled; the exact engine takes as many when the two are compared."""
+    return law.with_examples(max(1, min(law.n, SAMPLED_ENTRIES // law.d)))
+
+
+def whitened(law: InContext, A: Any) -> Any:
+    """Sigma^{1/2} A Sigma^{1/2}, for one A or many."""
+    return law.root @ jnp.asarray(A) @ law.root
+
+
+def another_law(law: InContext, eigenvalues: Any, rotation: Any) -> InContext:
+    """Sigma with these eigenvalues in the rotated eigenbasis, as many examples."""
+    Sigma = (rotation * np.asarray(eigenvalues)) @ rotation.T
+    return InContext.gaussian(law.d, law.n, (Sigma + Sigma.T) / 2)
+
+
+def quantities(study: Study) -> dict[str, tuple[float, float]]:
+    """a*, the least loss and the Hessian at a* I: rational numbers, rounded once."""
+    n, d, L = study.sizes
+    a = wishart.a_star(n, d, L)
+    found = {"a_star": a, "loss_min": wishart.least_loss(n, d, L)}
+    if d > 1:
+        found |= wishart.hessian(n, d, L, a)._asdict()
+    return {name: (value, abs(value) * UNIT) for name, value in found.items()}

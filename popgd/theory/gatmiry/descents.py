@@ -1,0 +1,211 @@
+"""What is measured for the minimiser: exact descents on A and on (A, u), and Monte Carlo ones on the full (P, Q)."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from popgd import descent, gradient, in_context, wishart
+from popgd import wishart_bias as bias
+from popgd import wishart_loss as exact
+from popgd.in_context import InContext, SquaredError
+from popgd.memory import Memory
+from popgd.recursion import log_grid
+from popgd.theory.base import Progress, Setting
+from popgd.theory.gatmiry import pictures
+from popgd.theory.gatmiry.common import Study, sampled_law, whitened
+
+#: Exact descents take at most this many steps; they stop as soon as nothing moves any more.
+LONGEST = 10**6
+#: Random symmetric starts beside 0; their eigenvalues, in whitened coordinates, are up to WIDTH a*.
+STARTS, WIDTH = 3, 1.2
+#: Monte Carlo descents at each of two batch sizes, each that many times shorter than sampled_steps: their scatter is the
+#: error of their mean.
+REPLICAS = 16
+#: Size of u at the start of descents on (A, u), in whitened coordinates.
+BIAS = 0.5
+#: Prompts of the samplewise claims.
+PROMPTS = 64
+
+
+class Descents(NamedTuple):
+    """Exact descents, recorded at `step`: A from 0 and from random starts, (A, u) from (0, BIAS e_i) for each i."""
+
+    step: Any
+    A: Any  # (records, 1 + STARTS, d, d)
+    eigenvalues: Any  # (records, d), of the descent from 0, in whitened coordinates
+    loss: Any  # (records,), the same
+    loss_error: Any
+    u: Any  # (records, d), |u_i| of the i-th descent on (A, u)
+    diverged_at: Any  # -1 if it did not
+
+
+class Sampled(NamedTuple):
+    """Monte Carlo: loss and gradient at three points with the exact ones; descents from (0, BIAS e_1)."""
+
+    loss: Any  # (points, 3): mean, standard error, exact
+    grad_A: Any  # (points, 3, d, d): the same
+    odd: Any  # largest entry that changing the sign of w cancels, over prompts, relative
+    scaling: Any  # largest relative gap between the gradient of P22 and <A, grad_A>, over prompts
+    identity: Any  # largest relative gap between the transformer and its reduction, over prompts
+    ends: Any  # (2, REPLICAS, 2): tr A/d and u_1, whitened, at the end of descents of one and of twice the batch
+    exact_end: Any  # (2,): the same of the exact descent
+
+
+@jax.jit
+def advance(polynomial: exact.Polynomial, root: Any, eta: Any, A: Any, count: Any) -> Any:
+    """`count` steps of gradient descent on A, for many A at once."""
+    slope = jax.grad(exact.loss_with_covariance, argnums=1)
+
+    def one(A: Any) -> Any:
+        return jax.lax.fori_loop(0, count, lambda _, A: A - eta * slope(polynomial, A, root), A)
+
+    return jax.vmap(one)(A)
+
+
+@partial(jax.jit, static_argnames="L")
+def advance_both(polynomial: Any, form: Any, L: int, lam: Any, eta: Any, state: Any, count: Any) -> Any:
+    """The same on (A, u), A = diag(a), u along one axis, in whitened coordinates and the eigenbasis of Sigma = diag(lam)."""
+
+    def loss(state: Any) -> Any:
+        return exact.loss(polynomial, state[0]) + bias.bias_loss(form, L, *state)
+
+    def step(_: Any, state: Any) -> Any:
+        a, u = jax.grad(loss)(state)
+        return state[0] - eta * lam**2 * a, state[1] - eta * lam * u
+
+    return jax.vmap(lambda state: jax.lax.fori_loop(0, count, step, state))(state)
+
+
+def starts(setting: Setting, law: InContext) -> Any:
+    """0, and random symmetric matrices, in the coordinates of the inputs."""
+    n, d, L = law.n, law.d, setting.L
+    rng = np.random.default_rng([setting.seed, 7])
+    rotations = np.linalg.qr(rng.normal(size=(STARTS, d, d)))[0]
+    values = rng.uniform(0, WIDTH * wishart.a_star(n, d, L), (STARTS, 1, d))
+    random = law.inverse_root @ (rotations * values) @ rotations.transpose(0, 2, 1) @ law.inverse_root
+    return jnp.concatenate([jnp.zeros((1, d, d)), (random + random.transpose(0, 2, 1)) / 2])
+
+
+def descend(setting: Setting, law: InContext, progress: Progress) -> Descents:
+    """The exact descents, up to `steps` and LONGEST, ending where nothing moves or numbers are no longer finite."""
+    n, d, L = law.n, law.d, setting.L
+    polynomial, form = exact.polynomial(n, d, L), bias.bias_form(n, d, L)
+    lam = jnp.linalg.eigvalsh(law.root) ** 2
+    A, both = starts(setting, law), (jnp.zeros((d, d)), BIAS * jnp.eye(d))
+    grid = log_grid(min(setting.steps, LONGEST), 8)
+    rows, diverged_at = [], -1
+    for before, step in zip([0, *grid[:-1]], grid, strict=True):
+        count = int(step - before)
+        last, A = A, advance(polynomial, law.root, setting.eta, A, count)
+        both = advance_both(polynomial, form, L, lam, setting.eta, both, count)
+        if not (jnp.isfinite(A).all() and jnp.isfinite(both[0]).all() and jnp.isfinite(both[1]).all()):
+            diverged_at = int(step)
+            break
+        symmetric = (A[0] + A[0].T) / 2
+        inside = whitened(law, symmetric)
+        u = jnp.abs(jnp.diagonal(both[1]))
+        rows.append((step, A, jnp.linalg.eigvalsh(inside), exact.loss(polynomial, inside),
+                     exact.rounding(polynomial, inside), u))  # fmt: skip
+        progress("exact descent", int(step), int(grid[-1]))
+        if step > 10 and jnp.abs(A - last).max() <= 1e-14 * jnp.abs(A).max() and u.max() < 1e-12:
+            break
+    columns = [np.stack([np.asarray(row[i]) for row in rows]) for i in range(len(rows[0]))]
+    return Descents(*columns, diverged_at=diverged_at)
+
+
+def sample(setting: Setting, objective: SquaredError, law: InContext, progress: Progress, memory: Memory) -> Sampled:
+    """The Monte Carlo half, at `sampled_law`."""
+    n, d, L, dtype = law.n, law.d, setting.L, jnp.dtype(setting.dtype)
+    polynomial = exact.polynomial(n, d, L)
+    inner = jnp.linalg.inv(law.Sigma)
+    points = (0.3 * inner, starts(setting, law)[1], wishart.a_star(n, d, L) * inner)
+    losses, gradients = [], []
+    for number, A in enumerate(points):
+        progress("population gradients", number, len(points))
+        weights = in_context.embed(A.astype(dtype), jnp.zeros(d, dtype))
+        mean, stderr, _ = gradient.population_gradient(objective, weights, law, setting.key(1, number), setting.samples)
+        slope = jax.grad(exact.loss_with_covariance, argnums=1)(polynomial, A, law.root)
+        losses.append((mean.loss, stderr.loss, exact.loss_with_covariance(polynomial, A, law.root)))
+        gradients.append((mean.weights.Q[:d, :d], stderr.weights.Q[:d, :d], slope))
+    ends = memory.part("ends").once(lambda: monte_carlo(setting, objective, law, progress), np.zeros(()))
+    return Sampled(np.array(losses), np.array(gradients), *samplewise(setting, objective, law), ends, exact_end(setting, law))
+
+
+def sampled_steps(setting: Setting) -> int:
+    return max(1, setting.sampled_steps // REPLICAS)
+
+
+def monte_carlo(setting: Setting, objective: SquaredError, law: InContext, progress: Progress) -> Any:
+    """tr A/d and u_1 (whitened) at the ends of REPLICAS descents on (A, u) with batches of one and of two sizes."""
+    d, dtype = law.d, jnp.dtype(setting.dtype)
+    lam, R = np.linalg.eigh(law.Sigma)
+    u = jnp.asarray(BIAS * R[:, 0] / np.sqrt(lam[0]), dtype)
+    support = in_context.Support(d)
+    how = descent.Descent(objective, setting.make_optimiser(), support, setting.bank)
+    start = in_context.embed(jnp.zeros((d, d), dtype), u)
+    ends = np.zeros((2, REPLICAS, 2))
+    steps = sampled_steps(setting)
+    for number in range(2 * REPLICAS):
+        size, replica = divmod(number, REPLICAS)
+        key = setting.key(2, number)
+        batch = setting.batch * (1 + size)
+        run = descent.descend(how, law, start, steps, batch, key, projected=True)
+        end = support.embed(jnp.asarray(run.coordinates[-1]))
+        A, u_end = np.asarray(whitened(law, end.Q[:d, :d])), np.asarray(law.root @ end.P[d, :d])
+        ends[size, replica] = np.nan if run.diverged_at is not None else (np.trace(A) / d, u_end @ R[:, 0])
+        progress("Monte Carlo descents", number + 1, 2 * REPLICAS)
+    return ends
+
+
+def exact_end(setting: Setting, law: InContext) -> Any:
+    """What `monte_carlo` estimates."""
+    n, d, L = law.n, law.d, setting.L
+    lam = jnp.linalg.eigvalsh(law.root) ** 2
+    start = (jnp.zeros((1, d)), BIAS * jnp.eye(d)[:1])
+    polynomial, form = exact.polynomial(n, d, L), bias.bias_form(n, d, L)
+    a, u = advance_both(polynomial, form, L, lam, setting.eta, start, sampled_steps(setting))
+    return np.array([a[0].mean(), u[0, 0]])
+
+
+def samplewise(setting: Setting, objective: SquaredError, law: InContext) -> tuple[float, float, float]:
+    """The `odd`, `scaling` and `identity` of `Sampled`: they hold for every single prompt."""
+    d, L = law.d, setting.L
+    A, u = random_weights(setting, law)
+    Sym = starts(setting, law)[1]
+
+    def one(key: Any) -> tuple:
+        prompt = law.sample(key, jnp.dtype("float64"))
+        other = prompt._replace(w=-prompt.w, y=-prompt.y)
+        f, g = in_context.looped(in_context.embed(A, u), prompt, L), in_context.reduced(A, u, prompt, L)
+        size = jnp.linalg.norm(prompt.w + u) * jnp.linalg.norm(prompt.x_q) + jnp.abs(g)
+        here, there = (jax.grad(objective)(in_context.embed(Sym, jnp.zeros(d)), p) for p in (prompt, other))
+        whole = jnp.maximum(jnp.abs(here.P).max(), jnp.abs(here.Q).max())
+        odd = [M[i] for M in (here.P + there.P, here.Q + there.Q) for i in ((slice(d), d), (d, slice(d)))]
+        inner = jnp.sum(here.Q[:d, :d] * Sym)
+        scale = jnp.sum(jnp.abs(here.Q[:d, :d] * Sym))
+        return jnp.abs(jnp.stack(odd)).max() / whole, jnp.abs(here.P[d, d] - inner) / scale, jnp.abs(f - g) / size
+
+    keys = jax.random.split(setting.key(3), PROMPTS)
+    return tuple(float(jnp.max(x)) for x in jax.jit(jax.vmap(one))(keys))
+
+
+def random_weights(setting: Setting, law: InContext) -> tuple[Any, Any]:
+    """A that is not symmetric and contracts, and u, for the identity of the forward pass."""
+    G = jax.random.normal(setting.key(4), (law.d, law.d + 1))
+    A = 0.5 * (jnp.eye(law.d) + G[:, :-1] / law.d**0.5)
+    return law.inverse_root @ A @ law.inverse_root, law.inverse_root @ G[:, -1]
+
+
+def study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
+    law = setting.law
+    assert isinstance(law, InContext)
+    found = memory.part("descents").once(lambda: descend(setting, law, progress), Descents(*range(7)))
+    seen = memory.part("sampled").once(
+        lambda: sample(setting, objective, sampled_law(law), progress, memory), Sampled(*range(7))
+    )
+    values = {f"exact/{k}": np.asarray(v) for k, v in found._asdict().items()}
+    values |= {f"sampled/{k}": np.asarray(v) for k, v in seen._asdict().items()}
+    return Study(setting, objective, values, pictures.minimiser)
