@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from popgd.data import Hypothesis
-from popgd.model import UNROLL, Weights
+from popgd.model import UNROLL
+from popgd.weights import Weights
 from popgd.wishart import whole
 from popgd.wishart_loss import square_root
 
@@ -125,6 +126,33 @@ def embed(A: Float[Array, "d d"], u: Float[Array, " d"]) -> Weights:
     Q = jnp.zeros((d + 1, d + 1), A.dtype).at[:d, :d].set(A)
     P = jnp.zeros((d + 1, d + 1), A.dtype).at[d, :d].set(u).at[d, d].set(1.0)
     return Weights(P, Q)
+
+
+@dataclass(frozen=True)
+class Support:
+    """What the paper trains: {embed(A, u)}; the coordinates are the d^2 entries of A and the d of u.
+
+    Descent along it is descent on A and u, all else frozen. Departs: it is no invariant set of descent on all of (P, Q).
+    At u = 0 the law of w is even, so the gradients of P12, P21, Q12 and Q21 are 0; but that of P22 is <A, grad_A>, and for
+    L >= 2 those of P11 and Q22 are not 0 either. Without the projection descent leaves the support.
+    """
+
+    d: int
+
+    def coordinates(self, weights: Weights) -> Float[Array, " k"]:
+        return jnp.concatenate([weights.Q[: self.d, : self.d].ravel(), weights.P[self.d, : self.d]])
+
+    def embed(self, coordinates: Float[Array, " k"]) -> Weights:
+        return embed(coordinates[: -self.d].reshape(self.d, self.d), coordinates[-self.d :])
+
+    def inactive(self, weights: Weights) -> Float[Array, ""]:
+        gap = jax.tree.map(jnp.subtract, weights, self.embed(self.coordinates(weights)))
+        return jnp.maximum(jnp.max(jnp.abs(gap.P)), jnp.max(jnp.abs(gap.Q)))
+
+    def deviations(self, gradient: Weights) -> Float[Array, "3 d"]:
+        """The gradients of P12, Q12 and Q21: 0 in the mean at u = 0."""
+        d = self.d
+        return jnp.stack([gradient.P[:d, d], gradient.Q[:d, d], gradient.Q[d, :d]])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What the theorems of this paper share: their law, step size, checks of settings, study and reported numbers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,42 +10,47 @@ from matplotlib.figure import Figure
 
 from popgd import wishart
 from popgd.config import SettingError
-from popgd.data import Hypothesis, Law
+from popgd.data import Hypothesis
 from popgd.in_context import InContext, SquaredError
-from popgd.theory.base import Setting
+from popgd.theory.base import Setting, fits
 
 PAPER = "arXiv 2410.08292"
 #: The covariance where nothing is given: d = 5, condition number 4.
 COVARIANCE = (2.0, 1.5, 1.0, 0.75, 0.5)
-EXAMPLES = 50
+#: The settings that make the law.
+LAW = ("d", "n", "covariance")
+#: Matrices of A's size that an exact study keeps.
+MATRICES = 2**14
+#: Exact descents take at most this many steps; they stop as soon as nothing moves any more.
+LONGEST = 10**6
 #: Numbers in one sampled X at most: Monte Carlo takes fewer examples than the statement where there would be more.
 SAMPLED_ENTRIES = 2**13
 #: Measured with float64: a relative error of a few units of rounding.
 UNIT = float(np.finfo(np.float64).eps)
 
 
-def make_law(default_n: int = EXAMPLES) -> Callable[[Mapping[str, Any]], InContext]:
-    """The function that makes the law of a setting: d, n, covariance (eigenvalues or matrix of Sigma).
+def make_law(values: Mapping[str, Any]) -> InContext:
+    """The law that d, n and covariance (eigenvalues or matrix of Sigma) describe; an `InContext` in `law` is taken as it is.
 
-    It raises SettingError for a covariance that is not one, or has not d rows.
+    Raises SettingError for a covariance that is not one, or has not d rows, or what does not fit into memory.
     """
+    law, d, n, covariance = (values[name] for name in ("law", *LAW))
+    if law is not None:
+        clash = [name for name in LAW if name != "n" and values[name] is not None]
+        if clash or not isinstance(law, InContext):
+            raise SettingError(f"law={type(law).__name__}: an InContext object was wanted, and no {clash[0] if clash else 'other'}")
+        return law
+    covariance = COVARIANCE if covariance is None and d is None else covariance
+    d = len(covariance) if d is None else d
+    fits(f"d={d}", MATRICES * 8 * d * d)
+    try:
+        return InContext.gaussian(d, n, covariance)
+    except ValueError as error:
+        raise SettingError(str(error)) from None
 
-    def make(values: Mapping[str, Any]) -> InContext:
-        d, n, covariance = (values[name] for name in ("d", "n", "covariance"))
-        if covariance is None:
-            covariance = COVARIANCE if d is None else None
-        d = len(COVARIANCE if covariance is None else covariance) if d is None else d
-        try:
-            return InContext.gaussian(d, default_n if n is None else n, covariance)
-        except ValueError as error:
-            raise SettingError(str(error)) from None
 
-    return make
-
-
-def step_size(law: Law, L: int) -> float:
+def step_size(law: InContext, L: int) -> float:
     """Half of 1/h, h = 2L(2L-1) m_2 lambda_max(Sigma)^2 the curvature of the loss at A = 0 along the identity."""
-    assert isinstance(law, InContext)
     m_2 = float(wishart.moments(law.n, law.d, 2)[2])
     return 0.5 / (2 * L * (2 * L - 1) * m_2 * float(np.linalg.eigvalsh(law.Sigma)[-1]) ** 2)
 
@@ -58,6 +63,8 @@ def objective(largest: int, what: str) -> Callable[[Setting, str], SquaredError]
 
     def make(setting: Setting, target: str) -> SquaredError:
         law, L = setting.law, setting.L
+        if setting.steps > LONGEST:
+            raise SettingError(f"steps={setting.steps}: every step is taken, so at most {LONGEST:,} were wanted; take fewer")
         if L > largest:
             raise SettingError(f"L={L}: {what} is exact for at most {largest} loops (time and memory); take L <= {largest}")
         try:
@@ -83,11 +90,9 @@ class Study:
     objective: SquaredError
     values: dict[str, np.ndarray]
     draw: Callable[["Study", str], dict[str, Figure]]
-    extra: Any = field(default=None)
 
     @property
     def law(self) -> InContext:
-        assert isinstance(self.setting.law, InContext)
         return self.setting.law
 
     @property
@@ -112,17 +117,11 @@ def whitened(law: InContext, A: Any) -> Any:
     return law.root @ jnp.asarray(A) @ law.root
 
 
-def another_law(law: InContext, eigenvalues: Any, rotation: Any) -> InContext:
-    """Sigma with these eigenvalues in the rotated eigenbasis, as many examples."""
-    Sigma = (rotation * np.asarray(eigenvalues)) @ rotation.T
-    return InContext.gaussian(law.d, law.n, (Sigma + Sigma.T) / 2)
-
-
 def quantities(study: Study) -> dict[str, tuple[float, float]]:
     """a*, the least loss and the Hessian at a* I: rational numbers, rounded once."""
     n, d, L = study.sizes
-    a = wishart.a_star(n, d, L)
-    found = {"a_star": a, "loss_min": wishart.least_loss(n, d, L)}
+    a = wishart.minimiser(n, d, L)
+    found = {"a_star": wishart.a_star(n, d, L), "loss_min": wishart.least_loss(n, d, L)}
     if d > 1:
         found |= wishart.hessian(n, d, L, a)._asdict()
     return {name: (value, abs(value) * UNIT) for name, value in found.items()}

@@ -17,8 +17,6 @@ from popgd.theory.base import Progress, Setting
 from popgd.theory.gatmiry import pictures
 from popgd.theory.gatmiry.common import Study, sampled_law, whitened
 
-#: Exact descents take at most this many steps; they stop as soon as nothing moves any more.
-LONGEST = 10**6
 #: Random symmetric starts beside 0; their eigenvalues, in whitened coordinates, are up to WIDTH a*.
 STARTS, WIDTH = 3, 1.2
 #: Monte Carlo descents at each of two batch sizes, each that many times shorter than sampled_steps: their scatter is the
@@ -90,12 +88,12 @@ def starts(setting: Setting, law: InContext) -> Any:
 
 
 def descend(setting: Setting, law: InContext, progress: Progress) -> Descents:
-    """The exact descents, up to `steps` and LONGEST, ending where nothing moves or numbers are no longer finite."""
+    """The exact descents, up to `steps`, ending where nothing moves or numbers are no longer finite."""
     n, d, L = law.n, law.d, setting.L
     polynomial, form = exact.polynomial(n, d, L), bias.bias_form(n, d, L)
     lam = jnp.linalg.eigvalsh(law.root) ** 2
     A, both = starts(setting, law), (jnp.zeros((d, d)), BIAS * jnp.eye(d))
-    grid = log_grid(min(setting.steps, LONGEST), 8)
+    grid = log_grid(setting.steps, 8)
     rows, diverged_at = [], -1
     for before, step in zip([0, *grid[:-1]], grid, strict=True):
         count = int(step - before)
@@ -201,7 +199,6 @@ def random_weights(setting: Setting, law: InContext) -> tuple[Any, Any]:
 
 def study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
     law = setting.law
-    assert isinstance(law, InContext)
     found = memory.part("descents").once(lambda: descend(setting, law, progress), Descents(*range(7)))
     seen = memory.part("sampled").once(
         lambda: sample(setting, objective, sampled_law(law), progress, memory), Sampled(*range(7))

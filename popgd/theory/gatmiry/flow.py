@@ -203,7 +203,6 @@ def integrate(n: int, lam: Any, L: int, times: Any) -> Any:
 
 def flow_study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
     law = setting.law
-    assert isinstance(law, InContext)
     lam = jnp.linalg.eigvalsh(jnp.asarray(law.Sigma))
     n, L = law.n, setting.L
 

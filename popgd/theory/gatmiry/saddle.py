@@ -10,12 +10,13 @@ import numpy as np
 
 from popgd import wishart
 from popgd import wishart_normal as normal
+from popgd.data import Hypothesis
 from popgd.in_context import InContext, SquaredError
 from popgd.memory import Memory
 from popgd.recursion import log_grid
 from popgd.theory.base import Progress, Setting
 from popgd.theory.gatmiry import pictures
-from popgd.theory.gatmiry.common import UNIT, Study
+from popgd.theory.gatmiry.common import UNIT, Study, hypotheses
 from popgd.verdict import Evidence
 
 #: Norm of the antisymmetric K that is added to a* I at the start, up to this n, and less for more examples: growth is linear
@@ -25,8 +26,6 @@ KICK, KICK_EXAMPLES = 1e-4, 100
 QUADRATIC = 100
 #: An unstable perturbation has left the neighbourhood of a* I when it has grown that much.
 GROWN = 100
-#: Steps of the exact descent at most.
-LONGEST = 10**6
 
 
 class Escape(NamedTuple):
@@ -50,7 +49,7 @@ def escape(setting: Setting, law: InContext, progress: Progress) -> Escape:
     blocks, diverged_at = start(setting, n, d, float(polynomial.centre)), -1
     least = wishart.least_loss(n, d, L)
     rows = [(0, blocks, normal.loss(polynomial, blocks) / least)]
-    grid = [int(step) for step in log_grid(min(setting.steps, LONGEST), 8) if step]
+    grid = [int(step) for step in log_grid(setting.steps, 8) if step]
     for before, step in zip([0, *grid[:-1]], grid, strict=True):
         last, blocks = blocks, advance(polynomial, setting.eta, blocks, step - before)
         if not jnp.isfinite(blocks).all():
@@ -78,10 +77,14 @@ def start(setting: Setting, n: int, d: int, a: float) -> Any:
 
 def study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
     law = setting.law
-    assert isinstance(law, InContext)
     found = memory.part("escape").once(partial(escape, setting, law, progress), Escape(*range(4)))
     values = {f"escape/{k}": np.asarray(v) for k, v in found._asdict().items()}
     return Study(setting, objective, values, pictures.escape)
+
+
+def several(setting: Setting) -> list[Hypothesis]:
+    """One feature has no antisymmetric matrices."""
+    return [*hypotheses(setting), Hypothesis("d >= 2", setting.law.d >= 2, "with one feature all matrices are symmetric")]
 
 
 def over_all_matrices(study: Study) -> Iterator[Evidence]:
