@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -110,11 +109,6 @@ class Study:
 def sampled_law(law: InContext) -> InContext:
     """The law with few enough examples to be sampled; the exact engine takes as many when the two are compared."""
     return law.with_examples(max(1, min(law.n, SAMPLED_ENTRIES // law.d)))
-
-
-def whitened(law: InContext, A: Any) -> Any:
-    """Sigma^{1/2} A Sigma^{1/2}, for one A or many."""
-    return law.root @ jnp.asarray(A) @ law.root
 
 
 def quantities(study: Study) -> dict[str, tuple[float, float]]:

@@ -278,7 +278,7 @@ def time_exponent(study: Study, exponent: float, source: str, origin: Any) -> Ev
     measured, change = rate(study)
     rival = abs((L - 1) / L - (L - 1) / (2 * L - 1))
     return Evidence(
-        "time-to-loss" if origin == "derived" else "time-to-loss-transcribed",
+        "time-to-xi" if origin == "derived" else "time-to-xi-transcribed",
         f"Gradient flow reaches the loss xi after a time of the order of xi^(-{exponent:.6g}): d log t/d log xi at "
         f"xi = {study.values['flow/loss'][-1]:.3g}",
         source,

@@ -59,11 +59,19 @@ def loops_study(setting: Setting, objective: SquaredError, progress: Progress, m
     left, right = (np.einsum("pij,pi->pj", V, rng.normal(size=(PROMPTS, d))) for _ in range(2))
     with np.errstate(over="ignore", invalid="ignore"):  # prompts that diverge: inf, and not below anything
         errors = np.stack([np.abs(np.sum(left * right * (1 - a * s) ** T, axis=1)) for T in LOOPS])
+    values = {"loops": np.array(LOOPS), "errors": errors, "mean": np.array(mean_errors(n, d, a))}
+    return Study(setting, objective, values, pictures.loops)
+
+
+def mean_errors(n: int, d: int, a: float) -> list[float]:
+    """The mean squared error after 1, 2, ... loops, exact, to where all that was gained is lost again, or to MEAN_LOOPS."""
     mean = []
     with contextlib.suppress(ValueError):  # outside the range of float64: the error is below 1e-307
-        mean.extend(wishart.isotropic_loss(n, d, T, a) for T in range(1, MEAN_LOOPS + 1))
-    values = {"loops": np.array(LOOPS), "errors": errors, "mean": np.array(mean)}
-    return Study(setting, objective, values, pictures.loops)
+        for T in range(1, MEAN_LOOPS + 1):
+            mean.append(wishart.isotropic_loss(n, d, T, a))
+            if mean[-1] > max(mean[0], 2 * min(mean)):
+                break
+    return mean
 
 
 def contracting(setting: Setting) -> list[Hypothesis]:
@@ -159,7 +167,7 @@ class Shifted(NamedTuple):
     mu: Any  # eigenvalues of Sigma^-1 Sigma_test, from that product
     direct: Any  # exact loss in the coordinates of the inputs
     reduced: Any  # exact loss at diag(a* mu)
-    sampled: Any  # (4,): Monte Carlo mean, standard error, exact at as many examples, kurtosis of the loss
+    sampled: Any  # (3,): Monte Carlo mean, standard error, exact at as many examples
     share: Any  # (BOUNDED,): error over bound, prompt by prompt
 
 
@@ -191,19 +199,21 @@ def ood_study(setting: Setting, objective: SquaredError, progress: Progress, mem
 def shifted(setting: Setting, objective: SquaredError, law: InContext, progress: Progress) -> Shifted:
     n, d, L = law.n, law.d, setting.L
     other = test_law(setting, law)
-    A = wishart.a_star(n, d, L) * jnp.linalg.inv(law.Sigma)
+    A = jnp.asarray(wishart.a_star(n, d, L) * np.linalg.inv(law.Sigma))
+    direct, reduced = jax.jit(exact.loss_with_covariance), jax.jit(exact.loss)
     mu = np.sort(np.linalg.eigvals(np.linalg.solve(law.Sigma, other.Sigma)).real)
     polynomial = exact.polynomial(n, d, L)
     progress("prompts of another law", 0, 2)
     few, dtype = sampled_law(other), jnp.dtype(setting.dtype)
     weights = in_context.embed(A.astype(dtype), jnp.zeros(d, dtype))
-    mean, stderr, _ = gradient.population_gradient(objective, weights, few, setting.key(1), setting.samples)
-    at_few = exact.loss_with_covariance(exact.polynomial(few.n, d, L), A, other.root)
+    key, support = setting.key(1), in_context.Support(d)
+    mean, stderr, _ = gradient.population_gradient(objective, weights, few, key, setting.samples, support)
+    at_few = direct(exact.polynomial(few.n, d, L), A, other.root)
     progress("prompts of another law", 1, 2)
     return Shifted(
         mu,
-        exact.loss_with_covariance(polynomial, A, other.root),
-        exact.loss(polynomial, wishart.a_star(n, d, L) * jnp.asarray(mu)),
+        direct(polynomial, A, other.root),
+        reduced(polynomial, wishart.a_star(n, d, L) * jnp.asarray(mu)),
         np.array([mean.loss, stderr.loss, at_few]),
         prompt_bounds(setting, d),
     )

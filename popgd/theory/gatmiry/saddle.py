@@ -37,6 +37,10 @@ class Escape(NamedTuple):
     diverged_at: Any  # -1 if it did not
 
 
+#: Compiled whole, quicker than operation by operation.
+look = jax.jit(normal.loss)
+
+
 @jax.jit
 def advance(polynomial: normal.NormalPolynomial, eta: Any, blocks: Any, count: Any) -> Any:
     return jax.lax.fori_loop(0, count, lambda _, b: b - eta * normal.gradient(polynomial, b), blocks)
@@ -48,14 +52,14 @@ def escape(setting: Setting, law: InContext, progress: Progress) -> Escape:
     polynomial = normal.polynomial(n, d, L)
     blocks, diverged_at = start(setting, n, d, float(polynomial.centre)), -1
     least = wishart.least_loss(n, d, L)
-    rows = [(0, blocks, normal.loss(polynomial, blocks) / least)]
+    rows = [(0, blocks, look(polynomial, blocks) / least)]
     grid = [int(step) for step in log_grid(setting.steps, 8) if step]
     for before, step in zip([0, *grid[:-1]], grid, strict=True):
         last, blocks = blocks, advance(polynomial, setting.eta, blocks, step - before)
         if not jnp.isfinite(blocks).all():
             diverged_at = step
             break
-        rows.append((step, blocks, normal.loss(polynomial, blocks) / least))
+        rows.append((step, blocks, look(polynomial, blocks) / least))
         progress("descent over all matrices", step, grid[-1])
         if step > 100 and jnp.abs(blocks - last).max() < 1e-14:
             break
