@@ -10,7 +10,7 @@ Source: arXiv 2410.08292, Section 2; 1/n and signs as in arXiv 2306.00297.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,8 @@ class InContext:
         if given.shape not in ((d,), (d, d)):
             raise ValueError(f"got a covariance of shape {given.shape}, wanted {d} eigenvalues or a ({d}, {d}) matrix: change d")
         root = square_root(np.diag(given) if given.ndim == 1 else given)
-        exact = tuple(given.tolist()) if given.ndim == 1 else tuple(tuple(row) for row in given.tolist())
+        rows: Any = given.tolist()
+        exact = tuple(rows) if given.ndim == 1 else tuple(tuple(row) for row in rows)
         return cls(n, exact, root, jnp.linalg.inv(root))
 
     @property

@@ -88,8 +88,7 @@ def judge(evidence: Sequence[Evidence], false_alarm: float) -> list[Claim]:
 
 def _judge_one(e: Evidence, false_alarm: float) -> Claim:
     measured, error, allowance, resolution = (
-        np.asarray(x, dtype=np.float64).ravel()
-        for x in np.broadcast_arrays(e.measured, e.error, e.allowance, e.resolution)
+        np.asarray(x, dtype=np.float64).ravel() for x in np.broadcast_arrays(e.measured, e.error, e.allowance, e.resolution)
     )
     gap = measured - e.predicted
     gap = {"equal": abs(gap), "at least": -gap, "at most": gap}[e.sense]

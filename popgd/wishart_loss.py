@@ -28,6 +28,7 @@ LARGEST_L = 6  # 1 s for L = 5, 15 s and 300 MB for L = 6, fifteen times that fo
 SYMMETRIC = 1e-9  # relative: the rounding of a million steps of descent stays below
 UNIT = sys.float_info.epsilon / 2
 
+
 @cache
 def _in_power_sums(L: int) -> Terms:
     """E ||(I - S A)^L||_F^2 = sum_ij C(L,i) C(L,j) (-n)^{-i-j} E tr (WA)^i (AW)^j in n and p_k, p_0 = d."""

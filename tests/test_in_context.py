@@ -81,7 +81,9 @@ def test_the_support_is_a_manifold():
     assert isinstance(support, Manifold) and hash(support) == hash(Support(d))
     x = jnp.arange(1.0, 7.0)
     weights = support.embed(x)
-    assert np.array_equal(weights.Q, [[1, 2, 0], [3, 4, 0], [0, 0, 0]]) and np.array_equal(weights.P, [[0, 0, 0], [0, 0, 0], [5, 6, 1]])
+    assert np.array_equal(weights.Q, [[1, 2, 0], [3, 4, 0], [0, 0, 0]]) and np.array_equal(
+        weights.P, [[0, 0, 0], [0, 0, 0], [5, 6, 1]]
+    )
     assert np.array_equal(support.coordinates(weights), x) and support.inactive(weights) == 0
     assert support.inactive(weights._replace(P=weights.P.at[d, d].set(1.5))) == 0.5
     ones = Weights(jnp.ones((3, 3)), jnp.ones((3, 3)))

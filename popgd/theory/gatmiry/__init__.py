@@ -8,8 +8,19 @@ contradicted by its own consequences it is a theorem of its own here, so that a 
 from typing import Any
 
 from popgd.theory.base import Theorem
-from popgd.theory.gatmiry import descents, flow, minimiser, prompts, saddle
-from popgd.theory.gatmiry.common import LAW, LONGEST, PAPER, Study, hypotheses, make_law, objective, quantities, step_size
+from popgd.theory.gatmiry import descents, flow, minimiser, prompts, saddle, shifted
+from popgd.theory.gatmiry.common import (
+    INFINITE,
+    LAW,
+    LONGEST,
+    PAPER,
+    Study,
+    hypotheses,
+    make_law,
+    objective,
+    quantities,
+    step_size,
+)
 from popgd.wishart import LARGEST_K
 from popgd.wishart_loss import LARGEST_L
 from popgd.wishart_normal import LARGEST_L as LARGEST_NORMAL_L
@@ -17,9 +28,6 @@ from popgd.wishart_normal import LARGEST_L as LARGEST_NORMAL_L
 __all__ = ["THEOREMS", "TITLE"]
 
 TITLE = f"{PAPER}, Can Looped Transformers Learn to Implement Multi-step Gradient Descent for In-context Learning?"
-
-#: Where the claims are about n = infinity.
-MANY = 10**14
 
 
 def descent_quantities(study: Study) -> dict[str, tuple[float, float]]:
@@ -66,7 +74,14 @@ THEOREMS = (
         "ends; a* lies within c of 1, and 1 - a* and the least loss fall like 1/n and n^-L.",
         source=f"{PAPER}, Theorem 3.2 among symmetric A",
         study=descents.study,
-        claims=(minimiser.forward, minimiser.engines, minimiser.arrival, minimiser.local, minimiser.bracket, minimiser.asymptotics),
+        claims=(
+            minimiser.forward,
+            minimiser.engines,
+            minimiser.arrival,
+            minimiser.local,
+            minimiser.bracket,
+            minimiser.asymptotics,
+        ),
         quantities=descent_quantities,
     ),
     theorem(
@@ -96,11 +111,11 @@ THEOREMS = (
     theorem(
         LARGEST_L,
         "the loss over symmetric A",
-        n=MANY,
+        n=INFINITE,
         name="gatmiry.flow",
         title="gradient flow from 0 reaches the loss xi in time xi^(-(L-1)/L)",
-        statement="At n = infinity gradient flow from A = 0 has the loss sum_i (1 + 4L(L-1) lambda_i^2 t)^(-L/(L-1)), and so reaches "
-        "xi after a time of the order of xi^(-(L-1)/L), as gradient dominance says.",
+        statement="At n = infinity gradient flow from A = 0 has the loss sum_i (1 + 4L(L-1) lambda_i^2 t)^(-L/(L-1)), and so "
+        "reaches xi after a time of the order of xi^(-(L-1)/L), as gradient dominance says.",
         source=f"{PAPER}, consequence of Theorem 3.4",
         hypotheses=flow.many_examples,
         study=flow.flow_study,
@@ -110,7 +125,7 @@ THEOREMS = (
     theorem(
         LARGEST_L,
         "the loss over symmetric A",
-        n=MANY,
+        n=INFINITE,
         name="gatmiry.flow-transcribed",
         title="the same claimed with the exponent -(L-1)/(2L-1), which contradicts it",
         statement="Gradient flow from A = 0 reaches the loss xi after a time of the order of xi^(-(L-1)/(2L-1)).",
@@ -125,8 +140,8 @@ THEOREMS = (
         "the loss on the line A = a Sigma^-1",
         name="gatmiry.loops",
         title="more loops at test: the median error goes to 0; loops against free steps: Catalan numbers",
-        statement="At A = a* Sigma^-1 the median error over prompts goes to 0 with the number of loops at test. The least loss of L "
-        "loops over that of L free steps tends to the Catalan number C_L.",
+        statement="At A = a* Sigma^-1 the median error over prompts goes to 0 with the number of loops at test. The least loss "
+        "of L loops over that of L free steps tends to the Catalan number C_L.",
         source=f"{PAPER}, Section 3",
         hypotheses=prompts.contracting,
         study=prompts.loops_study,
@@ -150,11 +165,12 @@ THEOREMS = (
         options=("shift",),
         name="gatmiry.ood",
         title="other covariances at test: the loss is l(diag(a* mu)); every prompt is bounded",
-        statement="At A = a* Sigma^-1 and inputs of the covariance Sigma_test the loss is l(diag(a* mu)), mu = eig(Sigma^-1 Sigma_test); "
-        "at n = infinity it goes to 0 with L iff 0 < mu < 2. On any prompt the error after T loops is at most rho^T.",
+        statement="At A = a* Sigma^-1 and inputs of the covariance Sigma_test the loss is l(diag(a* mu)), mu = "
+        "eig(Sigma^-1 Sigma_test); at n = infinity it goes to 0 with L iff 0 < mu < 2. On any prompt the error after T loops is at "
+        "most rho^T |A^-1/2 w| |A^1/2 x_q|, rho = |I - A^1/2 S A^1/2|.",
         source=f"{PAPER}, out of distribution",
-        study=prompts.ood_study,
-        claims=(prompts.ood,),
+        study=shifted.shifted_study,
+        claims=(shifted.ood,),
         quantities=quantities,
     ),
 )

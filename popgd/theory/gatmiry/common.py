@@ -18,6 +18,8 @@ PAPER = "arXiv 2410.08292"
 COVARIANCE = (2.0, 1.5, 1.0, 0.75, 0.5)
 #: The settings that make the law.
 LAW = ("d", "n", "covariance")
+#: n at which "n = infinity" is evaluated.
+INFINITE = 10**14
 #: Matrices of A's size that an exact study keeps.
 MATRICES = 2**14
 #: Exact descents take at most this many steps; they stop as soon as nothing moves any more.
@@ -37,10 +39,13 @@ def make_law(values: Mapping[str, Any]) -> InContext:
     if law is not None:
         clash = [name for name in LAW if name != "n" and values[name] is not None]
         if clash or not isinstance(law, InContext):
-            raise SettingError(f"law={type(law).__name__}: an InContext object was wanted, and no {clash[0] if clash else 'other'}")
+            raise SettingError(
+                f"law={type(law).__name__}: an InContext object was wanted, and no {clash[0] if clash else 'other'}"
+            )
         return law
-    covariance = COVARIANCE if covariance is None and d is None else covariance
-    d = len(covariance) if d is None else d
+    if d is None:
+        covariance = COVARIANCE if covariance is None else covariance
+        d = len(covariance)
     fits(f"d={d}", MATRICES * 8 * d * d)
     try:
         return InContext.gaussian(d, n, covariance)
@@ -64,7 +69,7 @@ def objective(largest: int, what: str) -> Callable[[Setting, str], SquaredError]
         law, L = setting.law, setting.L
         if setting.steps > LONGEST:
             raise SettingError(f"steps={setting.steps}: every step is taken, so at most {LONGEST:,} were wanted; take fewer")
-        if L > largest:
+        if largest < L:
             raise SettingError(f"L={L}: {what} is exact for at most {largest} loops (time and memory); take L <= {largest}")
         try:
             wishart.least_loss(law.n, law.d, L)

@@ -203,7 +203,8 @@ def samplewise(setting: Setting, objective: SquaredError, law: InContext) -> tup
         return jnp.abs(jnp.stack(odd)).max() / whole, scaling, jnp.abs(f - g) / size
 
     keys = jax.random.split(setting.key(3), PROMPTS)
-    return tuple(float(jnp.max(x)) for x in jax.jit(jax.vmap(one))(keys))
+    odd, scaling, identity = (float(jnp.max(x)) for x in jax.jit(jax.vmap(one))(keys))
+    return odd, scaling, identity
 
 
 def random_weights(setting: Setting, law: InContext) -> tuple[Any, Any]:
@@ -216,9 +217,7 @@ def random_weights(setting: Setting, law: InContext) -> tuple[Any, Any]:
 def study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
     law = setting.law
     found = memory.part("descents").once(lambda: descend(setting, law, progress), Descents(*range(7)))
-    seen = memory.part("sampled").once(
-        lambda: sample(setting, objective, sampled_law(law), progress, memory), Sampled(*range(8))
-    )
+    seen = memory.part("sampled").once(lambda: sample(setting, objective, sampled_law(law), progress, memory), Sampled(*range(8)))
     values = {f"exact/{k}": np.asarray(v) for k, v in found._asdict().items()}
     values |= {f"sampled/{k}": np.asarray(v) for k, v in seen._asdict().items()}
     return Study(setting, objective, values, pictures.minimiser)

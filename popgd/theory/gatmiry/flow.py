@@ -1,7 +1,6 @@
 """Gradient dominance and gradient flow: rows 8, 9 and 10."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,19 +10,17 @@ import numpy as np
 from popgd import wishart
 from popgd import wishart_loss as exact
 from popgd.data import Hypothesis
-from popgd.in_context import InContext, SquaredError
+from popgd.in_context import SquaredError
 from popgd.memory import Memory
 from popgd.theory.base import Progress, Setting
 from popgd.theory.gatmiry import pictures
-from popgd.theory.gatmiry.common import Study, hypotheses
+from popgd.theory.gatmiry.common import INFINITE, Study, hypotheses
 from popgd.verdict import Evidence
 
 #: Random symmetric A for the dominance inequality, their largest eigenvalue, and how far above the least loss they are.
 MATRICES, LARGEST, ABOVE = 2048, 3.0, 1.1
 #: The constant of Theorem 3.4, as transcribed.
 DOMINANCE = 1 / 16
-#: n at which "n = infinity" is evaluated.
-INFINITE = 10**14
 #: A flow is followed as long as b^2 = (l/d)^{1/L} >= d/(n FOLLOWED): corrections of finite n are of the size of FOLLOWED.
 FOLLOWED = 1e-3
 #: It needs so many examples, in units of d, for the exponent to show in that range.
@@ -144,7 +141,7 @@ def threshold(study: Study) -> Evidence:
     wanted = wishart.least_loss(n, d, L) ** ((L - 1) / L) / (32 * h)
     return Evidence(
         "dominance-fails",
-        f"Close to a* I the inequality fails, from l/l_min - 1 = l_min^((L-1)/L)/(32 h_sym) = {wanted:.4g} on: measured over that",
+        f"Close to a* I the inequality fails, from l/l_min - 1 = l_min^((L-1)/L)/(32 h_sym) = {wanted:.4g}: measured over that",
         "derived: ||grad l||^2 = 2 h_sym (l - l_min)",
         predicted=1.0,
         measured=failing(study) / wanted,
@@ -292,5 +289,3 @@ def time_exponent(study: Study, exponent: float, source: str, origin: Any) -> Ev
         origin=origin,
         statistical=False,
     )
-
-

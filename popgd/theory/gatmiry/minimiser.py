@@ -33,7 +33,7 @@ def forward(study: Study) -> Iterator[Evidence]:
     L, values = study.setting.L, study.values
     common = {"predicted": 0.0, "error": 0.0, "resolution": 1e-10, "statistical": False, "origin": "derived"}
     yield Evidence(
-        "forward-reduced",
+        "forward-descent",
         f"TF_L = (w + u)^T (I - (I - SA)^L) x_q for every prompt, A not symmetric, u not 0, L = {L}",
         "Section 2",
         measured=float(values["sampled/identity"]),
@@ -67,7 +67,9 @@ def engines(study: Study) -> Iterator[Evidence]:
     values, n = study.values, sampled_law(study.law).n
     loss, grad = values["sampled/loss"], values["sampled/grad_A"]
     worst = float(values["sampled/heavy"].max())
-    heavy = f"heavy tails: the second moment of the gradient is known to {worst:.0%} only; take more samples" if worst > HEAVY else ""
+    heavy = (
+        f"heavy tails: the second moment of the gradient is known to {worst:.0%} only; take more samples" if worst > HEAVY else ""
+    )
     common = {"predicted": 0.0, "allowance": 0.0, "origin": "derived", "excuse": heavy}
     yield Evidence(
         "sampled-loss",
@@ -96,8 +98,8 @@ def engines(study: Study) -> Iterator[Evidence]:
     wanted = values["sampled/exact_end"]
     yield Evidence(
         "sampled-descent",
-        f"Monte Carlo descent on (A, u), n = {n}, follows the exact one: tr A/d and u after {sampled_steps(study.setting)} steps, "
-        "less the bias of noise, from two batch sizes",
+        f"Monte Carlo descent on (A, u), n = {n}, follows the exact one: tr A/d and u after {sampled_steps(study.setting)} "
+        "steps, less the bias of noise, from two batch sizes",
         "derived: exact moments",
         measured=(2 * twice - once - wanted) / np.abs(wanted),
         error=T_TAIL * np.hypot(scatter[0], 2 * scatter[1]) / np.abs(wanted),
@@ -124,8 +126,8 @@ def arrival(study: Study) -> Iterator[Evidence]:
     late = f"still moving after step {step:,}: take more steps" if moving else ""
     yield Evidence(
         "minimiser-symmetric",
-        f"Gradient descent on symmetric A from 0 and from random starts ends at a* Sigma^-1, a* = {wishart.a_star(n, d, L):.16g}: "
-        f"largest entry of Sigma^1/2 A Sigma^1/2 - a* I at step {step}",
+        f"Gradient descent on symmetric A from 0 and from random starts ends at a* Sigma^-1, a* = "
+        f"{wishart.a_star(n, d, L):.16g}: largest entry of Sigma^1/2 A Sigma^1/2 - a* I at step {step}",
         "Theorem 3.2 for symmetric A; that the minimiser is a multiple of I is numerical for L >= 2",
         predicted=0.0,
         measured=gaps[-1],
@@ -161,7 +163,7 @@ def local(study: Study) -> Iterator[Evidence]:
     h = wishart.hessian(n, d, L, wishart.minimiser(n, d, L))
     yield Evidence(
         "minimiser-local",
-        f"The Hessian at a* I is positive on symmetric matrices: h_tr = {h.h_tr:.10g}, h_sym = {h.h_sym:.10g}, relative to the sum",
+        f"The Hessian at a* I is positive on symmetric matrices: h_tr = {h.h_tr:.10g}, h_sym = {h.h_sym:.10g}; over their sum",
         "derived: exact rational numbers",
         predicted=0.0,
         measured=np.array([h.h_tr, h.h_sym]) / (abs(h.h_tr) + abs(h.h_sym)),
@@ -210,14 +212,11 @@ def gaussian_trace(d: int, k: int) -> int:
     def mean(powers: tuple[int, ...]) -> int:
         if not powers:
             return 1
-        *rest, k = powers
+        rest, k = powers[:-1], powers[-1]
         if k == 0:
-            return d * mean(tuple(rest))
-        if k == 1:
-            terms = Counter()
-        else:
-            terms = Counter({(*rest, k - 2): k - 1})
-            terms.update((*rest, l, k - 2 - l) for l in range(k - 1))
+            return d * mean(rest)
+        terms: Counter[tuple[int, ...]] = Counter({(*rest, k - 2): k - 1} if k > 1 else {})
+        terms.update((*rest, l, k - 2 - l) for l in range(k - 1))
         for i, m in enumerate(rest):
             if m:
                 terms[(*rest[:i], *rest[i + 1 :], k + m - 2)] += 2 * m
