@@ -3,8 +3,8 @@
     python experiments/looped_saddle.py
 
 draws figures/looped_saddle.png and .svg and writes the numbers to figures/looped_saddle.json. d = 4, n = 100, eta = 0.5, from
-a* I + 1e-4 K, K antisymmetric, exact. Left: the antisymmetric part; dotted, its growth by 1 - eta h_asym a step, from the Hessian.
-Right: the loss over that at a* I, the least among symmetric matrices. For L = 1 the perturbation dies out instead.
+a* I + 1e-4 K, K antisymmetric, exact. Left: the antisymmetric part; dotted, its growth by 1 - eta h_asym a step, from
+the Hessian. Right: the loss over that at a* I, the least among symmetric matrices. For L = 1 the perturbation dies out instead.
 """
 
 import numpy as np

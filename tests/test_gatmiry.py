@@ -3,15 +3,17 @@
 import dataclasses
 import json
 from functools import cache
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import your_own_theorem
 from mutants_looped import LOOPED, STANDING, values
 from mutation import YIELDS, refuted, sizes
 from runs import report, study
 
-from popgd import UniformSphere, check
+from popgd import THEOREMS, UniformSphere, check
 from popgd.in_context import InContext
 from popgd.memory import FORGETFUL
 from popgd.report import resolve, restore
@@ -244,3 +246,17 @@ def test_help_lists_papers_and_theorems(capsys):
     shown = capsys.readouterr().out
     assert all(name in shown for name in NAMES)
     assert shown.index("arXiv 2606.00605") < shown.index("4.1 ") < shown.index("arXiv 2410.08292") < shown.index("gatmiry.ood")
+
+
+# --- another theorem
+
+
+def test_your_own_theorem(monkeypatch, capsys, tmp_path):
+    """The exercise of the README, in less than 40 lines: a theorem that the command line judges like any other."""
+    assert Path(your_own_theorem.__file__).read_text().count("\n") < 40
+    monkeypatch.setitem(THEOREMS, "own.zero", your_own_theorem.OWN)
+    out = tmp_path / "own"
+    assert main(["theorem=own.zero", "d=2", "n=60", "samples=1024", f"out={out}"]) == 0
+    assert "Theorem own.zero: SUPPORTED" in capsys.readouterr().out
+    loss = json.loads((out / "report.json").read_text())["quantities"]["loss"]
+    assert abs(loss["value"] - 2) < 6 * loss["error"] < 1

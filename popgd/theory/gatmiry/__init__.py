@@ -166,8 +166,8 @@ THEOREMS = (
         name="gatmiry.ood",
         title="other covariances at test: the loss is l(diag(a* mu)); every prompt is bounded",
         statement="At A = a* Sigma^-1 and inputs of the covariance Sigma_test the loss is l(diag(a* mu)), mu = "
-        "eig(Sigma^-1 Sigma_test); at n = infinity it goes to 0 with L iff 0 < mu < 2. On any prompt the error after T loops is at "
-        "most rho^T |A^-1/2 w| |A^1/2 x_q|, rho = |I - A^1/2 S A^1/2|.",
+        "eig(Sigma^-1 Sigma_test); at n = infinity it goes to 0 with L iff 0 < mu < 2. On any prompt the error after T loops "
+        "is at most rho^T |A^-1/2 w| |A^1/2 x_q|, rho = |I - A^1/2 S A^1/2|.",
         source=f"{PAPER}, out of distribution",
         study=shifted.shifted_study,
         claims=(shifted.ood,),
