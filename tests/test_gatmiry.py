@@ -256,7 +256,7 @@ def test_your_own_theorem(monkeypatch, capsys, tmp_path):
     assert Path(your_own_theorem.__file__).read_text().count("\n") < 40
     monkeypatch.setitem(THEOREMS, "own.zero", your_own_theorem.OWN)
     out = tmp_path / "own"
-    assert main(["theorem=own.zero", "d=2", "n=60", "samples=1024", f"out={out}"]) == 0
+    assert main(["theorem=own.zero", "d=2", "n=60", "samples=8192", f"out={out}"]) == 0
     assert "Theorem own.zero: SUPPORTED" in capsys.readouterr().out
     loss = json.loads((out / "report.json").read_text())["quantities"]["loss"]
     assert abs(loss["value"] - 2) < 6 * loss["error"] < 1
