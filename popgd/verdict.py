@@ -91,7 +91,7 @@ def judge(evidence: Sequence[Evidence], false_alarm: float) -> list[Claim]:
 
 def _judge_one(e: Evidence, false_alarm: float) -> Claim:
     measured, error, allowance, resolution = (
-        np.atleast_1d(np.asarray(x, dtype=np.float64))
+        np.asarray(x, dtype=np.float64).ravel()
         for x in np.broadcast_arrays(e.measured if np.size(e.measured) else np.nan, e.error, e.allowance, e.resolution)
     )
     gap = measured - e.predicted

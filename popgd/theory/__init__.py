@@ -1,8 +1,10 @@
-"""The theorems that popgd judges: one file per paper, one line here."""
+"""The theorems that popgd judges: one file or folder per paper, one line here."""
 
-from popgd.theory import power_method
+from popgd.theory import gatmiry, power_method
 from popgd.theory.base import Setting, Study, Theorem
 
-THEOREMS: dict[str, Theorem] = {t.name: t for t in (*power_method.THEOREMS,)}
+#: The theorems of each paper.
+PAPERS: dict[str, tuple[Theorem, ...]] = {paper.TITLE: paper.THEOREMS for paper in (power_method, gatmiry)}
+THEOREMS: dict[str, Theorem] = {theorem.name: theorem for theorems in PAPERS.values() for theorem in theorems}
 
-__all__ = ["THEOREMS", "Setting", "Study", "Theorem"]
+__all__ = ["PAPERS", "THEOREMS", "Setting", "Study", "Theorem"]
