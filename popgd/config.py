@@ -4,10 +4,18 @@ JAX is not imported here, so that a slip of the pen is answered at once.
 """
 
 import difflib
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple
+
+
+#: Digits of a checksum: no two files that anyone has share 64 bits of SHA-256.
+CHECKSUM = 16
+#: Test laws of `inference_data`, which needs JAX.
+TESTS = ("spiked", "clustered", "heavy", "axes", "near", "repeated", "deficient")
 
 
 class SettingError(ValueError):
@@ -77,6 +85,32 @@ def text(value: Any) -> str:
     return str(value)
 
 
+def file(value: Any) -> str:
+    """PATH#CHECKSUM: the name of a file together with what is in it, so that a run is known by its data.
+
+    A checksum that comes with the name must still be right. Raises ValueError if it is not, or there is no such file.
+    """
+    name, _, told = str(value).partition("#")
+    try:
+        found = hashlib.sha256(Path(name).read_bytes()).hexdigest()[:CHECKSUM]
+    except OSError as error:
+        raise ValueError(f"it cannot be read ({error.strerror}); name a file that is there") from None
+    if told not in ("", found):
+        raise ValueError(f"the file has changed, its checksum is {found} now; name it without #{told}")
+    return f"{name}#{found}"
+
+
+def run_directory(value: Any) -> str:
+    """The same of the directory of a finished run, by its trajectory.npz."""
+    name, mark, told = str(value).partition("#")
+    path = Path(name)
+    if not path.is_dir():
+        raise ValueError("no run is there; name the directory of a finished run")
+    if not (path / "trajectory.npz").exists():
+        raise ValueError("the run there is not finished, it has no trajectory.npz; go on with it by resume=")
+    return name + file(f"{path / 'trajectory.npz'}{mark}{told}").removeprefix(str(path / "trajectory.npz"))
+
+
 def _number(value: Any) -> float:
     try:
         if isinstance(value, bool):
@@ -102,7 +136,7 @@ TABLE: dict[str, Entry] = {
     "d": Entry(None, whole(1), "data dimension"),
     "n": Entry(None, whole(1), "number of data columns (default of the uniform law: 4 d)"),
     "spectrum": Entry(None, numbers, "eigenvalues of S = X X^T; alone it implies law=rotated, d and n"),
-    "L": Entry(None, whole(1), "number of loops (default 3 where the theorem has loops)"),
+    "L": Entry(None, whole(1), "number of loops, where the theorem has loops"),
     "eta": Entry(None, auto_or(positive), "step size of gradient descent; auto: from the law"),
     "init": Entry("P21", one_of("P21", "Q12"), "the active block that starts at I; the other starts at 0"),
     "target": Entry(None, one_of("normalised", "unnormalised"), "y = Sq/|Sq| or Sq; unless told, both are judged"),
@@ -117,6 +151,12 @@ TABLE: dict[str, Entry] = {
     "seed": Entry(0, whole(0), "seed of all sampling"),
     "false_alarm": Entry(1e-6, probability, "probability that a whole report refutes a true theorem by chance"),
     "assume": Entry("check", one_of("check", "ignore"), "ignore: judge even where a hypothesis fails"),
+    "trained": Entry(None, run_directory, "loop the model of this finished run directory instead of training one"),
+    "test": Entry("all", one_of("all", *TESTS), "law of the test data: all, or " + ", ".join(TESTS)),
+    "data": Entry(None, file, "test data of one's own: a .npy or .csv file (d, n), each column a data point"),
+    "normalise": Entry(False, flag, "divide each column of `data` by its norm"),
+    "query": Entry(None, file, "a query of one's own instead of random ones: a .npy or .csv file with d numbers"),
+    "loops": Entry(50, whole(1), "how often the trained layer is looped on test data"),
     "claim.exponent": Entry(None, positive, "judge this growth exponent of c instead of the theorem's; 1/3 is fine"),
     "out": Entry(None, text, "run directory (default runs/THEOREM-HASH)"),
 }
@@ -134,11 +174,11 @@ def nearest(name: str, known: Any) -> str:
 
 
 def read(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting, read and range-checked one by one; those left out get the table's default.
+    """The settings that were given, read and range-checked one by one.
 
-    Raises SettingError for an unknown name or a value that its reader does not take.
+    Raises SettingError for an unknown name, a value that its reader does not take, or if there is no theorem.
     """
-    result = {name: entry.default for name, entry in TABLE.items()}
+    result = {}
     for name, value in values.items():
         if name not in TABLE:
             raise SettingError(f"unknown setting {name}{nearest(name, TABLE) or '; --help lists all'}")
@@ -148,7 +188,7 @@ def read(values: Mapping[str, Any]) -> dict[str, Any]:
             result[name] = TABLE[name].read(value)
         except ValueError as error:
             raise SettingError(f"{name}={value}: {error}") from None
-    if result["theorem"] is None:
+    if "theorem" not in result:
         raise SettingError("no theorem was given; say which one, as in theorem=4.1 (--help lists them)")
     return result
 

@@ -96,6 +96,14 @@ def _polygon(key: PRNGKeyArray, d: int, n: int, squeeze: float) -> Float[np.ndar
     return _unit(fixed_basis(d) @ X)
 
 
+def axes(key: PRNGKeyArray, d: int, n: int) -> Float[np.ndarray, "d n"]:
+    """The coordinate axes, the first three times as often as each of the others, the last ones oftener where n is no
+    multiple: lam_2 is a multiple eigenvalue. The key is not needed."""
+    first = max(1, 3 * n // (d + 2))
+    rest = 1 + (np.arange(n - first) % (d - 1))
+    return np.eye(d)[:, np.concatenate([np.zeros(first, dtype=int), np.sort(rest)])]
+
+
 def rank_deficient(key: PRNGKeyArray, d: int, n: int) -> Float[np.ndarray, "d n"]:
     """Columns in a fixed subspace of half the dimension (rounded up, below d), spiked there: lam_d = 0."""
     rank = min((d + 1) // 2, d - 1)
@@ -106,6 +114,7 @@ TEST_LAWS: dict[str, TestLaw] = {
     "spiked": TestLaw(spiked, "spiked covariance"),
     "clustered": TestLaw(clustered, "columns in clusters"),
     "heavy": TestLaw(heavy_tailed, "heavy-tailed directions"),
+    "axes": TestLaw(axes, "repeated coordinate axes, lam_2 multiple"),
     "near": TestLaw(nearly_repeated, f"lam_2 = (1 - {NEAR:g}) lam_1"),
     "repeated": TestLaw(repeated, "lam_1 = lam_2", least_d=3),
     "deficient": TestLaw(rank_deficient, "rank below d"),
@@ -152,6 +161,11 @@ def load_query(path: Path, d: int) -> Float[np.ndarray, " d"]:
         raise SettingError(f"query={path} has shape {q.shape}: a finite vector, not zero, with d={d} entries was wanted")
     q = q / np.max(abs(q))
     return q / np.linalg.norm(q)
+
+
+def path_of(name: str) -> Path:
+    """The file of a setting of the form PATH#CHECKSUM."""
+    return Path(name.partition("#")[0])
 
 
 def read_array(path: Path, name: str) -> np.ndarray:
