@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from popgd import inference
-from popgd.theory.inference import Inference, Run
+from popgd.theory.inference import TRUSTED, Inference, Run
 from popgd.theory.training import Trained
 from popgd.verdict import Evidence
 
@@ -48,13 +48,15 @@ def _compare(
     values, allowed = _trusted(runs, measured, allowance)
     none = _excuse(values)
     sense = words.pop("sense", "equal")
+    # A bound's tightest entry is the one to show: one resolution for all of them.
+    resolution = np.maximum(AGREE, 2 * allowed) if sense == "equal" else np.full(allowed.shape, 2 * TRUSTED)
     return Evidence(
         f"{name}-{trained.name}",
         predicted=0.0 if name == "loop-output" else 1.0,
         measured=values if values.size else 0.0,
         error=0.0,
         allowance=allowed if values.size else 0.0,
-        resolution=np.maximum(AGREE, 2 * allowed) if values.size else AGREE,
+        resolution=resolution if values.size else AGREE,
         reason=f"rounding of every loop, derived; {_ends(runs, study.depths)}",
         sense=sense,  # pyright: ignore
         statistical=False,

@@ -114,13 +114,14 @@ def train(setting: Setting, name: str, count: int, progress: Progress, memory: M
     """The named model of `KINDS`, trained by the exact descent of its theorem or taken from `trained`."""
     kind = KINDS[name]
     make = lambda spectra: kind.curve(spectra, setting.L)
+    told = lambda what, done, total: progress(f"{name}: {what}", done, total)
     if setting.law.run:
         curve, records = curves_of(setting, make)[0], _stored(setting.law, kind)
     elif kind.power:
-        exact = growth.descend_exactly(setting, make, kind.power, progress, memory)
+        exact = growth.descend_exactly(setting, make, kind.power, told, memory)
         curve, records = exact.curve, exact.records
     else:
-        exact = convergence.descend_exactly(setting, make, progress, memory)
+        exact = convergence.descend_exactly(setting, make, told, memory)
         curve, records = exact.curve, exact.records
     return Trained(name, kind.layer_norm, curve, records, kind.power, choose(records, count))
 
