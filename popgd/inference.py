@@ -121,7 +121,9 @@ def query(spectrum: Split, q: Float[np.ndarray, " d"]) -> Query:
     """A unit query in the eigenbasis. Raises ValueError unless q is a finite vector of norm 1 with d entries."""
     q = np.asarray(q, dtype=np.float64)
     if q.shape != (spectrum.d,) or not abs(np.linalg.norm(q) - 1) <= 1e-12:
-        raise ValueError(f"the query has shape {q.shape} and norm {np.linalg.norm(q):.6g}: a unit vector of {spectrum.d} was wanted")
+        raise ValueError(
+            f"the query has shape {q.shape} and norm {np.linalg.norm(q):.6g}: a unit vector of {spectrum.d} was wanted"
+        )
     alpha = spectrum.vectors.T @ q
     r, upto = spectrum.r, spectrum.r + spectrum.next_r
     rho = float(np.linalg.norm(alpha[:r]))

@@ -4,6 +4,7 @@ All that Theorems 4.6 and 4.7 ask of X is unit columns (Assumption 4.4). Source:
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -147,10 +148,14 @@ def load(path: Path, normalise: bool = False) -> Loaded:
     norms = largest * np.linalg.norm(X / largest, axis=0)  # squares of tiny or huge entries would leave float64
     words = f"data={path.name}, {d} x {n}"
     if normalise:
-        return Loaded(X / largest / (norms / largest), f"{words}, columns normalised (norms were {norms.min():.4g} to {norms.max():.4g})")
+        return Loaded(
+            X / largest / (norms / largest), f"{words}, columns normalised (norms were {norms.min():.4g} to {norms.max():.4g})"
+        )
     worst = int(np.argmax(abs(norms - 1)))
     if abs(norms[worst] - 1) > UNIT_ATOL:
-        raise SettingError(f"data={path}: column {worst} has norm {norms[worst]:.6g}, not 1; add normalise=true to divide each by its norm")
+        raise SettingError(
+            f"data={path}: column {worst} has norm {norms[worst]:.6g}, not 1; add normalise=true to divide each by its norm"
+        )
     return Loaded(X, words)
 
 
@@ -170,18 +175,16 @@ def path_of(name: str) -> Path:
 
 def read_array(path: Path, name: str) -> np.ndarray:
     """The numbers in a .npy file, or in a .csv file without a header, as float64. Raises SettingError (one line)."""
+    if path.suffix not in (".npy", ".csv"):
+        raise SettingError(f"{name}={path}: a .npy or .csv file was wanted")
     try:
-        if path.suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
-        elif path.suffix == ".csv":
-            array = np.loadtxt(path, delimiter=",", ndmin=2, comments=None)
-        else:
-            raise SettingError(f"{name}={path}: a .npy or .csv file was wanted")
+        with warnings.catch_warnings(action="ignore"):  # of an empty file; its shape tells
+            array = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2)
     except OSError as error:
         raise SettingError(f"{name}={path} cannot be read ({error.strerror or error}): name a .npy or .csv file") from None
     except (ValueError, EOFError) as error:
-        why = " ".join(str(error).split())
-        raise SettingError(f"{name}={path} holds no table of numbers ({why}): a .npy array, or a .csv without a header, was wanted") from None
+        why = "no .npy array of numbers" if path.suffix == ".npy" else " ".join(str(error).split())
+        raise SettingError(f"{name}={path} holds no table of numbers ({why}): give it without header and text") from None
     if array.dtype.kind not in "fiub":
         raise SettingError(f"{name}={path} holds {array.dtype}: real numbers were wanted")
     return np.asarray(array, dtype=np.float64)

@@ -149,7 +149,9 @@ def hypotheses(setting: Setting) -> list[Hypothesis]:
 
 
 @partial(jax.jit, static_argnames=("loops", "normalise", "last_only"))
-def _loop(a: jax.Array, b: jax.Array, X: jax.Array, queries: jax.Array, loops: int, normalise: bool, last_only: bool) -> jax.Array:
+def _loop(
+    a: jax.Array, b: jax.Array, X: jax.Array, queries: jax.Array, loops: int, normalise: bool, last_only: bool
+) -> jax.Array:
     """The transformer's outputs for every (a, b) and query, at every depth or after the last loop only."""
 
     def one(a: jax.Array, b: jax.Array, q: jax.Array) -> jax.Array:

@@ -35,7 +35,9 @@ def angle_picture(study: Inference, title: str) -> Figure:
             upper, lower = (np.exp(np.maximum(x[-1, 0], np.log(FLOOR))) for x in (run.bounds.upper, run.bounds.sharper))
             axes.fill_between(study.depths, lower, np.minimum(upper, 1), color=colour, alpha=0.18, lw=0)
             axes.semilogy(study.depths, np.exp(np.maximum(run.exact.sin[-1, 0], np.log(FLOOR))), color=colour, lw=1)
-            axes.semilogy(study.depths[seen], np.exp(run.measured.sin[-1, 0])[seen], marker, color=colour, ms=4, label=trained.name)
+            axes.semilogy(
+                study.depths[seen], np.exp(run.measured.sin[-1, 0])[seen], marker, color=colour, ms=4, label=trained.name
+            )
             axes.set(title=run.test.words, xlabel="loops", ylim=(FLOOR, 2))
             axes.title.set_fontsize(9)
     panels[0].set_ylabel("sin of the angle")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from popgd import inference, inference_data
+from popgd.config import SettingError
 from popgd.inference import Query, Split
 from popgd.memory import Memory
 from popgd.objectives import PowerIteration, SubspaceDistance
@@ -121,12 +122,16 @@ def _of_run(run: Run, depths: np.ndarray) -> Mapping[str, tuple[float, float]]:
 def make_law(values: Mapping[str, Any], theorems: tuple[str, ...]) -> training.TrainingLaw:
     """The training law; the matrix in `data` is read first, so that what is wrong with it is said before any training."""
     data = values["data"]
+    if data and values["test"] != "all":
+        raise SettingError(f"test={values['test']} was given beside data, which are the test data: leave out one of them")
+    if values["normalise"] and not data:
+        raise SettingError("normalise=true is about data, and none was given: leave it out, test laws have unit columns")
     d = inference_data.load(inference_data.path_of(data), values["normalise"]).X.shape[0] if data else None
     made = training.make_law(values, theorems, d)
     if values["test"] != "all":
         least = inference_data.TEST_LAWS[values["test"]].least_d
         if made.d < least:
-            raise inference_data.SettingError(f"test={values['test']} needs d >= {least}, and the model has d={made.d}")
+            raise SettingError(f"test={values['test']} needs d >= {least}, and the model has d={made.d}")
     return made
 
 

@@ -135,6 +135,14 @@ def names_in(setting: Setting, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(n for n in names if KINDS[n].theorem == kept["theorem"] and target in (None, "", KINDS[n].target))
 
 
+def spiked_spectrum(d: int) -> tuple[float, ...]:
+    """(d, 3, ..., 3): a training law for any dimension whose two distinct eigenvalues make the exact engine fast.
+
+    The theorems hold for every training law; it only moves c_t.
+    """
+    return (float(max(d, 4)), *(3.0,) * (d - 1))
+
+
 def make_law(values: Mapping[str, Any], theorems: tuple[str, ...], test_d: int | None) -> TrainingLaw:
     """The training law, or that of the run in `trained`; by default of the dimension of the test data, if these have one.
 
@@ -143,7 +151,7 @@ def make_law(values: Mapping[str, Any], theorems: tuple[str, ...], test_d: int |
     values = dict(values)
     if values["trained"] is None:
         if test_d is not None and all(values[name] is None for name in LAW):
-            values |= {"law": "uniform", "d": test_d}
+            values["spectrum"] = spiked_spectrum(test_d)
         made = TrainingLaw(unit_columns.make_law(values))
     else:
         made = _from_run(values, theorems)
