@@ -25,8 +25,8 @@ def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
     figure, panels = sheet(1, 2, title, height=3.6, width=4.6)
     numbers: dict[str, Any] = {}
     for axes, (task, laws) in zip(panels[0], SIZES.items(), strict=True):
-        for law, (colour, marker) in zip(laws, ORDER, strict=False):
-            run = train("LN", task, sizes, law=tuple(law.items()))
+        for law, (colour, marker) in zip(laws[: sizes.variants], ORDER, strict=False):
+            run = train("LN", task, sizes, law=law)
             size = f"d = {run.d}, n = {run.n}"
             axes.plot(run.step + 1, run.train_loss, marker, color=colour, ms=3.5, label=f"{size}, step {run.eta:.2g}")
             axes.plot(run.step + 1, run.test_loss, marker, color=colour, ms=6, mfc="none", mew=0.7)

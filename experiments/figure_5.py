@@ -15,7 +15,7 @@ from style import FLOOR, ORDER, angle_lines, angles, caption, power_line, sheet
 NAME = "figure_5"
 LOOPS = 30
 #: Training steps of the snapshots, numbers of loops of the looped models, and the law of the data these are run on.
-SNAPSHOTS, DEPTHS, OTHER = (10, 100, 562, 2000), (2, 3, 5), "clustered"
+SNAPSHOTS, DEPTHS, OTHER = (10, 100, 562, 2000), (3, 2, 5), "clustered"
 
 
 def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
@@ -37,7 +37,7 @@ def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
         power_line(top, X, q, LOOPS)
         caption(top, f"Layer with LN trained on Task {task}, on a test point of it")
         X, q = other_point(run.d, run.n)
-        for L, style in zip(DEPTHS, ORDER, strict=False):
+        for L, style in zip(DEPTHS[: sizes.variants], ORDER, strict=False):
             run = train("looped", task, sizes, L=L)
             seen, exact, c = angles(run, -1, X, q, LOOPS)
             angle_lines(bottom, seen, exact, f"L = {L}, t = {run.step[-1]}", style)

@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import time
 
+import jax
 from common import save
 from finite_sample import FULL, QUICK, Sizes
 
@@ -24,6 +25,7 @@ def main(*names: str) -> None:
     parser.add_argument("--quick", action="store_true", help="a little training only")
     parser.add_argument("--epochs", action="store_true", help="2,000 epochs instead of 2,000 iterations")
     given = parser.parse_args()
+    jax.config.update("jax_disable_most_optimizations", given.quick)  # compiling takes most of a quick run
     for name in names or given.figures or NAMES:
         began = time.monotonic()
         figure, numbers = importlib.import_module(name).draw(sizes(given.quick, given.epochs))

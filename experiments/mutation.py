@@ -2,7 +2,7 @@
 
     python experiments/mutation.py
 
-plants every mutant of `mutants_sampled.py` and `mutants_exact.py`, prints the table with the score and writes it to
+plants every mutant of `mutants_sampled.py`, `mutants_exact.py` and `mutants_looping.py`, prints the table with the score and writes it to
 figures/mutation.md and .csv. The tests run the same lists.
 """
 
@@ -19,14 +19,14 @@ from unittest import mock
 import jax
 
 from popgd import check, curve
-from popgd.theory import convergence, growth, manifold, power_method, steps
+from popgd.theory import angles, convergence, growth, looping, manifold, power_method, steps
 from popgd.theory.study import Study, sampled
 from popgd.verdict import Outcome, judge
 
 #: Sizes at which every claim comes out: 10^18 steps for six digits, batches and samples so that each error bar is within
 #: its claim's resolution at a false-alarm rate of 10^-6.
 SIZES: dict[str, Any] = {"spectrum": [3, 2, 1], "steps": 10**18, "samples": 2**14, "sampled_steps": 40, "batch": 1024}
-OWN: dict[str, Any] = {"4.1": {"L": 2}}
+OWN: dict[str, Any] = {"4.1": {"L": 2}, "4.6": {"loops": 12}, "4.7": {"L": 2}}
 FALSE_ALARM = 1e-6
 PARTS = ("model", "law", "objective", "gradient", "descent", "recursion", "leap", "quadrature", "curve", "prediction")
 #: Which function yields the evidence of a claim.
@@ -55,7 +55,22 @@ YIELDS: dict[str, Callable[[Study], Any]] = {
     "limit-loss-positive": convergence.convergence,
     "contraction": convergence.convergence,
     "monotone": convergence.convergence,
+    "factor-stuck-norm": angles.stuck,
+    "factor-stuck-unnorm": angles.stuck,
+    "limit-angle-looped": looping.power_limit,
+    "limit-upper-looped": looping.power_limit,
+    "limit-lower-looped": looping.power_limit,
 }
+for model in ("LN", "norm", "unnorm", "looped"):
+    YIELDS |= {
+        f"loop-output-{model}": angles.output,
+        f"sin-exact-{model}": angles.exact_angle,
+        f"upper-bound-{model}": angles.both_bounds,
+        f"lower-bound-{model}": angles.both_bounds,
+        f"contraction-{model}": angles.contraction,
+    }
+for model in ("LN", "looped"):
+    YIELDS |= {f"factor-falls-{model}": angles.falling, f"factor-limit-{model}": angles.to_the_limit}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +145,7 @@ def refuted(mutant: Mutant, study: Study) -> set[str]:
 def main() -> None:
     from common import FIGURES
     from mutants_exact import EXACT
+    from mutants_looping import LOOPING
     from mutants_sampled import SAMPLED
 
     from popgd import store
@@ -137,10 +153,10 @@ def main() -> None:
     # Most mutants change a few programs: what they leave alone is compiled once.
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="popgd-mutants-"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    reports = {theorem: check(theorem, **SIZES, **OWN.get(theorem, {})) for theorem in ("4.1", "4.2", "4.3")}
+    reports = {theorem: check(theorem, **SIZES, **OWN.get(theorem, {})) for theorem in ("4.1", "4.2", "4.3", "4.6", "4.7")}
     rows = []
     # Those that empty the compiler's caches last.
-    mutants = sorted(SAMPLED + EXACT, key=lambda mutant: mutant.compiled)
+    mutants = sorted(SAMPLED + EXACT + LOOPING, key=lambda mutant: mutant.compiled)
     for mutant in mutants:
         theorem, _, target = mutant.theorem.partition(" ")
         began = time.monotonic()

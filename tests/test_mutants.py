@@ -6,6 +6,7 @@ does not touch are those of the shared runs.
 
 import pytest
 from mutants_exact import EXACT
+from mutants_looping import LOOPING
 from mutants_sampled import SAMPLED
 from mutation import YIELDS, refuted
 from runs import report, study
@@ -14,7 +15,7 @@ from popgd.theory import THEOREMS
 from popgd.verdict import Outcome
 
 #: Those that empty the compiler's caches last.
-MUTANTS = sorted(SAMPLED + EXACT, key=lambda mutant: mutant.compiled)
+MUTANTS = sorted(SAMPLED + EXACT + LOOPING, key=lambda mutant: mutant.compiled)
 
 
 @pytest.fixture(scope="module", autouse=True)

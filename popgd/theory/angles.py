@@ -244,7 +244,7 @@ def stuck(study: Inference) -> Iterator[Evidence]:
     """Without LN the factor stops at gamma(c*) > R: no further training helps."""
     for trained, runs in study.pairs(layer_norm=False):
         star = trained.curve.c_star()
-        left = abs(float(trained.c[-1]) - float(star.value)) + float(star.bound)
+        left = remaining(study, trained) + float(star.bound)
         measured, errors = [], []
         for run in runs:
             value, error = (x[-2:] for x in factors(run, study.depths))
@@ -264,7 +264,15 @@ def stuck(study: Inference) -> Iterator[Evidence]:
             error=error[good] if good.any() else 0.0,
             allowance=4 * left * max(float(run.test.spectrum.lam[0]) for run in runs) + 1e-9,
             resolution=SHARE,
-            reason=f"c_t is {left:.1e} from c*; resolution: a tenth of the distance to the power method's factor",
+            reason=f"c_t has {left:.1e} to go; resolution: a tenth of the distance to the power method's factor",
             statistical=False,
             excuse="" if good.any() else "float64 does not tell gamma(c*) from the power method's factor here",
         )
+
+
+def remaining(study: Inference, trained: Trained) -> float:
+    """How far c_t still moves: its last step over 1 - (1 - etat s), as linear convergence goes on, and rounding."""
+    records, j = trained.records, trained.chosen[-1]
+    etat = 2 * study.setting.eta * float(trained.curve.mean_square().value) / study.setting.law.d
+    s = float(np.hypot(2 * records.c[j], records.Delta[j]))
+    return abs(float(records.dc[j])) / (etat * s) + 1e-13
