@@ -1,13 +1,13 @@
 """Figure 1: the looped model after SGD on both tasks, its heat maps and the growth of its active parameters.
 
-    python experiments/figure_1.py [--quick]
+python experiments/figure_1.py [--quick]
 """
 
 from typing import Any
 
 from finite_sample import FULL, TASKS, Sizes, train
 from matplotlib.figure import Figure
-from style import caption, heat, parameters, sheet
+from style import about, caption, heat, parameters, sheet
 
 NAME, MODEL, SLOPE = "figure_1", "looped", 2
 
@@ -18,8 +18,7 @@ def draw(sizes: Sizes = FULL, model: str = MODEL, slope: int = SLOPE, number: in
     first = runs[1]
     loops = f"L = {first.L} loops, " if model == "looped" else ""
     words = {"looped": "looped transformer with LN", "LN": "one layer with LN"}[model]
-    title = (f"Figure {number}: {words}, {loops}d = {first.d}, n = {first.n}, SGD on {sizes.train} matrices, batch {sizes.batch}, "
-             f"{sizes.iterations} iterations")  # fmt: skip
+    title = f"Figure {number}: {words}, {loops}{about(first)}"
     figure, panels = sheet(2, 3, title)
     for row, (task, run) in zip(panels, runs.items(), strict=True):
         heat(figure, row[0], run.P[-1], f"Task {task}: P (inactive blocks are exactly 0)")
@@ -30,6 +29,6 @@ def draw(sizes: Sizes = FULL, model: str = MODEL, slope: int = SLOPE, number: in
 
 
 if __name__ == "__main__":
-    from figures import main
+    from gallery import main
 
     main(NAME)

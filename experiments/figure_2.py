@@ -1,6 +1,6 @@
 """Figure 2: with LN and without: training loss, test loss, and the angle against loops at inference.
 
-    python experiments/figure_2.py [--quick]
+python experiments/figure_2.py [--quick]
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from finite_sample import FULL, TASKS, Sizes, test_point, train
 from matplotlib.figure import Figure
-from style import MODELS, angle_lines, angles, caption, loss, power_line, sheet
+from style import MODELS, about, angle_lines, angles, caption, loss, power_line, sheet
 
 NAME = "figure_2"
 THREE = ("LN", "no LN, norm.", "no LN, unnorm.")
@@ -19,8 +19,7 @@ def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
     """The figure, and its numbers by task and model."""
     runs = {(task, model): train(model, task, sizes) for task in TASKS for model in THREE}
     first = runs[1, "LN"]
-    title = (f"Figure 2: one layer with and without LN, d = {first.d}, n = {first.n}, SGD on {sizes.train} matrices, batch "
-             f"{sizes.batch}, {sizes.iterations} iterations; dashed: exact population descent")  # fmt: skip
+    title = f"Figure 2: one layer with and without LN, {about(first)}; dashed: exact population descent"
     figure, panels = sheet(2, 3, title)
     numbers: dict[str, Any] = {}
     for row, task in zip(panels, TASKS, strict=True):
@@ -44,6 +43,6 @@ def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    from figures import main
+    from gallery import main
 
     main(NAME)

@@ -1,14 +1,15 @@
 """Figure 3: the one-layer model with LN: training and test loss against iterations for several (d, n).
 
-    python experiments/figure_3.py [--quick]
+python experiments/figure_3.py [--quick]
 """
 
 from typing import Any
 
 from finite_sample import FULL, Sizes, train
 from matplotlib.figure import Figure
-from popgd.plot import GREY
 from style import ORDER, caption, sheet
+
+from popgd.plot import GREY
 
 NAME = "figure_3"
 #: The laws of each task; Task 2's multiplicities sum to n.
@@ -41,6 +42,6 @@ def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    from figures import main
+    from gallery import main
 
     main(NAME)

@@ -1,6 +1,6 @@
 """Figure 4: the one-layer model with LN after SGD on both tasks, its heat maps and the growth of its active parameters.
 
-    python experiments/figure_4.py [--quick]
+python experiments/figure_4.py [--quick]
 """
 
 from typing import Any
@@ -18,6 +18,6 @@ def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    from figures import main
+    from gallery import main
 
     main(NAME)

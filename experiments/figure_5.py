@@ -1,6 +1,6 @@
 """Figure 5: the angle against loops, for snapshots of the LN layer (4.6) and for looped models on other data (4.7).
 
-    python experiments/figure_5.py [--quick]
+python experiments/figure_5.py [--quick]
 """
 
 from typing import Any
@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from finite_sample import FULL, TASKS, Sizes, test_point, train
 from matplotlib.figure import Figure
-from popgd.inference_data import TEST_LAWS
 from style import FLOOR, ORDER, angle_lines, angles, caption, power_line, sheet
+
+from popgd.inference_data import TEST_LAWS
 
 NAME = "figure_5"
 LOOPS = 30
@@ -33,7 +34,7 @@ def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
             seen, exact, c = angles(run, record, X, q, LOOPS)
             step = int(run.step[record])
             angle_lines(top, seen, exact, f"t = {step}", style)
-            numbers[f"{task} LN {step}"] = {"sin": seen.tolist(), "sin_exact": exact.tolist(), "c_exact": c, "c": float(run.c[record])}
+            numbers[f"{task} LN {step}"] = plain(seen, exact, c, run.c[record])
         power_line(top, X, q, LOOPS)
         caption(top, f"Layer with LN trained on Task {task}, on a test point of it")
         X, q = other_point(run.d, run.n)
@@ -42,13 +43,17 @@ def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
             seen, exact, c = angles(run, -1, X, q, LOOPS)
             angle_lines(bottom, seen, exact, f"L = {L}, t = {run.step[-1]}", style)
             bottom.plot(L, max(seen[L - 1], FLOOR), "*", ms=13, color=style[0], mec="black", mew=0.6)
-            numbers[f"{task} looped {L}"] = {"sin": seen.tolist(), "sin_exact": exact.tolist(), "c_exact": c, "c": float(run.c[-1])}
+            numbers[f"{task} looped {L}"] = plain(seen, exact, c, run.c[-1])
         power_line(bottom, X, q, LOOPS)
         caption(bottom, f"Looped models trained on Task {task}, on clustered columns (star: own L)")
         for axes in (top, bottom):
             axes.set(xlabel="loops")
             axes.legend(fontsize=7)
     return figure, numbers
+
+
+def plain(seen: np.ndarray, exact: np.ndarray, c_exact: float, c: float) -> dict[str, Any]:
+    return {"sin": seen.tolist(), "sin_exact": exact.tolist(), "c_exact": c_exact, "c": float(c)}
 
 
 def other_point(d: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,6 +64,6 @@ def other_point(d: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
-    from figures import main
+    from gallery import main
 
     main(NAME)

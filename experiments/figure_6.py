@@ -1,14 +1,15 @@
 """Figure 6: both models without LN on Task 1, their heat maps and their active parameters converging to fixed points.
 
-    python experiments/figure_6.py [--quick]
+python experiments/figure_6.py [--quick]
 """
 
 from typing import Any
 
 from finite_sample import FULL, Sizes, train
 from matplotlib.figure import Figure
+from style import about, caption, heat, parameters, sheet
+
 from popgd.plot import BLACK
-from style import caption, heat, parameters, sheet
 
 NAME = "figure_6"
 
@@ -17,8 +18,7 @@ def draw(sizes: Sizes = FULL, task: int = 1, number: int = 6) -> tuple[Figure, d
     """The figure, and its numbers by model."""
     runs = {name: train(name, task, sizes) for name in ("no LN, norm.", "no LN, unnorm.")}
     first = next(iter(runs.values()))
-    title = (f"Figure {number}: one layer without LN, Task {task}, d = {first.d}, n = {first.n}, SGD on {sizes.train} matrices, "
-             f"batch {sizes.batch}, {sizes.iterations} iterations")  # fmt: skip
+    title = f"Figure {number}: one layer without LN, Task {task}, {about(first)}"
     figure, panels = sheet(2, 3, title)
     numbers = {}
     for row, (name, run), target in zip(panels, runs.items(), ("y = Sq/|Sq|", "y = Sq"), strict=True):
@@ -33,6 +33,6 @@ def draw(sizes: Sizes = FULL, task: int = 1, number: int = 6) -> tuple[Figure, d
 
 
 if __name__ == "__main__":
-    from figures import main
+    from gallery import main
 
     main(NAME)

@@ -1,6 +1,6 @@
 """Figure 7: both models without LN on Task 2, their heat maps and their active parameters converging to fixed points.
 
-    python experiments/figure_7.py [--quick]
+python experiments/figure_7.py [--quick]
 """
 
 from typing import Any
@@ -18,6 +18,6 @@ def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    from figures import main
+    from gallery import main
 
     main(NAME)

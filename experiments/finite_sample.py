@@ -162,10 +162,12 @@ def _train(name: str, task: int, sizes: Sizes, L: int, law: tuple) -> Trained:
     A, B = P[:, d:, :d], Q[:, :d, d:]
     a, b = (np.trace(M, axis1=1, axis2=2) / d for M in (A, B))
     off = np.hypot(*(np.linalg.norm(M - m[:, None, None] * np.eye(d), axis=(1, 2)) for M, m in ((A, a), (B, b))))
-    run = Trained(setting.eta, sizes, d, setting.law.n, objective.L, objective.layer_norm, grid, P, Q, a, b, train_loss, test_loss,
+    shape = (d, setting.law.n, objective.L, objective.layer_norm)
+    run = Trained(setting.eta, sizes, *shape, grid, P, Q, a, b, train_loss, test_loss,
                   np.hypot(train_error, test_error), _inactive(P, Q, d), off / np.sqrt(d * (a**2 + b**2)),
                   common.descend(setting, target))  # fmt: skip
-    print(f"{name}, task {task}, d={d}, n={run.n}, L={run.L}: test loss {test_loss[-1]:.4g}, gap {test_loss[-1] - train_loss[-1]:+.2g} "
+    gap = test_loss[-1] - train_loss[-1]
+    print(f"{name}, task {task}, d={d}, n={run.n}, L={run.L}: test loss {test_loss[-1]:.4g}, gap {gap:+.2g} "
           f"+- {run.gap_stderr[-1]:.1g}, population {population_loss(run)[-1]:.4g}", flush=True)  # fmt: skip
     return run
 
@@ -201,3 +203,49 @@ def _inactive(P: np.ndarray, Q: np.ndarray, d: int) -> float:
     """The largest absolute entry of the six inactive blocks at the recorded steps."""
     P, Q = abs(P), abs(Q)
     return float(max(P[:, :d].max(), P[:, d:, d:].max(), Q[:, :d, :d].max(), Q[:, d:].max()))
+
+
+#: Models whose active blocks leave multiples of I under SGD though they start exactly there, with the loops of the first; the
+#: steps of sampling noise add up, so that they are trained for longer.
+LEAVING = (("looped", 1), ("no LN, norm.", 1))
+LONGER = 10_000
+
+
+def main() -> None:
+    """Losses of the four models and their generalisation gaps, and the two models that leave their plateau."""
+    import dataclasses
+
+    from style import MODELS as STYLES
+    from style import about, caption, loss, sheet
+
+    runs = {(name, task): train(name, task) for name in MODELS for task in TASKS}
+    longer = dataclasses.replace(FULL, iterations=LONGER)
+    away = {name: train(name, 2, longer, L=L) for name, L in LEAVING}
+    figure, panels = sheet(2, 3, f"SGD and population descent: {about(next(iter(runs.values())))}", height=2.9)
+    for row, task in zip(panels, TASKS, strict=True):
+        for name in MODELS:
+            run = runs[name, task]
+            style = ("#CC79A7", "v") if name == "looped" else STYLES[name]
+            loss(row[0], run, name, "test", style)
+            gap = run.test_loss - run.train_loss
+            row[1].errorbar(run.step + 1, gap, 2 * run.gap_stderr, fmt=style[1], color=style[0], ms=3.5, lw=0.7, label=name)
+        row[0].set(xscale="log", yscale="log", xlabel="iteration t + 1")
+        row[1].set(xscale="log", xlabel="iteration t + 1", ylim=(-0.06, 0.06))
+        row[1].axhline(0, color="black", lw=0.6)
+        caption(row[0], f"Task {task}: test loss (dashed: exact population)")
+        caption(row[1], f"Task {task}: test loss - training loss, 2 se")
+    panels[0, 0].legend(fontsize=7)
+    for axes, (name, run) in zip(panels[:, 2], away.items(), strict=True):
+        for which, style in (("train", (STYLES["looped"][0], "o")), ("test", (STYLES["no LN, norm."][0], "s"))):
+            loss(axes, run, f"{which} loss, SGD", which, style)
+        limit = float(run.exact.curve.limit().value)
+        axes.axhline(limit, color="black", lw=1, label=f"limit of the theorem, {limit:.4g}")
+        axes.set(xscale="log", xlabel="iteration t + 1")
+        axes.legend(fontsize=7)
+        caption(axes, f"Task 2, {'one loop with LN' if name == 'looped' else name}: SGD leaves the plateau")
+    numbers = {f"{task} {name}": run.numbers() for (name, task), run in runs.items()}
+    common.save(figure, "finite_sample", numbers | {f"2 {name}, longer": run.numbers() for name, run in away.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -66,6 +66,7 @@ def each(name: str, *models: str) -> tuple[str, ...]:
     return tuple(f"{name}-{model}" for model in models)
 
 
+STUCK = each("factor-stuck", "norm", "unnorm")
 THREE, ONE = ("LN", "norm", "unnorm"), ("looped",)
 EVERY = (("4.6", THREE), ("4.7", ONE))
 
@@ -85,14 +86,15 @@ LOOPING = (
     *both("half the loops in the formula", "prediction", ("sin-exact",), (inference, "angles", halved)),
     *both("sides of the bounds swapped", "prediction", ("upper-bound", "lower-bound"), (inference, "bounds", swapped)),
     *both("gamma with lam_2 for lam_(r+1)", "prediction", ("lower-bound", "contraction"), (inference, "log_factor", second)),
-    Mutant("every snapshot is the first", "model", "4.6", ("factor-falls-LN", "factor-limit-LN", *each("factor-stuck", "norm", "unnorm")),
+    Mutant("every snapshot is the first", "model", "4.6", ("factor-falls-LN", "factor-limit-LN", *STUCK),
            ((looping, "_loop", untrained),), change=again),
     Mutant("every snapshot is the first", "model", "4.7", ("factor-falls-looped", "factor-limit-looped", "limit-angle-looped",
            "limit-upper-looped"), ((looping, "_loop", untrained),), change=again),
     Mutant("constant 1% off", "curve", "4.6", ("factor-limit-LN",), (scaled(curve.Layer, "constant", 1.01),)),
     Mutant("constant 1% off", "curve", "4.7", ("factor-limit-looped",), (scaled(curve.Looped, "constant", 1.01),)),
-    Mutant("c* of the other target", "curve", "4.6", each("factor-stuck", "norm", "unnorm"), ((curve.Linear, "c_star", other_target),)),
-    Mutant("power method of one loop more", "prediction", "4.7", ("limit-angle-looped",), ((inference, "angles", one_more(angles)),)),
+    Mutant("c* of the other target", "curve", "4.6", STUCK, ((curve.Linear, "c_star", other_target),)),
+    Mutant("power method of one loop more", "prediction", "4.7", ("limit-angle-looped",),
+           ((inference, "angles", one_more(angles)),)),
     Mutant("sides of the bounds swapped in the limit", "prediction", "4.7", ("limit-upper-looped", "limit-lower-looped"),
            ((inference, "bounds", swapped),)),
 )  # fmt: skip

@@ -2,8 +2,8 @@
 
     python experiments/mutation.py
 
-plants every mutant of `mutants_sampled.py`, `mutants_exact.py` and `mutants_looping.py`, prints the table with the score and writes it to
-figures/mutation.md and .csv. The tests run the same lists.
+plants every mutant of `mutants_sampled.py`, `mutants_exact.py` and `mutants_looping.py`, prints the table with the score and
+writes it to figures/mutation.md and .csv. The tests run the same lists.
 """
 
 import csv
@@ -30,7 +30,7 @@ OWN: dict[str, Any] = {"4.1": {"L": 2}, "4.6": {"loops": 12}, "4.7": {"L": 2}}
 FALSE_ALARM = 1e-6
 PARTS = ("model", "law", "objective", "gradient", "descent", "recursion", "leap", "quadrature", "curve", "prediction")
 #: Which function yields the evidence of a claim.
-YIELDS: dict[str, Callable[[Study], Any]] = {
+YIELDS: dict[str, Callable[[Any], Any]] = {
     "inactive-gradient-zero": manifold.structure,
     "forward-reduced": manifold.structure,
     "inactive-blocks-zero": manifold.structure,
@@ -87,7 +87,7 @@ class Mutant:
     theorem: str
     claims: tuple[str, ...]
     patches: tuple[tuple[Any, str, Any], ...] = ()
-    change: Callable[[Study], Study] = lambda study: study
+    change: Callable[[Any], Any] = lambda study: study
     again: str = ""
     sizes: Any = dataclasses.field(default_factory=dict)
     compiled: bool = False

@@ -3,6 +3,7 @@
 Measured values are markers or solid lines; what theory predicts is drawn over them, dashed or black.
 """
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,19 @@ FLOOR = 1e-13
 def sheet(rows: int, columns: int, title: str, height: float = 2.7, width: float = 3.3) -> tuple[Figure, np.ndarray]:
     """A figure and its (rows, columns) panels; the title says what was trained, and for how long."""
     figure = Figure(figsize=(width * columns, height * rows + 0.5), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(textwrap.fill(title, round(33 * width * columns / 3.3)), fontsize=10)
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes in panels.ravel():
         axes.tick_params(labelsize=SMALL)
         axes.xaxis.label.set_fontsize(SMALL + 1)
         axes.yaxis.label.set_fontsize(SMALL + 1)
     return figure, panels
+
+
+def about(run: Trained) -> str:
+    """The sizes that the paper's text lost, in words."""
+    s = run.sizes
+    return f"d = {run.d}, n = {run.n}, SGD on {s.train} matrices, batch {s.batch}, {s.iterations} iterations"
 
 
 def caption(axes: Any, text: str) -> None:
@@ -53,8 +60,10 @@ def parameters(axes: Any, run: Trained, slope: int = 0) -> None:
     """a, b and c = ab of SGD as markers, of the exact population descent as lines; with the slope 1/p of c if p is given."""
     records = run.exact.records
     exact = dict(zip("ab", records.weights, strict=True)) | {"c": records.c}
-    for (name, seen), (colour, marker) in zip({"c": run.c, "a": run.a, "b": run.b}.items(), (MODELS["LN"], (ORANGE, "s"), (GREEN, "^"))):
-        late = run.step > 0
+    styles = {"c": (BLUE, "o"), "a": (ORANGE, "s"), "b": (GREEN, "^")}
+    late = run.step > 0
+    for name, (colour, marker) in styles.items():
+        seen = run.c if name == "c" else getattr(run, name)
         shown = f"{name} = ab" if name == "c" else name
         axes.plot(run.step[late], seen[late], marker, color=colour, ms=3.5, label=f"{shown}, SGD")
         old = records.step > 0
@@ -64,10 +73,10 @@ def parameters(axes: Any, run: Trained, slope: int = 0) -> None:
         axes.plot(t, value, color=colour, lw=1, label=f"{shown}, exact")
         if slope:
             p = slope if name == "c" else 2 * slope
-            axes.plot(t, value[-1] * (t / t[-1]) ** (1 / p), ":", color=GREY, lw=1.2, label=f"slopes 1/{slope}, 1/{2 * slope}" if name == "c" else None)
-    axes.set(xscale="log", xlabel="iteration t")
-    if slope:
-        axes.set_yscale("log")
+            label = f"slopes 1/{slope}, 1/{2 * slope}" if name == "c" else None
+            last = t >= t[-1] / 50
+            axes.plot(t[last], 1.25 * value[-1] * (t[last] / t[-1]) ** (1 / p), ":", color=GREY, lw=1.5, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="iteration t")
     axes.legend(fontsize=SMALL - 1.5, ncols=2)
 
 

@@ -11,7 +11,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-
 #: Digits of a checksum: no two files that anyone has share 64 bits of SHA-256.
 CHECKSUM = 16
 #: Test laws of `inference_data`, which needs JAX.

@@ -13,7 +13,8 @@ from popgd.theory.inference import TRUSTED, Inference, Run
 from popgd.theory.training import Trained
 from popgd.verdict import Evidence
 
-#: A formula and the loop must agree to this, or to twice float64's bound where that is larger (nothing is claimed beyond `TRUSTED`).
+#: A formula and the loop must agree to this, or to twice float64's bound where that is larger; beyond `TRUSTED` nothing is
+#: claimed.
 AGREE = 1e-10
 #: Factors are told from each other by a tenth of their predicted difference; what training closes of the gap to R, by
 #: this share of it.
@@ -103,8 +104,8 @@ def both_bounds(study: Inference) -> Iterator[Evidence]:
         lower = [np.exp(run.bounds.sharper - run.measured.sin) for run in runs]
         yield _compare(
             study, "lower-bound", trained, runs, lower, allowance, sense="at most",
-            statement=f"{trained.name}: sin theta_k >= |projection of q on the lam_(r+1)-space| gamma^k >= |alpha_(r+1)| gamma^k: "
-            "largest ratio bound/sin",
+            statement=f"{trained.name}: sin theta_k >= |projection of q on the lam_(r+1)-space| gamma^k >= |alpha_(r+1)| "
+            "gamma^k: largest ratio bound/sin",
             source="lower bound; the sharper one derived",
         )  # fmt: skip
 
@@ -171,7 +172,8 @@ def falling(study: Inference) -> Iterator[Evidence]:
             error=error if fall.size else 0.0,
             allowance=0.0,
             resolution=0.5,
-            reason=f"rounding; {fall.size} falls between snapshots at steps {', '.join(f'{t:.2g}' for t in trained.snapshots[0])}",
+            reason=f"rounding; {fall.size} falls between snapshots at steps "
+            + ", ".join(f"{t:.2g}" for t in trained.snapshots[0]),
             sense="at least",
             statistical=False,
             excuse="" if fall.size else "no two snapshots differ by more than rounding",
@@ -194,15 +196,15 @@ def to_the_limit(study: Inference) -> Iterator[Evidence]:
         good = np.isfinite(errors) & (np.array(errors) <= CLOSED / 4)
         yield Evidence(
             f"factor-limit-{trained.name}",
-            f"{trained.name}: the factor falls to lam_(r+1)/lam_1, the power method's, like t^(-1/{trained.power}): its distance at "
-            f"step {t:.3g} over the predicted one",
+            f"{trained.name}: the factor falls to lam_(r+1)/lam_1, the power method's, like t^(-1/{trained.power}): its distance "
+            f"at step {t:.3g} over the predicted one",
             "limit of the contraction factor; constant derived",
             predicted=1.0,
             measured=np.array(measured)[good] if good.any() else 0.0,
             error=np.array(errors)[good] + float(K.bound / K.value) if good.any() else 0.0,
             allowance=allowed,
             resolution=CLOSED,
-            reason=f"first corrections 1/c removed, next order allowed; float64 resolves it on {good.sum()} of {good.size} matrices",
+            reason=f"1/c terms removed, next order allowed; float64 resolves it on {good.sum()} of {good.size} matrices",
             origin="derived",
             statistical=False,
             excuse="" if good.any() else "float64 does not resolve the distance from the limit",
@@ -256,8 +258,8 @@ def stuck(study: Inference) -> Iterator[Evidence]:
         good = np.isfinite(error) & (error <= SHARE / 4)
         yield Evidence(
             f"factor-stuck-{trained.name}",
-            f"{trained.name}: the factor at step {trained.snapshots[0][-1]:.3g} is gamma(c*) with c* = {float(star.value):.8g}, above "
-            "lam_(r+1)/lam_1, and further training cannot improve it: (factor - R)/(gamma(c*) - R)",
+            f"{trained.name}: the factor at step {trained.snapshots[0][-1]:.3g} is gamma(c*) with c* = {float(star.value):.8g}, "
+            "above lam_(r+1)/lam_1, and further training cannot improve it: (factor - R)/(gamma(c*) - R)",
             "fixed contraction factor",
             predicted=1.0,
             measured=value[good] if good.any() else 0.0,

@@ -19,7 +19,6 @@ from popgd.data import Hypothesis
 from popgd.inference import Angles, Bounds, Query, Rounding, Split
 from popgd.inference_data import TEST_LAWS
 from popgd.memory import Memory
-from popgd.recursion import Records
 from popgd.theory.base import Progress, Setting, fits
 from popgd.theory.training import Trained, train
 
@@ -29,6 +28,8 @@ SNAPSHOTS = 6
 QUERIES, COLUMNS = 2, 4
 #: Nothing is claimed of a loop at which float64's relative error of tan theta may exceed this.
 TRUSTED = 1e-3
+#: Arrays of the size of all outputs that are alive at once: measured, expected, and those made on the way.
+ARRAYS = 4
 #: log of 1e154: without LN the square of a longer output overflows, and the transformer's Z Z^T with it.
 LONGEST = float(np.log(1e154))
 
@@ -173,7 +174,7 @@ def run_on(trained: Trained, test: Test, depths: np.ndarray, last_only: bool) ->
     columns = [np.stack([np.stack([row[i] for row in rank]) for rank in rows]) for i in range(len(rows[0][0]))]
     flat = inference.measured(S, out.reshape(-1, S.d))
     seen = Angles(*(x.reshape(out.shape[:-1]) for x in flat))
-    expected, lengths, error = columns[0], columns[1], Rounding(*columns[8:10])
+    expected, lengths, error = columns[0], columns[1], Rounding(columns[8], columns[9])
     trusted = (error.tan <= TRUSTED) & (lengths <= LONGEST)
     return Run(test, a * b, out, expected, seen, Angles(*columns[2:5]), Bounds(*columns[5:8]), error, trusted)
 
@@ -191,10 +192,11 @@ def _theory(S: Split, at: Query, c: float, depths: np.ndarray, layer_norm: bool)
 def study(setting: Setting, names: tuple[str, ...], progress: Progress, memory: Memory) -> Inference:
     """Train the models with these names, unless a finished run has them, and loop them on all test matrices."""
     last_only = "loops" not in setting.options
-    depths = np.array([setting.L]) if last_only else np.arange(1, setting["loops"] + 1)
     tests = tests_of(setting)
-    biggest = max(len(test.queries) for test in tests)
-    fits(f"loops={depths[-1]}", 8 * 2 * SNAPSHOTS * biggest * depths.size * setting.law.d * len(names) * len(tests))
+    count = 1 if last_only else setting["loops"]
+    each = sum(len(test.queries) for test in tests) * SNAPSHOTS * len(names)
+    fits(f"loops={count}", ARRAYS * 8 * each * count * setting.law.d)
+    depths = np.array([setting.L]) if last_only else np.arange(1, count + 1)
     models = tuple(train(setting, name, SNAPSHOTS, progress, memory.part(name)) for name in names)
     runs, total = {}, len(models) * len(tests)
     for number, trained in enumerate(models):

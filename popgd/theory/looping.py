@@ -170,7 +170,7 @@ THEOREMS = (
         name="4.7",
         title="the looped transformer on any data: at its own L it approaches the L-step power method",
         statement="On any data with unit columns the L-loop model trained as in 4.1 has |alpha_(r+1)| gamma^L <= sin theta <= "
-        "sqrt(1 - rho^2)/rho gamma^L with gamma = (1 + c_t lam_(r+1))/(1 + c_t lam_1), and gamma -> lam_(r+1)/lam_1 as t -> infinity.",
+        "sqrt(1 - rho^2)/rho gamma^L with gamma = (1 + c_t lam_(r+1))/(1 + c_t lam_1), and gamma -> lam_(r+1)/lam_1 as t grows.",
         source=f"{PAPER}, Theorem 4.7",
         law_options=LAW,
         options=("L", *OPTIONS),
