@@ -161,7 +161,7 @@ def _loop(
             return model.looped(weights, X, q, loops, normalise)[None]
         return inference.outputs(weights, X, q, loops, normalise)
 
-    return jax.lax.map(lambda ab: jax.vmap(lambda q: one(*ab, q))(queries), (a, b))
+    return jax.lax.map(lambda ab: jax.vmap(lambda q: one(ab[0], ab[1], q))(queries), (a, b))
 
 
 def run_on(trained: Trained, test: Test, depths: np.ndarray, last_only: bool) -> Run:
@@ -173,7 +173,7 @@ def run_on(trained: Trained, test: Test, depths: np.ndarray, last_only: bool) ->
     rows = [[_theory(S, inference.query(S, q), float(c), depths, trained.layer_norm) for q in test.queries] for c in a * b]
     columns = [np.stack([np.stack([row[i] for row in rank]) for rank in rows]) for i in range(len(rows[0][0]))]
     flat = inference.measured(S, out.reshape(-1, S.d))
-    seen = Angles(*(x.reshape(out.shape[:-1]) for x in flat))
+    seen = Angles(*[x.reshape(out.shape[:-1]) for x in flat])
     expected, lengths, error = columns[0], columns[1], Rounding(columns[8], columns[9])
     trusted = (error.tan <= TRUSTED) & (lengths <= LONGEST)
     return Run(test, a * b, out, expected, seen, Angles(*columns[2:5]), Bounds(*columns[5:8]), error, trusted)
