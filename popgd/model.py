@@ -101,23 +101,3 @@ def looped(
     """The output f(X, q; P, Q) of the same layer applied L times: the last d rows of the last column."""
     Z, _ = jax.lax.scan(lambda Z, _: (layer(weights, Z, normalise), None), tokens(X, q), length=L, unroll=min(L, UNROLL))
     return Z[X.shape[0] :, -1]
-
-
-def active_forward(
-    A: Float[Array, "d d"],
-    B: Float[Array, "d d"],
-    X: Float[Array, "d n"],
-    q: Float[Array, " d"],
-    L: int = 1,
-    normalise: bool = True,
-) -> Float[Array, " d"]:
-    """The same output where the inactive blocks are 0, without the transformer: L times q <- N(q + A S B q).
-
-    Source: arXiv 2606.00605, Lemma A.1, for general active blocks.
-    """
-
-    def step(q: Float[Array, " d"], _: None) -> tuple[Float[Array, " d"], None]:
-        q = q + A @ (X @ (X.T @ (B @ q)))
-        return q / jnp.linalg.norm(q) if normalise else q, None
-
-    return jax.lax.scan(step, q, length=L)[0]
