@@ -64,7 +64,7 @@ def draw(found: np.ndarray, top: np.ndarray, sines: np.ndarray, exact: np.ndarra
     loops = np.arange(1, sines.size + 1)
     right.semilogy(loops, sines, "o", color=BLUE, label="transformer")
     right.semilogy(loops, exact, "-", color=BLACK, lw=1, label="exact formula")
-    right.set(xlabel="loops", title="sin of the angle")
+    right.set(xlabel="loops", xticks=loops, title="sin of the angle")
     right.legend(fontsize=8)
     common.save(figure, "digits", numbers | {"loops": loops.tolist(), "sin": sines.tolist(), "sin_exact": exact.tolist()})
 

@@ -38,14 +38,14 @@ def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
         power_line(top, X, q, LOOPS)
         caption(top, f"Layer with LN trained on Task {task}, on a test point of it")
         X, q = other_point(run.d, run.n)
-        for L, style in zip(DEPTHS[: sizes.variants], ORDER, strict=False):
+        for L, style in zip(sorted(DEPTHS[: sizes.variants]), ORDER, strict=False):
             run = train("looped", task, sizes, L=L)
             seen, exact, c = angles(run, -1, X, q, LOOPS)
             angle_lines(bottom, seen, exact, f"L = {L}, t = {run.step[-1]}", style)
             bottom.plot(L, max(seen[L - 1], FLOOR), "*", ms=13, color=style[0], mec="black", mew=0.6)
             numbers[f"{task} looped {L}"] = plain(seen, exact, c, run.c[-1])
         power_line(bottom, X, q, LOOPS)
-        caption(bottom, f"Looped models trained on Task {task}, on clustered columns (star: own L)")
+        caption(bottom, f"Looped models of Task {task}, on clustered columns (star: own L)")
         for axes in (top, bottom):
             axes.set(xlabel="loops")
             axes.legend(fontsize=7)

@@ -25,7 +25,7 @@ FLOOR = 1e-13
 def sheet(rows: int, columns: int, title: str, height: float = 2.7, width: float = 3.3) -> tuple[Figure, np.ndarray]:
     """A figure and its (rows, columns) panels; the title says what was trained, and for how long."""
     figure = Figure(figsize=(width * columns, height * rows + 0.5), layout="constrained")
-    figure.suptitle(textwrap.fill(title, round(33 * width * columns / 3.3)), fontsize=10)
+    figure.suptitle(textwrap.fill(title, round(35 * width * columns / 3.3)), fontsize=10)
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes in panels.ravel():
         axes.tick_params(labelsize=SMALL)
