@@ -27,6 +27,8 @@ CHUNK = 8
 SAME = 1e-9
 #: Where the tail of studentised gaps is counted, and samples behind each skewness.
 TAIL, DRAWS = np.arange(0.0, 5.01, 0.25), 2**17
+#: Where statistical claims are made.
+SAMPLED = ("popgd.theory.invariance", "popgd.theory.manifold")
 #: Judged at any size: the question here is how often, not whether the error bar is small enough.
 ANY = 1e9
 
@@ -122,7 +124,7 @@ def measure(study: Study, seeds: Sequence[int]) -> list[Study]:
 def statistical(study: Study) -> Iterator[Evidence]:
     """The evidence of every claim of the theorem that rests on sampling."""
     for claim in THEOREMS[study.setting.theorem].claims:
-        if claim.__module__ == "popgd.theory.manifold" and claim.__name__ != "structure":
+        if claim.__module__ in SAMPLED and claim.__name__ != "structure":
             yield from (e for e in claim(study) if e.statistical)
 
 

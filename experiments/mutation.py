@@ -19,7 +19,7 @@ from unittest import mock
 import jax
 
 from popgd import check, curve
-from popgd.theory import PAPERS, THEOREMS, angles, convergence, growth, looping, manifold, power_method, steps
+from popgd.theory import PAPERS, THEOREMS, angles, convergence, growth, invariance, looping, manifold, power_method, steps
 from popgd.theory.gatmiry import descents, flow, minimiser, prompts, saddle, shifted
 from popgd.theory.study import Study, sampled
 from popgd.verdict import Outcome, judge
@@ -43,10 +43,10 @@ FALSE_ALARM = 1e-6
 PARTS = ("model", "law", "objective", "gradient", "descent", "recursion", "leap", "quadrature", "curve", "prediction")
 #: Which function yields the evidence of a claim.
 YIELDS: dict[str, Callable[[Any], Any]] = {
-    "inactive-gradient-zero": manifold.structure,
-    "forward-reduced": manifold.structure,
-    "inactive-blocks-zero": manifold.structure,
-    "active-gradient-scalar": manifold.schur,
+    "inactive-gradient-zero": invariance.structure,
+    "forward-reduced": invariance.structure,
+    "inactive-blocks-zero": invariance.structure,
+    "active-gradient-scalar": invariance.schur,
     "gradient-negative": manifold.negative_slope,
     "engines-agree-slope": manifold.cross_examination,
     "engines-agree-descent": manifold.cross_examination,

@@ -11,7 +11,6 @@ from popgd import model
 from popgd.data import Sample
 from popgd.model import Active, Weights, active_weights, blocks, embed, looped
 from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.theory import manifold
 from popgd.weights import along, distance, project
 
 SIZES = [(2, 3, 1), (3, 7, 2), (5, 4, 3), (4, 9, 6)]  # d, n, L; d > n once
@@ -67,7 +66,7 @@ def test_full_model_is_the_reduced_one_for_any_active_blocks(d, n, L, normalise)
         by_hand = by_hand + A @ X @ X.T @ B @ by_hand
         by_hand = by_hand / np.linalg.norm(by_hand) if normalise else by_hand
     assert relative(full, by_hand) < FORWARD
-    many = manifold._reduced(*(np.asarray(x)[None] for x in (A, B, X, q)), L, normalise)
+    many = invariance._reduced(*(np.asarray(x)[None] for x in (A, B, X, q)), L, normalise)
     assert relative(many[0], by_hand) < FORWARD
 
 

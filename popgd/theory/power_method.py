@@ -16,7 +16,7 @@ from popgd.data import Hypothesis, UniformSphere, UnitColumns
 from popgd.memory import Memory
 from popgd.objectives import TARGETS, OfLoops, PowerIteration, SubspaceDistance
 from popgd.quadrature import Spectrum
-from popgd.theory import convergence, growth, manifold, steps
+from popgd.theory import convergence, growth, invariance, manifold, steps
 from popgd.theory.base import Progress, Setting, Theorem
 from popgd.theory.study import Study, sampled
 from popgd.theory.unit_columns import LAW, make_law
@@ -232,7 +232,7 @@ def _pair(quantity) -> tuple[float, float]:
 
 OPTIONS = ("init", "spectra")
 
-STRUCTURE = (manifold.structure, manifold.schur, steps.single_steps)
+STRUCTURE = (invariance.structure, invariance.schur, steps.single_steps)
 
 THEOREMS = (
     Theorem(
