@@ -146,7 +146,7 @@ def judged(evidence):
 
 
 def test_the_shared_runs_are_not_blind():
-    for theorem in THEOREMS:
+    for theorem in ("4.1", "4.2", "4.3"):
         for found in report(theorem).studies.values():
             assert [manifold.blind(found, run) for run in (None, found.projected, found.raw)] == [""] * 3
 
