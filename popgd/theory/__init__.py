@@ -1,8 +1,13 @@
-"""The theorems that popgd judges: one file per paper, one line here."""
+"""The theorems that popgd judges: one file or folder per paper, one line here."""
 
-from popgd.theory import looping, power_method
+from popgd.theory import gatmiry, looping, power_method
 from popgd.theory.base import Setting, Study, Theorem
 
-THEOREMS: dict[str, Theorem] = {t.name: t for t in (*power_method.THEOREMS, *looping.THEOREMS)}
+#: The theorems of each paper.
+PAPERS: dict[str, tuple[Theorem, ...]] = {
+    power_method.TITLE: (*power_method.THEOREMS, *looping.THEOREMS),
+    gatmiry.TITLE: gatmiry.THEOREMS,
+}
+THEOREMS: dict[str, Theorem] = {theorem.name: theorem for theorems in PAPERS.values() for theorem in theorems}
 
-__all__ = ["THEOREMS", "Setting", "Study", "Theorem"]
+__all__ = ["PAPERS", "THEOREMS", "Setting", "Study", "Theorem"]
