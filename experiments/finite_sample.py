@@ -227,13 +227,13 @@ def main() -> None:
             run = runs[name, task]
             style = ("#CC79A7", "v") if name == "looped" else STYLES[name]
             loss(row[0], run, name, "test", style)
-            gap = run.test_loss - run.train_loss
-            row[1].errorbar(run.step + 1, gap, 2 * run.gap_stderr, fmt=style[1], color=style[0], ms=3.5, lw=0.7, label=name)
+            gap, error = (x / run.test_loss for x in (run.test_loss - run.train_loss, 2 * run.gap_stderr))
+            row[1].errorbar(run.step + 1, gap, error, fmt=style[1], color=style[0], ms=3.5, lw=0.7, label=name)
         row[0].set(xscale="log", yscale="log", xlabel="iteration t + 1")
-        row[1].set(xscale="log", xlabel="iteration t + 1", ylim=(-0.06, 0.06))
+        row[1].set(xscale="log", xlabel="iteration t + 1", ylim=(-0.2, 0.2))
         row[1].axhline(0, color="black", lw=0.6)
         caption(row[0], f"Task {task}: test loss (dashed: exact population)")
-        caption(row[1], f"Task {task}: test loss - training loss, 2 se")
+        caption(row[1], f"Task {task}: 1 - training loss/test loss, 2 se")
     panels[0, 0].legend(fontsize=7)
     for axes, (name, run) in zip(panels[:, 2], away.items(), strict=True):
         for which, style in (("train", (STYLES["looped"][0], "o")), ("test", (STYLES["no LN, norm."][0], "s"))):
@@ -242,7 +242,7 @@ def main() -> None:
         axes.axhline(limit, color="black", lw=1, label=f"limit of the theorem, {limit:.4g}")
         axes.set(xscale="log", xlabel="iteration t + 1")
         axes.legend(fontsize=7)
-        caption(axes, f"Task 2, {'one loop with LN' if name == 'looped' else name}: SGD leaves the plateau")
+        caption(axes, f"Task 2: {'one loop with LN' if name == 'looped' else name}, step size {run.eta:.2g}")
     numbers = {f"{task} {name}": run.numbers() for (name, task), run in runs.items()}
     common.save(figure, "finite_sample", numbers | {f"2 {name}, longer": run.numbers() for name, run in away.items()})
 
