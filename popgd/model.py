@@ -80,8 +80,12 @@ def tokens(X: Float[Array, "d n"], q: Float[Array, " d"]) -> Float[Array, "D N"]
 
 
 def layer_norm(Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
-    """Column-wise LN(Z)[:, i] = Z[:, i] / ||Z[:, i]||: no centring, no epsilon. Not defined for a zero column."""
-    return Z / jnp.sqrt(jnp.sum(Z * Z, axis=0, keepdims=True))
+    """Column-wise LN(Z)[:, i] = Z[:, i] / ||Z[:, i]||: no centring, no epsilon. Not defined for a zero column.
+
+    Valid for norms whose squares are normal numbers, 1e-154 to 1e154, in float32 1e-19 to 1e19; beyond it no finite number.
+    """
+    norm = jnp.sqrt(jnp.sum(Z * Z, axis=0, keepdims=True))
+    return Z / jnp.where(norm < jnp.inf, norm, jnp.nan)  # Z/inf = 0 would look like an output
 
 
 def attention(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
@@ -98,6 +102,6 @@ def layer(weights: Weights, Z: Float[Array, "D N"], normalise: bool = True) -> F
 def looped(
     weights: Weights, X: Float[Array, "d n"], q: Float[Array, " d"], L: int = 1, normalise: bool = True
 ) -> Float[Array, " d"]:
-    """The output f(X, q; P, Q) of the same layer applied L times: the last d rows of the last column."""
+    """The output f(X, q; P, Q) of the same layer applied L times: the last d rows of the last column; q itself for L = 0."""
     Z, _ = jax.lax.scan(lambda Z, _: (layer(weights, Z, normalise), None), tokens(X, q), length=L, unroll=min(L, UNROLL))
     return Z[X.shape[0] :, -1]

@@ -192,9 +192,10 @@ def loss_with_covariance(polynomial: Polynomial, A: Float[Array, "d d"], root: F
 def loss_infinite(mu: Float[Array, " d"], L: int) -> Float[Array, ""]:
     """The loss for n = infinity, where S = I, at an A with eigenvalues mu: sum_i (1 - mu_i)^{2L}.
 
-    It goes to 0 in L if and only if all mu are in (0, 2).
+    It goes to 0 in L if and only if all mu are in (0, 2). Raises ValueError for L < 1.
     Source: derived.
     """
+    [L] = whole(L=L)
     return jnp.sum((1 - mu) ** (2 * L))
 
 
