@@ -138,7 +138,7 @@ def over_all_matrices(study: Study) -> Iterator[Evidence]:
         predicted=0.0,
         measured=(growth - wanted) / (study.setting.eta * abs(h.h_asym)),
         error=UNIT / (study.setting.eta * abs(h.h_asym)) / kick(n),
-        allowance=QUADRATIC * kick(n) ** 2 * n / KICK_EXAMPLES / abs(h.h_asym),
+        allowance=QUADRATIC * kick(n) ** 2 * max(1.0, n / KICK_EXAMPLES) / abs(h.h_asym),
         resolution=0.1,
         reason="second order in K; rounding. Relative to eta |h_asym|",
         origin="derived",
