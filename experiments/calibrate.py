@@ -13,7 +13,8 @@ import numpy as np
 from popgd import descent, gradient, model
 from popgd.recursion import log_grid
 from popgd.theory import THEOREMS
-from popgd.theory.base import RAW_BATCH, RAW_SHORTER, Exact, Point, Setting, Study
+from popgd.theory.base import Setting
+from popgd.theory.study import RAW_BATCH, RAW_SHORTER, Exact, Point, Study, start_of
 from popgd.verdict import POWER, Evidence, Outcome, judge, z_score
 
 #: Every claim is judged at this level: seldom enough to be a tail, often enough to be counted.
@@ -40,7 +41,8 @@ def quiet(name: str, done: int, total: int) -> None:
 @partial(jax.jit, static_argnames="objective")
 def gradients(objective: Any, weights: model.Weights, law: Any, keys: jax.Array, samples: Any) -> tuple[Any, Any]:
     """`gradient.population_gradient` of every seed: its mean and standard error. One compilation for all `samples`."""
-    one = lambda w, k: gradient._estimate(gradient.GradientOf(objective), w, law, k, samples, CHUNK)
+    statistic = gradient.GradientOf(objective, model.Active(law.d))
+    one = lambda w, k: gradient._estimate(statistic, w, law, k, samples, CHUNK)
     return jax.vmap(one)(weights, keys)
 
 
@@ -71,36 +73,37 @@ def descents(
     """`descent.descend` of every seed; of the records only what the statistical claims read."""
     setting = study.setting
     optimiser = setting.make_optimiser()
-    a, b = (jnp.asarray(x) for x in setting.start)
-    start = model.embed(a, b, setting.law.d)
+    manifold = model.Active(setting.law.d)
+    how = descent.Descent(study.objective, optimiser, manifold)
+    start = manifold.embed(jnp.asarray(start_of(setting)))
     keys, grid = keys_of(setting, seeds, purpose), log_grid(steps, 8)
     one = descent._State(start, optimiser.init(start), jnp.zeros(()))
     state = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(seeds), *x.shape)), one)
-    move = jax.vmap(partial(descent._step, optimiser, projected))
+    move = jax.vmap(partial(descent._step, how, projected))
     rows, window = [], []
     for step in range(steps + 1):
         now = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         mean, stderr = gradients(study.objective, state.weights, setting.law, now, batch)
-        window.append((np.asarray(mean.trace), np.asarray(stderr.trace)))
+        window.append((np.asarray(mean.coordinates), np.asarray(stderr.coordinates)))
         if step in grid:
-            a, b = (np.asarray(x) for x in jax.vmap(model.coordinates)(state.weights))
-            traces, errors = (np.stack(x) for x in zip(*window, strict=True))
-            rows.append((a, b, *window[-1], traces.mean(axis=0), np.sqrt((errors**2).sum(axis=0)) / len(errors)))
+            where = np.asarray(jax.vmap(manifold.coordinates)(state.weights))
+            slopes, errors = (np.stack(x) for x in zip(*window, strict=True))
+            rows.append((where, *window[-1], slopes.mean(axis=0), np.sqrt((errors**2).sum(axis=0)) / len(errors)))
             window = []
         state, finite = move(state, mean.weights)
         assert bool(np.all(finite)), f"a descent of the calibration breaks off at step {step}"
-    a, b, trace, stderr, mean, error = (np.stack(x, axis=1) for x in zip(*rows, strict=True))
+    where, slope, stderr, mean, error = (np.stack(x, axis=1) for x in zip(*rows, strict=True))
     nothing: Any = np.zeros(0)
     unread: Any = dict.fromkeys(("P", "Q", "loss", "loss_stderr", "distance", "inactive"), nothing)
     return [
-        descent.Trajectory(step=grid, a=a[s], b=b[s], c=a[s] * b[s], trace=trace[s], trace_stderr=stderr[s],
-                           window_trace=mean[s], window_stderr=error[s], diverged_at=None, **unread)
+        descent.Trajectory(step=grid, coordinates=where[s], slope=slope[s], slope_stderr=stderr[s], window=mean[s],
+                           window_stderr=error[s], diverged_at=None, **unread)
         for s in range(len(seeds))
     ]  # fmt: skip
 
 
 def measure(study: Study, seeds: Sequence[int]) -> list[Study]:
-    """`theory.base.sampled` for every seed, beside the study's exact half."""
+    """`theory.study.sampled` for every seed, beside the study's exact half."""
     setting = study.setting
     steps, batch, short = setting.sampled_steps, setting.batch, study.exact.short.step
     raw = int(short[np.searchsorted(short, max(1, steps // RAW_SHORTER))])
@@ -188,12 +191,12 @@ def calibrate(found: Sequence[Evidence]) -> dict[str, Any]:
 @partial(jax.jit, static_argnames=("objective", "count"))
 def draws(objective: Any, weights: model.Weights, law: Any, key: jax.Array, count: int) -> Any:
     """Single samples of what the claims average: traces, diagonals less the trace, entries off the diagonal."""
-    statistic = gradient.GradientOf(objective)
+    statistic = gradient.GradientOf(objective, model.Active(law.d))
 
     def one(k: jax.Array) -> Any:
         found = statistic(weights, law.sample(k, jnp.float64))
         A, B = model.blocks(found.weights.P).b21, model.blocks(found.weights.Q).b12
-        return {"trace": found.trace, "diagonal": found.diagonal[:, 0], "off-diagonal": jnp.stack([A[1, 0], B[1, 0]])}
+        return {"trace": found.coordinates, "diagonal": found.deviations[:, 0], "off-diagonal": jnp.stack([A[1, 0], B[1, 0]])}
 
     return jax.lax.map(one, jax.random.split(key, count), batch_size=64)
 
@@ -206,7 +209,7 @@ def tails(study: Study, claims: Sequence[Evidence]) -> list[dict[str, Any]]:
     """
     setting, rows = study.setting, []
     size = {e.id: np.size(e.measured) for e in claims}
-    share = setting.false_alarm / len(claims) / max(1, len(setting.targets))
+    share = setting.false_alarm / len(claims) / max(1, len(THEOREMS[setting.theorem].targets))
     used = {
         "trace": ("engines-agree-slope", 2, setting.samples),
         "diagonal": ("active-gradient-scalar", 2, setting.samples),

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from popgd import curve, store
 from popgd.report import resolve
 from popgd.theory import growth
-from popgd.theory.base import Exact
+from popgd.theory.study import Exact
 
 jax.config.update("jax_enable_x64", True)
 

@@ -160,6 +160,11 @@ CURVE = (
 
 # --- predictions
 
+
+def claiming(exponent: float) -> Callable[[Study], Study]:
+    return lambda study: with_setting(study, options={**study.setting.options, "claim.exponent": exponent})
+
+
 exponents = ("exponent-a", "exponent-b", "exponent-c", "increment-constant")
 
 
@@ -189,9 +194,9 @@ PREDICTIONS = (
     Mutant("half the contraction rate", "prediction", "4.2 unnormalised", ("contraction",),
            change=lambda study: with_exact(study, curvature=study.exact.curvature / 2)),
     Mutant("sign of 'monotone'", "prediction", "4.2 unnormalised", ("monotone",), change=falling),
-    Mutant("exponent 1/3 for 4.1", "prediction", "4.1", exponents, change=lambda study: with_setting(study, exponent=1 / 3)),
-    Mutant("exponent 1/2 for 4.3", "prediction", "4.3", exponents, change=lambda study: with_setting(study, exponent=1 / 2)),
-    Mutant("exponent 0.334 for 4.3", "prediction", "4.3", exponents, change=lambda study: with_setting(study, exponent=0.334)),
+    Mutant("exponent 1/3 for 4.1", "prediction", "4.1", exponents, change=claiming(1 / 3)),
+    Mutant("exponent 1/2 for 4.3", "prediction", "4.3", exponents, change=claiming(1 / 2)),
+    Mutant("exponent 0.334 for 4.3", "prediction", "4.3", exponents, change=claiming(0.334)),
 )  # fmt: skip
 
 EXACT = RECURSION + CURVE + PREDICTIONS

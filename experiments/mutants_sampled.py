@@ -141,17 +141,17 @@ def one_key(key: Any, number: Any) -> Any:
     return key if isinstance(number, Tracer) else fold_in(key, number)
 
 
-def raw_twice(optimiser: Any, projected: bool, state: Any, mean: Any) -> Any:
-    return step(optimiser, projected, state, mean if projected else jax.tree.map(lambda x: 2 * x, mean))
+def raw_twice(how: Any, projected: bool, state: Any, mean: Any) -> Any:
+    return step(how, projected, state, mean if projected else jax.tree.map(lambda x: 2 * x, mean))
 
 
-def uphill(optimiser: Any, projected: bool, state: Any, mean: Any) -> Any:
-    return step(optimiser, projected, state, jax.tree.map(lambda x: -x, mean))
+def uphill(how: Any, projected: bool, state: Any, mean: Any) -> Any:
+    return step(how, projected, state, jax.tree.map(lambda x: -x, mean))
 
 
-def exchanged_gradients(optimiser: Any, projected: bool, state: Any, mean: Any) -> Any:
+def exchanged_gradients(how: Any, projected: bool, state: Any, mean: Any) -> Any:
     A, B = active(mean)
-    return step(optimiser, projected, state, model.active_weights(B, A))
+    return step(how, projected, state, model.active_weights(B, A))
 
 
 GRADIENT = (
@@ -164,8 +164,8 @@ GRADIENT = (
     Mutant("one key for all samples", "gradient", "4.3", ("active-gradient-scalar",),
            ((jax.random, "fold_in", one_key),), again="sampled", compiled=True, slow=True),
     Mutant("trace not divided by d", "gradient", "4.3", ("engines-agree-slope",),
-           ((gradient, "coordinates", lambda w: tuple(jnp.trace(x) for x in active(w))),), again="sampled", compiled=True,
-           slow=True),
+           ((model.Active, "coordinates", lambda self, w: jnp.stack([jnp.trace(x) for x in active(w)])),),
+           again="sampled", compiled=True, slow=True),
     Mutant("projected descent that does not project", "descent", "4.3", ("projected-on-manifold",),
            change=lambda study: dataclasses.replace(study, projected=study.raw)),
     Mutant("raw descent with twice the step", "descent", "4.3", ("engines-agree-raw",), ((descent, "_step", raw_twice),),

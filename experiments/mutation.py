@@ -20,7 +20,7 @@ import jax
 
 from popgd import check, curve
 from popgd.theory import convergence, growth, manifold, power_method, steps
-from popgd.theory.base import Study, sampled
+from popgd.theory.study import Study, sampled
 from popgd.verdict import Outcome, judge
 
 #: Sizes at which every claim comes out: 10^18 steps for six digits, batches and samples so that each error bar is within

@@ -102,7 +102,7 @@ TABLE: dict[str, Entry] = {
     "d": Entry(None, whole(1), "data dimension"),
     "n": Entry(None, whole(1), "number of data columns (default of the uniform law: 4 d)"),
     "spectrum": Entry(None, numbers, "eigenvalues of S = X X^T; alone it implies law=rotated, d and n"),
-    "L": Entry(None, whole(1), "number of loops (default 3 where the theorem has loops)"),
+    "L": Entry(None, whole(1), "number of loops, where the theorem has loops"),
     "eta": Entry(None, auto_or(positive), "step size of gradient descent; auto: from the law"),
     "init": Entry("P21", one_of("P21", "Q12"), "the active block that starts at I; the other starts at 0"),
     "target": Entry(None, one_of("normalised", "unnormalised"), "y = Sq/|Sq| or Sq; unless told, both are judged"),
@@ -134,11 +134,11 @@ def nearest(name: str, known: Any) -> str:
 
 
 def read(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting, read and range-checked one by one; those left out get the table's default.
+    """The settings that were given, read and range-checked one by one.
 
-    Raises SettingError for an unknown name or a value that its reader does not take.
+    Raises SettingError for an unknown name, a value that its reader does not take, or if there is no theorem.
     """
-    result = {name: entry.default for name, entry in TABLE.items()}
+    result = {}
     for name, value in values.items():
         if name not in TABLE:
             raise SettingError(f"unknown setting {name}{nearest(name, TABLE) or '; --help lists all'}")
@@ -148,7 +148,7 @@ def read(values: Mapping[str, Any]) -> dict[str, Any]:
             result[name] = TABLE[name].read(value)
         except ValueError as error:
             raise SettingError(f"{name}={value}: {error}") from None
-    if result["theorem"] is None:
+    if "theorem" not in result:
         raise SettingError("no theorem was given; say which one, as in theorem=4.1 (--help lists them)")
     return result
 

@@ -6,7 +6,7 @@ Source: arXiv 2606.00605, Assumption 3.2 and Example 3.3. S is never divided by 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -41,19 +41,28 @@ class Hypothesis(NamedTuple):
 
 @runtime_checkable
 class Law(Protocol):
-    """What popgd needs of a data law; r is the multiplicity of the largest eigenvalue of S."""
+    """What popgd needs of a data law: n data tokens of dimension d, and whatever sample an objective understands."""
 
     @property
     def d(self) -> int: ...
     @property
     def n(self) -> int: ...
+    def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Any: ...
+    def hypotheses(self) -> list[Hypothesis]: ...
+    def describe(self) -> dict[str, object]:
+        """The settings that make this law."""
+        ...
+
+
+@runtime_checkable
+class UnitColumns(Law, Protocol):
+    """A law of X with unit columns, rotation invariant; r is the multiplicity of the largest eigenvalue of S."""
+
     @property
     def r(self) -> int: ...
     def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample: ...
     def eigenvalues(self, key: PRNGKeyArray, count: int) -> Float[Array, "count d"]: ...
     def mean_square_norm(self) -> float: ...
-    def hypotheses(self) -> list[Hypothesis]: ...
-    def describe(self) -> dict[str, object]: ...
 
 
 def sphere(G: Float[Array, "d n"]) -> Float[Array, "d n"]:

@@ -11,12 +11,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from popgd import gradient, model
+from popgd import gradient
 from popgd.data import Law
 from popgd.memory import FORGETFUL, Arrays, Memory
-from popgd.model import Weights
 from popgd.objectives import Objective
 from popgd.recursion import log_grid
+from popgd.weights import Manifold, Weights, along, distance
 
 #: Called between pieces of work with (steps done, steps in all).
 Progress = Callable[[int, int], None]
@@ -25,23 +25,21 @@ Progress = Callable[[int, int], None]
 class Trajectory(NamedTuple):
     """A descent at the recorded steps; the last record is the last finite state.
 
-    trace is that of the P21 and the Q12 gradient over d, of this step's samples; window_trace its mean over all steps
-    since the record before. loss and loss_stderr are estimated on the samples of the step that starts there. inactive
-    is the largest absolute entry that any inactive block ever had up to then, exactly 0 on the manifold.
+    coordinates are those of the manifold, slope the gradient's, of this step's samples, and window its mean over all
+    steps since the record before. loss and loss_stderr are estimated on the samples of the step that starts there.
+    inactive is the largest that `Manifold.inactive` ever was up to then, exactly 0 on the manifold.
     """
 
     step: Int[np.ndarray, " records"]
     P: Float[np.ndarray, "records D D"]
     Q: Float[np.ndarray, "records D D"]
-    a: Float[np.ndarray, " records"]
-    b: Float[np.ndarray, " records"]
-    c: Float[np.ndarray, " records"]
+    coordinates: Float[np.ndarray, "records k"]
     loss: Float[np.ndarray, " records"]
     loss_stderr: Float[np.ndarray, " records"]
-    trace: Float[np.ndarray, "records 2"]
-    trace_stderr: Float[np.ndarray, "records 2"]
-    window_trace: Float[np.ndarray, "records 2"]
-    window_stderr: Float[np.ndarray, "records 2"]
+    slope: Float[np.ndarray, "records k"]
+    slope_stderr: Float[np.ndarray, "records k"]
+    window: Float[np.ndarray, "records k"]
+    window_stderr: Float[np.ndarray, "records k"]
     distance: Float[np.ndarray, " records"]
     inactive: Float[np.ndarray, " records"]
     diverged_at: int | None
@@ -53,6 +51,7 @@ class Descent:
 
     objective: Objective
     optimiser: optax.GradientTransformation
+    manifold: Manifold
     bank: bool = False
 
 
@@ -72,20 +71,14 @@ class _Run(NamedTuple):
     diverged_at: int | None = None
 
 
-def _largest_inactive(weights: Weights) -> Float[Array, ""]:
-    P, Q = model.blocks(weights.P), model.blocks(weights.Q)
-    return jnp.max(jnp.abs(jnp.stack([P.b11, P.b12, P.b22, Q.b11, Q.b21, Q.b22])))
-
-
-@partial(jax.jit, static_argnames=("optimiser", "projected"))
-def _step(optimiser: Any, projected: bool, state: _State, mean: Weights) -> tuple[_State, Array]:
-    """One step of the optimiser along a gradient, and whether the new weights and their c = ab are finite."""
-    mean = model.project(mean) if projected else mean
-    updates, inner = optimiser.update(mean, state.optimiser, state.weights)
+@partial(jax.jit, static_argnames=("how", "projected"))
+def _step(how: Descent, projected: bool, state: _State, mean: Weights) -> tuple[_State, Array]:
+    """One step of the optimiser along a gradient, and whether the new weights are finite."""
+    mean = along(how.manifold, mean) if projected else mean
+    updates, inner = how.optimiser.update(mean, state.optimiser, state.weights)
     weights: Any = optax.apply_updates(state.weights, updates)
-    inactive = jnp.maximum(state.inactive, _largest_inactive(weights))
-    a, b = model.coordinates(weights)
-    finite = jnp.isfinite(a * b) & jnp.all(jnp.isfinite(weights.P)) & jnp.all(jnp.isfinite(weights.Q))
+    inactive = jnp.maximum(state.inactive, how.manifold.inactive(weights))
+    finite = jnp.all(jnp.isfinite(weights.P)) & jnp.all(jnp.isfinite(weights.Q))
     return _State(weights, inner, inactive), finite
 
 
@@ -103,9 +96,8 @@ def descend(
 ) -> Trajectory:
     """`steps` steps of population gradient descent on every entry of P and Q from `start`.
 
-    projected: descend along the Schur projection of each gradient (active blocks to tr/d times I), which is unbiased on
-    the manifold. Read the growth of c off such a descent only: in the raw one, where every entry follows its own noise,
-    noise in the active blocks biases c by O(eta/batch).
+    projected: descend along each gradient's part along the manifold, which is unbiased on it. Read growth off such a
+    descent only: in the raw one, where every entry follows its own noise, that noise biases coordinates by O(eta/batch).
     A descent that leaves the finite numbers stops: `diverged_at` is the step that failed, the records end before it.
     What `memory` recalls of the same descent is gone on from, bit for bit.
     """
@@ -124,14 +116,14 @@ def _advance(how: Descent, law: Law, last: int, batch: int, key: PRNGKeyArray, p
     """One step, after recording the state that it starts from if it is on the grid."""
     step, state, rows, window, _ = at
     step_key = key if how.bank else jax.random.fold_in(key, step)
-    mean, stderr, _ = gradient.population_gradient(how.objective, state.weights, law, step_key, batch)
-    following, finite = _step(how.optimiser, projected, state, mean.weights)
+    mean, stderr, _ = gradient.population_gradient(how.objective, state.weights, law, step_key, batch, how.manifold)
+    following, finite = _step(how, projected, state, mean.weights)
     if step and not np.isfinite(mean.loss):
         return at._replace(diverged_at=step)
-    window.append((np.asarray(mean.trace), np.asarray(stderr.trace)))
+    window.append((np.asarray(mean.coordinates), np.asarray(stderr.coordinates)))
     # The last state of a descent that breaks off is recorded too.
     if step in grid or not finite:
-        rows.append(_record(step, state, mean, stderr, window))
+        rows.append(_record(how.manifold, step, state, mean, stderr, window))
         window = []
     diverged_at = step + 1 if not finite and step < last else None
     return _Run(step + 1, following, rows, window, diverged_at)
@@ -141,14 +133,14 @@ def _pack(at: _Run) -> Arrays:
     """All of a descent under way: as many digits as it has itself."""
     leaves = {f"state{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(at.state))}
     columns = {f"row{i}": np.stack([np.asarray(row[i]) for row in at.rows]) for i in range(len(at.rows[0]) if at.rows else 0)}
-    window = np.array(at.window, dtype=at.state.weights.P.dtype).reshape(-1, 2, 2)
+    window = np.array(at.window, dtype=at.state.weights.P.dtype)
     diverged_at = np.array(-1 if at.diverged_at is None else at.diverged_at)
     return {"step": np.array(at.step), "diverged_at": diverged_at, "window": window, **leaves, **columns}
 
 
 def _begin(how: Descent, start: Weights, kept: Arrays | None) -> _Run:
     """A descent at its start, or where it was packed."""
-    state = _State(start, how.optimiser.init(start), _largest_inactive(start))
+    state = _State(start, how.optimiser.init(start), how.manifold.inactive(start))
     if kept is None:
         return _Run(0, gradient.everywhere(state), [], [])
     leaves, tree = jax.tree.flatten(state)
@@ -159,10 +151,11 @@ def _begin(how: Descent, start: Weights, kept: Arrays | None) -> _Run:
     return _Run(int(kept["step"]), gradient.everywhere(state), rows, window, None if diverged_at < 0 else diverged_at)
 
 
-def _record(step: int, state: _State, mean: gradient.Gradient, stderr: gradient.Gradient, window: list) -> tuple:
-    a, b = model.coordinates(state.weights)
-    traces, errors = (np.stack(column) for column in zip(*window, strict=True))
+def _record(
+    manifold: Manifold, step: int, state: _State, mean: gradient.Gradient, stderr: gradient.Gradient, window: list
+) -> tuple:
+    slopes, errors = (np.stack(column) for column in zip(*window, strict=True))
     window_stderr = np.sqrt((errors**2).sum(axis=0)) / len(errors)
-    return (step, *state.weights, a, b, a * b, mean.loss, stderr.loss, mean.trace, stderr.trace,
-            traces.mean(axis=0), window_stderr,
-            model.manifold_distance(state.weights), state.inactive)  # fmt: skip
+    return (step, *state.weights, manifold.coordinates(state.weights), mean.loss, stderr.loss,
+            mean.coordinates, stderr.coordinates, slopes.mean(axis=0), window_stderr,
+            distance(manifold, state.weights), state.inactive)  # fmt: skip

@@ -15,9 +15,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from popgd.data import Law, Sample
-from popgd.model import Weights, coordinates
+from popgd.data import Law
 from popgd.objectives import Objective
+from popgd.weights import Manifold, Weights
 
 #: Samples are split over this many logical shards whatever the number of devices, and their sums are added in
 #: shard order; with more devices than this, the rest are idle.
@@ -25,9 +25,12 @@ SHARDS = 8
 AXIS = "samples"
 #: A chunk's working set should stay in a core's second-level cache.
 CHUNK_BYTES = 2**18
+#: Arrays of the size of the token matrix, and of P, that one sample's gradient keeps alive at least: a layer's input,
+#: output, their gradients and norms; P, Q, Z Z^T, their products, gradients, running means and squares.
+LIVE_TOKENS, LIVE_WEIGHTS = 8, 12
 
 #: A statistic of the weights and one sample: any pytree of arrays. It must be hashable.
-Statistic = Callable[[Weights, Sample], PyTree[Float[Array, "..."]]]
+Statistic = Callable[[Weights, Any], PyTree[Float[Array, "..."]]]
 
 
 class Estimate(NamedTuple):
@@ -39,17 +42,17 @@ class Estimate(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """One sample's loss, its gradient in every block, and the gradient's part along (a, b) of the manifold.
+    """One sample's loss, its gradient in every entry, and what a manifold makes of that (empty without one).
 
-    `trace` holds tr/d of the P21 and the Q12 gradient, `square` its square (whose own standard error tells whether that
-    of the trace can be trusted), `diagonal` the diagonals less the trace (2, d).
+    `coordinates` holds the gradient's part along the manifold (k,), `square` its square (whose own standard error tells
+    whether that of the coordinates can be trusted), `deviations` what `Manifold.deviations` says.
     """
 
     loss: Float[Array, ""]
     weights: Weights
-    trace: Float[Array, "2"]
-    square: Float[Array, "2"]
-    diagonal: Float[Array, "2 d"]
+    coordinates: Any = ()
+    square: Any = ()
+    deviations: Any = ()
 
 
 @dataclass(frozen=True)
@@ -57,18 +60,24 @@ class GradientOf:
     """The statistic behind `population_gradient`."""
 
     objective: Objective
+    manifold: Manifold | None = None
 
-    def __call__(self, weights: Weights, sample: Sample) -> Gradient:
+    def __call__(self, weights: Weights, sample: Any) -> Gradient:
         loss, grad = jax.value_and_grad(self.objective)(weights, sample)
-        d = sample.q.shape[0]
-        trace = jnp.stack(coordinates(grad))
-        diagonal = jnp.stack([jnp.diagonal(grad.P[d:, :d]), jnp.diagonal(grad.Q[:d, d:])])
-        return Gradient(loss, grad, trace, trace**2, diagonal - trace[:, None])
+        if self.manifold is None:
+            return Gradient(loss, grad)
+        coordinates = self.manifold.coordinates(grad)
+        return Gradient(loss, grad, coordinates, coordinates**2, self.manifold.deviations(grad))
 
 
-def chunk_size(law: Law, dtype: jnp.dtype) -> int:
+def working_set(D: int, N: int) -> int:
+    """Bytes that one sample's forward and backward pass keep alive, for weights D x D and N tokens in float64."""
+    return 8 * (LIVE_TOKENS * D * N + LIVE_WEIGHTS * D * D)
+
+
+def chunk_size(D: int, law: Law, dtype: jnp.dtype) -> int:
     """How many samples to put through the model at once: measured best where the token matrices fill half a cache."""
-    per_sample = 8 * (2 * law.d) * (law.n + 1) * jnp.dtype(dtype).itemsize
+    per_sample = 8 * D * (law.n + 1) * jnp.dtype(dtype).itemsize
     return int(2 ** np.clip(np.floor(np.log2(CHUNK_BYTES / per_sample)), 0, 6))
 
 
@@ -78,6 +87,7 @@ def population_gradient(
     law: Law,
     key: PRNGKeyArray,
     samples: int,
+    manifold: Manifold | None = None,
     chunk: int | None = None,
 ) -> Estimate:
     """E[loss] and E[gradient] under the law as an Estimate of a `Gradient`, from `samples` fresh samples.
@@ -88,7 +98,7 @@ def population_gradient(
     if samples < 2:
         raise ValueError(f"samples={samples}: at least 2 are needed for a standard error")
     weights, law, key = everywhere((weights, law, key))
-    mean, stderr = _estimate(GradientOf(objective), weights, law, key, samples, chunk)
+    mean, stderr = _estimate(GradientOf(objective, manifold), weights, law, key, samples, chunk)
     return Estimate(mean, stderr, samples)
 
 
@@ -116,7 +126,7 @@ def _estimate(
     Memory does not grow with `samples`: each device loops over chunks and keeps a running mean and sum of squares.
     """
     dtype = weights.P.dtype
-    size = chunk or chunk_size(law, dtype)
+    size = chunk or chunk_size(weights.P.shape[0], law, dtype)
     samples = jnp.asarray(samples)
     shape = jax.eval_shape(lambda w, k: statistic(w, law.sample(k, dtype)), weights, key)
 

@@ -3,6 +3,7 @@
 Shapes: D = 2d rows, N = n + 1 tokens. Source: arXiv 2606.00605, Section 3.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -10,15 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from popgd.weights import Weights
+
 #: Loops unrolled into one piece of compiled code: more is faster to run and slower to compile.
 UNROLL = 4
-
-
-class Weights(NamedTuple):
-    """P is the merged projection-value matrix, Q the merged key-query matrix; each has four d x d blocks."""
-
-    P: Float[Array, "D D"]
-    Q: Float[Array, "D D"]
 
 
 class Blocks(NamedTuple):
@@ -47,25 +43,32 @@ def embed(a: Float[Array, ""], b: Float[Array, ""], d: int) -> Weights:
     return active_weights(a * eye, b * eye)
 
 
-def coordinates(weights: Weights) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The nearest point of the manifold: a = tr(P21)/d, b = tr(Q12)/d."""
-    A, B = blocks(weights.P).b21, blocks(weights.Q).b12
-    return jnp.trace(A) / A.shape[0], jnp.trace(B) / B.shape[0]
+@dataclass(frozen=True)
+class Active:
+    """The invariant manifold {P21 = a I, Q12 = b I, all other blocks 0}; its coordinates are (a, b).
 
-
-def project(weights: Weights) -> Weights:
-    """The Schur projection onto the manifold's plane: active blocks to tr/d times I, inactive ones to 0.
-
-    Unbiased for a Monte Carlo gradient taken on the manifold, where the population gradient lies in that plane.
+    Source: arXiv 2606.00605, Section 4.
     """
-    a, b = coordinates(weights)
-    return embed(a, b, weights.P.shape[0] // 2)
 
+    d: int
 
-def manifold_distance(weights: Weights) -> Float[Array, ""]:
-    """The Frobenius distance of (P, Q) from the manifold."""
-    gap = jax.tree.map(jnp.subtract, weights, project(weights))
-    return jnp.sqrt(sum(jnp.sum(g * g) for g in gap))
+    def coordinates(self, weights: Weights) -> Float[Array, "2"]:
+        """a = tr(P21)/d, b = tr(Q12)/d."""
+        return jnp.stack([jnp.trace(blocks(weights.P).b21), jnp.trace(blocks(weights.Q).b12)]) / self.d
+
+    def embed(self, coordinates: Float[Array, "2"]) -> Weights:
+        a, b = coordinates
+        return embed(a, b, self.d)
+
+    def inactive(self, weights: Weights) -> Float[Array, ""]:
+        """The largest absolute entry of the six inactive blocks."""
+        P, Q = blocks(weights.P), blocks(weights.Q)
+        return jnp.max(jnp.abs(jnp.stack([P.b11, P.b12, P.b22, Q.b11, Q.b21, Q.b22])))
+
+    def deviations(self, gradient: Weights) -> Float[Array, "2 d"]:
+        """The diagonals of the P21 and the Q12 gradient, less their means: 0 in the mean by Schur's lemma."""
+        diagonal = jnp.stack([jnp.diagonal(blocks(gradient.P).b21), jnp.diagonal(blocks(gradient.Q).b12)])
+        return diagonal - self.coordinates(gradient)[:, None]
 
 
 def tokens(X: Float[Array, "d n"], q: Float[Array, " d"]) -> Float[Array, "D N"]:

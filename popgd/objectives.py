@@ -4,7 +4,7 @@ Source: arXiv 2606.00605, Section 3 and equations (4.3)-(4.5).
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +12,26 @@ from jaxtyping import Array, Float
 
 from popgd import model
 from popgd.data import Sample
-from popgd.model import Weights
+from popgd.weights import Weights
 
 TARGETS = ("normalised", "unnormalised")
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """A hashable object: the sample loss of weights, and the shape of the model behind it."""
+    """A hashable object: the loss of weights on one sample of a law."""
+
+    def __call__(self, weights: Weights, sample: Any) -> Float[Array, ""]: ...
+
+
+@runtime_checkable
+class OfLoops(Objective, Protocol):
+    """An objective of the looped transformer of `model`, and that transformer's shape."""
 
     @property
     def L(self) -> int: ...
     @property
     def layer_norm(self) -> bool: ...
-    def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]: ...
 
 
 @dataclass(frozen=True)

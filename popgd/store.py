@@ -15,7 +15,7 @@ import numpy as np
 from popgd.config import SettingError
 
 #: The number of the format of settings.json and report.json; it changes when a key changes its meaning or goes.
-FORMAT = 1
+FORMAT = 2
 REPORT, SETTINGS, TRAJECTORY, CHECKPOINT = "report.json", "settings.json", "trajectory.npz", "checkpoint.npz"
 ERROR, LOCK, PART = "popgd-error.txt", ".lock", ".part"
 
@@ -187,15 +187,6 @@ def content_of(report: Any) -> dict[str, Any]:
 
 
 def trajectories(report: Any) -> dict[str, np.ndarray]:
-    """All recorded arrays of a report, named study/descent/field."""
-    arrays = {}
-    for suffix, study in report.studies.items():
-        prefix = suffix.lstrip("@") + "/" if suffix else ""
-        for name in ("raw", "raw_double", "projected"):
-            fields = getattr(study, name)._asdict()
-            arrays |= {f"{prefix}{name}/{key}": value for key, value in fields.items() if isinstance(value, np.ndarray)}
-        exact = study.exact.records
-        a, b = exact.weights
-        columns = {"step": exact.step, "a": a, "b": b, "c": exact.c, "dc": exact.dc, "bound": exact.bound}
-        arrays |= {f"{prefix}exact/{key}": np.asarray(value) for key, value in columns.items()}
-    return arrays
+    """All recorded arrays of a report, those of target y under y/."""
+    parts = ((suffix.lstrip("@") + "/" if suffix else "", study) for suffix, study in report.studies.items())
+    return {prefix + name: array for prefix, study in parts for name, array in study.arrays().items()}

@@ -92,13 +92,14 @@ def _child(request: dict[str, Any], out: str, error: str, steps: str) -> None:
 def _prepare(request: dict[str, Any], steps: int) -> None:
     import dataclasses
 
-    from popgd import checkpoint, descent, plot, theory
+    from popgd import checkpoint, descent, theory
+    from popgd.theory import pictures
 
     checkpoint.INTERVAL = request.get("interval", 0.0)
     if request.get("light", True):
         old = theory.THEOREMS["4.2"]
         theory.THEOREMS["4.2"] = dataclasses.replace(old, claims=(), targets=("unnormalised",))
-        plot.figures = lambda report: {"growth": plot.growth(report.studies[""], "light")}
+        pictures.figures = lambda study, title: {"growth": pictures.growth(study, title)}
     fault = request.get("fault", {})
     left = {fault.get("place"): fault.get("count", 1)}
 

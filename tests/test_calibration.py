@@ -13,7 +13,7 @@ from runs import study
 
 from popgd import gradient
 from popgd.theory import manifold
-from popgd.theory.base import Point, sampled
+from popgd.theory.study import Point, sampled
 from popgd.verdict import POWER
 
 SEEDS, TOGETHER = 200, 100
@@ -68,7 +68,7 @@ def test_every_statistical_claim_is_calibrated(found):
 def test_the_skewness_of_a_trace_is_bounded_from_above():
     """x = -E of an exponential E: skewness -2, and the bound sd(x^2) - 2 = 2.47 from m = -1, s = 1, sd(x^2) = 20^(1/2)."""
     samples = 100
-    moments = [gradient.Gradient(0.0, None, trace=np.full(2, t), square=np.full(2, q), diagonal=np.zeros((2, 1)))
+    moments = [gradient.Gradient(0.0, None, coordinates=np.full(2, t), square=np.full(2, q))
                for t, q in ((-1.0, 2.0), (0.1, 20**0.5 / 10))]  # fmt: skip
     bound = manifold.downward_skewness(Point(1.0, 0.0, gradient.Estimate(*moments, samples)))
     assert bound == pytest.approx(20**0.5 - 2)

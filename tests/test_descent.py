@@ -12,9 +12,10 @@ from slopes import plane_looped
 
 from popgd.data import Rotated
 from popgd.descent import Descent, descend
-from popgd.model import blocks, embed
+from popgd.model import Active, blocks, embed
 from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.recursion import log_grid, recurse
+from popgd.theory.study import path_of
 
 #: Cheap to compile, and with a slope in closed form: l'(c) = -2/(2 + 4c)^2 (slopes.plane_looped).
 LAW, PLANE, ETA, STEPS = Rotated.with_spectrum([3, 1]), SubspaceDistance(1), 1.0, 30
@@ -32,14 +33,14 @@ def start(init="P21"):
 
 @cache
 def run(projected, init="P21", seed=0, bank=False, steps=STEPS, optimiser=SGD):
-    return descend(Descent(PLANE, optimiser, bank), LAW, start(init), steps, BATCH, jax.random.key(seed), projected)
+    return descend(Descent(PLANE, optimiser, Active(2), bank), LAW, start(init), steps, BATCH, jax.random.key(seed), projected)
 
 
 def test_projected_descent_follows_the_recursion():
     exact = recurse(plane_looped(3.0, 1.0), (1.0, 0.0), ETA, 2, log_grid(STEPS, 8))
     runs = [run(True, seed=seed) for seed in range(SEEDS)]
     for i in range(1, len(exact.step)):
-        c = np.array([r.c[i] for r in runs])
+        c = np.array([path_of(r)[2][i] for r in runs])
         error = c.std(ddof=1) / SEEDS**0.5
         limit = stats.t.isf(FALSE_ALARM / 2 / len(exact.step), SEEDS - 1) * error + CURVED * exact.c[i]
         assert abs(c.mean() - exact.c[i]) < limit
@@ -50,7 +51,7 @@ def test_projected_descent_follows_the_recursion():
 def test_projected_descent_stays_on_the_manifold():
     found = run(True)
     assert found.distance.max() < 1e-15
-    assert np.array_equal(found.a[-1] * np.eye(2), found.P[-1][2:, :2])
+    assert np.array_equal(found.coordinates[-1, 0] * np.eye(2), found.P[-1][2:, :2])
 
 
 def test_inactive_blocks_stay_exactly_zero_while_the_active_ones_move_freely():
@@ -64,7 +65,7 @@ def test_inactive_blocks_stay_exactly_zero_while_the_active_ones_move_freely():
 
 def test_an_inactive_entry_is_seen():
     P = start().P.at[0, 0].set(1e-200)
-    found = descend(Descent(PLANE, SGD), LAW, start()._replace(P=P), 1, BATCH, jax.random.key(0))
+    found = descend(Descent(PLANE, SGD, Active(2)), LAW, start()._replace(P=P), 1, BATCH, jax.random.key(0))
     assert (found.inactive >= 1e-200).all()
 
 
@@ -80,38 +81,42 @@ def test_a_bank_is_one_batch_and_its_loss_falls():
 def test_either_start_gives_the_same_c():
     """In every sample the traces are b l'_s(c) and a l'_s(c): exchanging a and b exchanges them. Raw noise differs."""
     one, other = run(True), run(True, "Q12")
-    assert one.c == pytest.approx(other.c, rel=1e-13, abs=1e-16)
-    assert one.a == pytest.approx(other.b, rel=1e-13, abs=1e-16)
-    raw, swapped = run(False), run(False, "Q12")
-    assert abs(raw.c[-1] / swapped.c[-1] - 1) > 1e-6
+    assert one.coordinates == pytest.approx(other.coordinates[:, ::-1], rel=1e-13, abs=1e-16)
+    raw, swapped = (path_of(run(False, init))[2] for init in ("P21", "Q12"))
+    assert abs(raw[-1] / swapped[-1] - 1) > 1e-6
 
 
 def test_reproducible_by_seed_bit_for_bit():
-    again = descend(Descent(PLANE, SGD), LAW, start(), STEPS, BATCH, jax.random.key(0), False)
+    again = descend(Descent(PLANE, SGD, Active(2)), LAW, start(), STEPS, BATCH, jax.random.key(0), False)
     for x, y in zip(again[:-1], run(False)[:-1], strict=True):
         assert np.array_equal(x, y)
-    assert run(False, seed=1).c[-1] != again.c[-1]
+    assert np.all(run(False, seed=1).coordinates[-1] != again.coordinates[-1])
 
 
 def test_a_longer_run_goes_through_the_same_points():
     short = run(False, steps=10)
-    assert np.array_equal(run(False).c[run(False).step <= 10], short.c)
+    assert np.array_equal(run(False).coordinates[run(False).step <= 10], short.coordinates)
 
 
 def test_records():
     found = run(False)
     assert np.array_equal(found.step, log_grid(STEPS, 8))
-    assert found.c == pytest.approx(found.a * found.b, rel=1e-15)
-    assert (found.loss_stderr > 0).all() and (found.trace_stderr[:, 1] > 0).all()
+    assert (found.loss_stderr > 0).all() and (found.slope_stderr[:, 1] > 0).all()
     assert found.diverged_at is None
     none = run(False, steps=0)
-    assert (none.step.tolist(), none.a.tolist(), none.b.tolist()) == ([0], [1.0], [0.0])
+    assert (none.step.tolist(), none.coordinates.tolist()) == ([0], [[1.0, 0.0]])
 
 
 def test_progress_is_told_every_step():
     seen = []
     descend(
-        Descent(PLANE, SGD), LAW, start(), 5, BATCH, jax.random.key(0), progress=lambda done, total: seen.append((done, total))
+        Descent(PLANE, SGD, Active(2)),
+        LAW,
+        start(),
+        5,
+        BATCH,
+        jax.random.key(0),
+        progress=lambda done, total: seen.append((done, total)),
     )
     assert seen[-1] == (5, 5)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -120,19 +125,20 @@ def test_progress_is_told_every_step():
 def test_any_optax_optimiser():
     """Adam's first step is the step size along the sign of each entry; b > 0 because l' < 0."""
     found = run(True, optimiser=optax.adam(0.1))
-    assert found.b[1] == pytest.approx(0.1, rel=1e-6)
-    assert found.a[1] == 1.0
-    assert found.c[-1] > found.c[1] and np.isfinite(found.c).all()
+    a, b, c = path_of(found)
+    assert b[1] == pytest.approx(0.1, rel=1e-6)
+    assert a[1] == 1.0
+    assert c[-1] > c[1] and np.isfinite(c).all()
     assert not run(False, steps=5, optimiser=optax.adam(0.1)).inactive.any()
 
 
 def test_divergence_stops_at_a_finite_record_and_says_where():
     """Without LN the step 1 is far too large for this spectrum: c overflows within some ten steps."""
     law = Rotated.with_spectrum([8, 4])
-    how = Descent(PowerIteration("unnormalised", layer_norm=False), optax.sgd(1.0))
+    how = Descent(PowerIteration("unnormalised", layer_norm=False), optax.sgd(1.0), Active(2))
     found = descend(how, law, start(), 100, 16, jax.random.key(0))
     assert found.diverged_at is not None and 1 < found.diverged_at < 100
     assert found.step[-1] < found.diverged_at
-    for column in found[:6]:
+    for column in found[:5]:
         assert np.isfinite(column).all()
-    assert abs(found.c[-1]) > 1e3  # the last record is close to the end, not at the start
+    assert abs(path_of(found)[2][-1]) > 1e3  # the last record is close to the end, not at the start

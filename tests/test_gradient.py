@@ -15,7 +15,7 @@ from scipy import stats
 
 from popgd.data import Rotated
 from popgd.gradient import population_gradient
-from popgd.model import blocks, embed
+from popgd.model import Active, blocks, embed
 from popgd.objectives import PowerIteration, SubspaceDistance
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "reference.json").read_text())
@@ -36,7 +36,7 @@ def at(c, d):
 
 @cache
 def small(samples, chunk=None, seed=0):
-    return jax.device_get(population_gradient(PLANE, at(AT, 2), SMALL, jax.random.key(seed), samples, chunk))
+    return jax.device_get(population_gradient(PLANE, at(AT, 2), SMALL, jax.random.key(seed), samples, Active(2), chunk))
 
 
 def flat(tree):
@@ -74,24 +74,24 @@ CASES = {case[0]: case[1:] for case in references()}
 def test_loss_and_gradient_are_the_reference_within_their_error_bars(name):
     """P21's gradient has trace/d = b l'(c)/d, Q12's a l'(c)/d, at a = 2, b = c/2."""
     objective, law, c, loss, slope = CASES[name]
-    estimate = jax.device_get(population_gradient(objective, at(c, law.d), law, jax.random.key(1), SAMPLES))
-    pairs = [(estimate.mean.trace[1], 2 * slope / law.d, estimate.stderr.trace[1])]
-    pairs += [(estimate.mean.trace[0], c / 2 * slope / law.d, estimate.stderr.trace[0])] if c else []
+    estimate = jax.device_get(population_gradient(objective, at(c, law.d), law, jax.random.key(1), SAMPLES, Active(law.d)))
+    pairs = [(estimate.mean.coordinates[1], 2 * slope / law.d, estimate.stderr.coordinates[1])]
+    pairs += [(estimate.mean.coordinates[0], c / 2 * slope / law.d, estimate.stderr.coordinates[0])] if c else []
     pairs += [(estimate.mean.loss, loss, estimate.stderr.loss)] if loss is not None else []
     z = [abs(found - wanted) / error for found, wanted, error in pairs]
     assert max(z) < NormalDist().inv_cdf(1 - FALSE_ALARM / 2 / len(CASES) / len(pairs)), z
     # the test could have seen a factor of 2: the error bar is a few percent
     assert all(error < 0.1 * abs(wanted) for _, wanted, error in pairs[:1])
-    assert c or estimate.mean.trace[0] == 0
+    assert c or estimate.mean.coordinates[0] == 0
 
 
 def test_the_gradient_is_that_of_the_whole_matrices_and_scalar_on_the_manifold():
     mean, stderr, _ = small(ODD)
     P, Q = blocks(mean.weights.P), blocks(mean.weights.Q)
     assert not any(np.any(x) for x in (P.b11, P.b12, P.b22, Q.b11, Q.b21, Q.b22))
-    assert np.trace(P.b21) / 2 == pytest.approx(mean.trace[0], rel=1e-13)
-    assert np.trace(Q.b12) / 2 == pytest.approx(mean.trace[1], rel=1e-13)
-    assert np.diag(P.b21) - mean.trace[0] == pytest.approx(mean.diagonal[0], abs=1e-15)
+    assert np.trace(P.b21) / 2 == pytest.approx(mean.coordinates[0], rel=1e-13)
+    assert np.trace(Q.b12) / 2 == pytest.approx(mean.coordinates[1], rel=1e-13)
+    assert np.diag(P.b21) - mean.coordinates[0] == pytest.approx(mean.deviations[0], abs=1e-15)
     off = ~np.eye(2, dtype=bool)
     z = [np.abs(m[off] / s[off]) for m, s in ((P.b21, blocks(stderr.weights.P).b21), (Q.b12, blocks(stderr.weights.Q).b12))]
     assert np.max(z) < NormalDist().inv_cdf(1 - FALSE_ALARM / 8)
@@ -111,8 +111,8 @@ def test_the_error_bar_is_honest():
     slope = -2 / (2 + 4 * AT) ** 2
     k = (1 + AT) / (1 + 3 * AT)  # loss k/(1 + k): see slopes.plane_looped
     for found, errors, truth in [
-        ([e.mean.trace[1] for e in estimates], [e.stderr.trace[1] for e in estimates], 2 * slope / 2),
-        ([e.mean.trace[0] for e in estimates], [e.stderr.trace[0] for e in estimates], AT / 2 * slope / 2),
+        ([e.mean.coordinates[1] for e in estimates], [e.stderr.coordinates[1] for e in estimates], 2 * slope / 2),
+        ([e.mean.coordinates[0] for e in estimates], [e.stderr.coordinates[0] for e in estimates], AT / 2 * slope / 2),
         ([e.mean.loss for e in estimates], [e.stderr.loss for e in estimates], k / (1 + k)),
     ]:
         deviations, errors = np.array(found) - truth, np.array(errors)
@@ -157,7 +157,7 @@ def test_the_chunk_does_not_matter(samples, chunk):
 
 def test_keys_matter():
     assert small(ODD).mean.loss != small(ODD, seed=1).mean.loss
-    again = jax.device_get(population_gradient(PLANE, at(AT, 2), SMALL, jax.random.key(0), ODD))
+    again = jax.device_get(population_gradient(PLANE, at(AT, 2), SMALL, jax.random.key(0), ODD, Active(2)))
     assert np.array_equal(flat(again[:2]), flat(small(ODD)[:2]))
 
 
@@ -168,9 +168,10 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 import jax.numpy as jnp
 from popgd import Rotated, SubspaceDistance, embed, population_gradient
+from popgd.model import Active
 assert len(jax.devices()) == int(sys.argv[1])
-weights = embed(jnp.asarray(2.0), jnp.asarray(0.25), 2)
-estimate = population_gradient(SubspaceDistance(1), weights, Rotated.with_spectrum([3, 1]), jax.random.key(0), int(sys.argv[2]))
+weights, law = embed(jnp.asarray(2.0), jnp.asarray(0.25), 2), Rotated.with_spectrum([3, 1])
+estimate = population_gradient(SubspaceDistance(1), weights, law, jax.random.key(0), int(sys.argv[2]), Active(2))
 for leaf in jax.tree.leaves(jax.device_get(estimate[:2])):
     print(*(float(x).hex() for x in leaf.ravel()))
 """

@@ -9,8 +9,9 @@ import pytest
 
 from popgd import model
 from popgd.data import Sample
-from popgd.model import Weights, active_forward, active_weights, blocks, coordinates, embed, looped, manifold_distance, project
+from popgd.model import Active, Weights, active_forward, active_weights, blocks, embed, looped
 from popgd.objectives import PowerIteration, SubspaceDistance
+from popgd.weights import along, distance, project
 
 SIZES = [(2, 3, 1), (3, 7, 2), (5, 4, 3), (4, 9, 6)]  # d, n, L; d > n once
 FORWARD = 2e-13  # relative; worst seen 3e-15: the two orders of multiplication differ by rounding, L times
@@ -123,17 +124,18 @@ def test_active_weights_fill_p21_and_q12_alone():
 
 def test_coordinates_and_distance_of_an_embedded_point():
     weights = embed(jnp.asarray(0.3), jnp.asarray(-1.7), 5)
-    assert np.allclose(coordinates(weights), (0.3, -1.7), rtol=1e-15)
-    assert float(manifold_distance(weights)) < 1e-15
+    assert np.allclose(Active(5).coordinates(weights), (0.3, -1.7), rtol=1e-15)
+    assert float(distance(Active(5), weights)) < 1e-15
 
 
 def test_projection_is_the_nearest_point():
     weights = Weights(*matrices(2, 2, 6))
-    near = project(weights)
-    assert all(np.allclose(x, y, atol=1e-15) for x, y in zip(near, project(near), strict=True))
+    near = project(Active(3), weights)
+    assert all(np.allclose(x, y, atol=1e-15) for x, y in zip(near, project(Active(3), near), strict=True))
+    assert all(np.allclose(x, y, atol=1e-15) for x, y in zip(near, along(Active(3), weights), strict=True))
     wanted = np.sqrt(sum(float(jnp.sum((x - y) ** 2)) for x, y in zip(weights, near, strict=True)))
-    assert float(manifold_distance(weights)) == pytest.approx(wanted, rel=1e-14)
-    a, b = (float(x) for x in coordinates(weights))
+    assert float(distance(Active(3), weights)) == pytest.approx(wanted, rel=1e-14)
+    a, b = (float(x) for x in Active(3).coordinates(weights))
     for da, db in [(1e-3, 0), (0, 1e-3), (-1e-3, 1e-3)]:
         other = embed(jnp.asarray(a + da), jnp.asarray(b + db), 3)
         assert wanted < np.sqrt(sum(float(jnp.sum((x - y) ** 2)) for x, y in zip(weights, other, strict=True)))

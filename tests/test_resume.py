@@ -107,7 +107,7 @@ class Kept(Memory):
 def test_from_each_state_offered_a_descent_ends_the_same():
     """One that diverges, and so knows when it has ended."""
     law = Rotated.with_spectrum([8, 4])
-    how = descent.Descent(PowerIteration("unnormalised", layer_norm=False), optax.sgd(1.0))
+    how = descent.Descent(PowerIteration("unnormalised", layer_norm=False), optax.sgd(1.0), model.Active(2))
     start, whole = model.embed(*jnp.asarray([1.0, 0.0]), 2), Kept()
     wanted = descent.descend(how, law, start, 100, 16, jax.random.key(0), memory=whole)
     for found in whole.offers[::4] + whole.offers[-1:]:
@@ -167,7 +167,7 @@ def test_stored_runs_that_are_none_are_refused(empty, capsys, command):
         ({name: value for name, value in settings.items() if name != "format"}, ("format 0",)),
         ({**settings, "batch": "many"}, ("batch=many",)),
         ({**settings, "batch": 2.0}, ()),
-        ({**settings, "colour": "red"}, ("unknown names",)),
+        ({**settings, "colour": "red"}, ("unknown setting colour",)),
         ({"format": store.FORMAT}, ("damaged",)),
         ([], ("not a run's",)),
     ):
@@ -304,7 +304,7 @@ def test_a_foreign_checkpoint_is_refused(kept, monkeypatch):
     with pytest.raises(SettingError, match="jax = 1, and here it is 2"):
         recalled(kept, jax="2")
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
-    with pytest.raises(SettingError, match="format = 1, and here it is 99"):
+    with pytest.raises(SettingError, match="format = 2, and here it is 99"):
         recalled(kept, settings="xyz")
     np.savez(kept, x=np.arange(3))
     with pytest.raises(SettingError, match="no checkpoint"):

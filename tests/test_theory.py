@@ -233,6 +233,6 @@ def test_rounding_and_multiplicative_noise_refute_nothing():
 def test_settings_fill_in():
     setting = report("4.1").setting
     assert isinstance(setting, Setting) and isinstance(setting.law, Rotated)
-    assert THEOREMS["4.1"].step_size(setting.law) == pytest.approx(3 / (14 / 3))
+    assert THEOREMS["4.1"].step_size(setting.law, 3) == pytest.approx(3 / (14 / 3))
     assert report("4.2").studies["@normalised"].objective == PowerIteration("normalised", layer_norm=False)
     assert setting.key(1, 2) == setting.key(1, 2) != setting.key(2, 1)

@@ -17,8 +17,9 @@ from popgd import recursion
 from popgd.memory import FORGETFUL, Memory
 from popgd.quadrature import Spectrum
 from popgd.theory import manifold
-from popgd.theory.base import Exact, Progress, Setting, Study, curves_of, exact_half
+from popgd.theory.base import Progress, Setting
 from popgd.theory.manifold import broken_off
+from popgd.theory.study import Exact, Study, curves_of, exact_half, start_of
 from popgd.verdict import Evidence
 
 #: Steps in units of 1/(etat s): exp(-80) is beyond what float64 can tell from the limit.
@@ -54,8 +55,8 @@ def descend_exactly(
 
     def descend() -> tuple:
         report = partial(progress, "exact descent")
-        records = recursion.recurse(slope, setting.start, eta, d, grid, callback=report)
-        short = recursion.recurse(slope, setting.start, eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE))
+        records = recursion.recurse(slope, start_of(setting), eta, d, grid, callback=report)
+        short = recursion.recurse(slope, start_of(setting), eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE))
         return records, short, np.asarray(curve.loss(records.c).value), 0.0
 
     return exact_half(curve, wide, 2 * A, 0, descend, memory)

@@ -23,8 +23,9 @@ from popgd.interpolant import interpolate
 from popgd.memory import FORGETFUL, Memory
 from popgd.quadrature import Spectrum
 from popgd.recursion import Records
-from popgd.theory.base import Exact, Progress, Setting, Study, curves_of, exact_half
+from popgd.theory.base import Progress, Setting
 from popgd.theory.manifold import broken_off
+from popgd.theory.study import Exact, Study, curves_of, exact_half, start_of
 from popgd.verdict import Evidence
 
 #: Records per decade of the exact descent.
@@ -74,11 +75,11 @@ def _descend(
     report = partial(progress, "exact descent")
     eta, d = setting.eta, setting.law.d
     if setting.optimiser == "sgd":
-        records = leap.trajectory(slope, setting.start, eta, d, setting.steps, PER_DECADE, callback=report)
-        short = recursion.recurse(slope, setting.start, eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE))
+        records = leap.trajectory(slope, start_of(setting), eta, d, setting.steps, PER_DECADE, callback=report)
+        short = recursion.recurse(slope, start_of(setting), eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE))
     else:
         grids = (recursion.log_grid(min(n, MOST_OPTIMISER_STEPS), PER_DECADE) for n in (setting.steps, setting.sampled_steps))
-        run = partial(recursion.recurse_optax, slope, setting.start, setting.make_optimiser(), d)
+        run = partial(recursion.recurse_optax, slope, start_of(setting), setting.make_optimiser(), d)
         records, short = (run(grid, callback=report) for grid in grids)
     error = float(slope.error) + max(worst)
     losses = float(curve.limit().value) + excess_losses(slope, records.c, power)
@@ -150,7 +151,7 @@ def growth(study: Study) -> Iterator[Evidence]:
     exact: Exact = study.exact
     setting, p = study.setting, exact.power
     near = Asymptote.of(study)
-    exponent = 1 / p if setting.exponent is None else setting.exponent
+    exponent = 1 / p if setting["claim.exponent"] is None else setting["claim.exponent"]
     shown = Fraction(exponent).limit_denominator(1000)
     excuse = broken_off(int(exact.records.stopped) if exact.records.stopped >= 0 else None)
     # Logarithms of t come from integrating second-order terms: d(c^p) = N (1 + x/c^2) dt.
@@ -199,8 +200,8 @@ def increments(study: Study, near: Asymptote, excuse: str) -> Iterator[Evidence]
     """(c^p)^+ - c^p -> 2 p eta K/d, as a ratio; with another exponent 1/k asked for, those of c^k must be constant."""
     exact: Exact = study.exact
     setting, p = study.setting, exact.power
-    if setting.exponent is not None:
-        p = 1 / setting.exponent
+    if setting["claim.exponent"] is not None:
+        p = 1 / setting["claim.exponent"]
     step = near.c ** (p - 1) * near.dc * p * (1 + (p - 1) / 2 * near.dc / near.c)
     constant = 2 * exact.power * setting.eta * near.K / setting.law.d
     yield Evidence(

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from popgd import gradient, model
-from popgd.data import Law, Sample
+from popgd.data import Sample, UnitColumns
 from popgd.descent import Trajectory
-from popgd.objectives import Objective
-from popgd.theory.base import Point, Study
+from popgd.objectives import OfLoops
 from popgd.theory.noise import deviation
+from popgd.theory.study import Point, Study, path_of
 from popgd.verdict import Evidence
 
 #: Samples of the samplewise claims, at each of RANDOM_WEIGHTS random active blocks. They hold for every single sample, so
@@ -48,7 +48,7 @@ def random_active(key: jax.Array, d: int, dtype: jnp.dtype) -> tuple[jax.Array, 
 
 
 @partial(jax.jit, static_argnames="objective")
-def _forward_gap(objective: Objective, law: Law, key: jax.Array, A: jax.Array, B: jax.Array) -> jax.Array:
+def _forward_gap(objective: OfLoops, law: UnitColumns, key: jax.Array, A: jax.Array, B: jax.Array) -> jax.Array:
     """The largest relative gap between the model's output and its reduced form, over samples.
 
     In units of the output's sensitivity, if that exceeds 1: where q + A S B q cancels, or many loops amplify, a relative
@@ -82,14 +82,13 @@ def samplewise(study: Study) -> tuple[float, float]:
     counts as infinite.
     """
     setting, largest, gaps = study.setting, 0.0, []
+    manifold = model.Active(setting.law.d)
     for number in range(RANDOM_WEIGHTS):
         key = setting.key(0, number)
         A, B = random_active(key, setting.law.d, jnp.dtype(setting.dtype))
-        found = gradient.population_gradient(study.objective, model.active_weights(A, B), setting.law, key, SAMPLEWISE)
+        found = gradient.population_gradient(study.objective, model.active_weights(A, B), setting.law, key, SAMPLEWISE, manifold)
         for part in (found.mean.weights, found.stderr.weights):
-            P, Q = model.blocks(part.P), model.blocks(part.Q)
-            entries = np.abs(np.stack([P.b11, P.b12, P.b22, Q.b11, Q.b21, Q.b22]))
-            largest = max(largest, float(np.nan_to_num(entries, nan=np.inf).max()))
+            largest = max(largest, float(np.nan_to_num(manifold.inactive(part), nan=np.inf)))
         gaps.append(float(_forward_gap(study.objective, setting.law, key, A, B)))
     return largest, max(gaps)
 
@@ -144,11 +143,11 @@ def schur(study: Study) -> Iterator[Evidence]:
     measured = []
     for point in study.points:
         (mean, stderr), samples = point.estimate[:2], int(point.estimate.samples)
-        d = mean.diagonal.shape[-1]
-        off = ~np.eye(d, dtype=bool)
-        pairs = [(mean.weights.P[d:, :d], stderr.weights.P[d:, :d]), (mean.weights.Q[:d, d:], stderr.weights.Q[:d, d:])]
+        off = ~np.eye(study.setting.law.d, dtype=bool)
+        (P, Q), (P_error, Q_error) = ([model.blocks(M) for M in part.weights] for part in (mean, stderr))
+        pairs = [(P.b21, P_error.b21), (Q.b12, Q_error.b12)]
         entries = [(np.asarray(m)[off], np.asarray(s)[off]) for m, s in pairs]
-        entries += [(np.asarray(mean.diagonal).ravel(), np.asarray(stderr.diagonal).ravel())]
+        entries += [(np.asarray(mean.deviations).ravel(), np.asarray(stderr.deviations).ravel())]
         value, error = (np.concatenate(x) for x in zip(*entries, strict=True))
         moving = error > 0
         if np.any(value[~moving] != 0):
@@ -169,12 +168,11 @@ def schur(study: Study) -> Iterator[Evidence]:
     )
 
 
-def slope_of(trajectory_row: tuple, d: int) -> tuple[float, float]:
-    """l'(c) and its standard error from the traces at (a, b): the one whose factor max(a, b) is larger."""
-    a, b, trace, stderr = trajectory_row
-    k = int(a >= b)  # the gradient of Q12 carries a, that of P21 carries b
-    factor = max(a, b)
-    return float(trace[k]) * d / factor, float(stderr[k]) * d / factor
+def slope_of(point: Point, d: int) -> tuple[float, float]:
+    """l'(c) and its standard error from the gradient along (a, b): the one whose factor max(a, b) is larger."""
+    k = int(point.a >= point.b)  # the gradient of Q12 carries a, that of P21 carries b
+    factor, (mean, stderr) = max(point.a, point.b), point.estimate[:2]
+    return float(mean.coordinates[k]) * d / factor, float(stderr.coordinates[k]) * d / factor
 
 
 def downward_skewness(point: Point) -> float:
@@ -184,7 +182,7 @@ def downward_skewness(point: Point) -> float:
     """
     mean, stderr, samples = point.estimate
     k = int(point.a >= point.b)
-    m, variance = float(mean.trace[k]), float(stderr.trace[k]) ** 2 * samples
+    m, variance = float(mean.coordinates[k]), float(stderr.coordinates[k]) ** 2 * samples
     spread = float(stderr.square[k]) * samples**0.5
     return max(spread / variance + 2 * m / variance**0.5, 0.0) if variance > 0 else 0.0
 
@@ -192,10 +190,11 @@ def downward_skewness(point: Point) -> float:
 def negative_slope(study: Study) -> Iterator[Evidence]:
     """The gradient's trace is negative beyond its error all along the projected descent."""
     run = study.projected
-    larger = (run.a >= run.b).astype(int)[:, None]  # the gradient of Q12 carries a, that of P21 carries b
-    trace, error = (np.take_along_axis(x, larger, 1)[:, 0] for x in (run.window_trace, run.window_stderr))
+    a, b, c = path_of(run)
+    larger = (a >= b).astype(int)[:, None]  # the gradient of Q12 carries a, that of P21 carries b
+    trace, error = (np.take_along_axis(x, larger, 1)[:, 0] for x in (run.window, run.window_stderr))
     samples = study.setting.batch * np.diff(run.step, prepend=-1)
-    skewness = np.interp(run.c, [p.c for p in study.points], [downward_skewness(p) for p in study.points])
+    skewness = np.interp(c, [p.c for p in study.points], [downward_skewness(p) for p in study.points])
     yield Evidence(
         "gradient-negative",
         "The gradient's trace is negative beyond its sampling error, on average over the steps up to every record",
@@ -257,9 +256,7 @@ def blind(study: Study, run: Trajectory | None = None) -> str:
 def cross_examination(study: Study) -> Iterator[Evidence]:
     """The two engines against each other: Monte Carlo on (P, Q) and quadrature on the manifold."""
     d = study.setting.law.d
-    sampled = [
-        slope_of((p.a, p.b, np.asarray(p.estimate.mean.trace), np.asarray(p.estimate.stderr.trace)), d) for p in study.points
-    ]
+    sampled = [slope_of(p, d) for p in study.points]
     value, error = np.array(sampled).T
     exact = study.exact.wide.slope(jnp.asarray([p.c for p in study.points] + [0.0]))
     exact, start = type(exact)(*(np.asarray(x)[:-1] for x in exact)), abs(float(exact.value[-1]))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from popgd.descent import Trajectory
-from popgd.theory.base import Study
+from popgd.theory.study import Study, path_of
 
 
 def deviation(study: Study, run: Trajectory) -> tuple[float, float, float, float]:
@@ -14,9 +14,9 @@ def deviation(study: Study, run: Trajectory) -> tuple[float, float, float, float
     exact = study.exact
     c, outer = exact.c_at(int(run.step[-1]))
     if not exact.curvature or run.diverged_at is not None:
-        return float(run.c[-1]) - c, c, sampling_noise(study, run), outer
+        return float(path_of(run)[2][-1]) - c, c, sampling_noise(study, run), outer
     late = run.step >= run.step[-1] / 10
-    gaps = run.c[late] - exact.short.c[: len(run.step)][late] - (c - exact.short.c[len(run.step) - 1])
+    gaps = path_of(run)[2][late] - exact.short.c[: len(run.step)][late] - (c - exact.short.c[len(run.step) - 1])
     return float(np.mean(gaps)), c, sampling_noise(study, run, int(late.sum())), outer
 
 
@@ -30,7 +30,8 @@ def sampling_noise(study: Study, run: Trajectory, late: int = 1) -> float:
     setting, exact = study.setting, study.exact
     if run.diverged_at is not None:
         return np.inf
-    kick = setting.eta * (abs(run.b) * run.trace_stderr[:, 0] + abs(run.a) * run.trace_stderr[:, 1])
+    a, b, c = path_of(run)
+    kick = setting.eta * (abs(b) * run.slope_stderr[:, 0] + abs(a) * run.slope_stderr[:, 1])
     if setting.bank:
         return float(np.trapezoid(kick, run.step) + kick[0])
     if exact.power:
@@ -39,9 +40,9 @@ def sampling_noise(study: Study, run: Trajectory, late: int = 1) -> float:
         return float(np.sqrt(np.trapezoid(kick**2, run.step) + kick[0] ** 2))
     if not np.all(np.isfinite(kick)) or kick.max() > 1e100:
         return np.inf
-    s = run.a**2 + run.b**2
-    away = run.c - float(exact.curve.c_star().value)
-    return damped_noise(kick, setting.eta * exact.curvature / setting.law.d * (s + 4 * run.c * away / s), run.step, late)
+    s = a**2 + b**2
+    away = c - float(exact.curve.c_star().value)
+    return damped_noise(kick, setting.eta * exact.curvature / setting.law.d * (s + 4 * c * away / s), run.step, late)
 
 
 def damped_noise(kick: np.ndarray, rate: np.ndarray, step: np.ndarray, late: int) -> float:

@@ -12,24 +12,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from popgd import curve as curves
-from popgd.data import Hypothesis, Law, UniformSphere
+from popgd.data import Hypothesis, UniformSphere, UnitColumns
 from popgd.memory import Memory
-from popgd.objectives import TARGETS, Objective, PowerIteration, SubspaceDistance
+from popgd.objectives import TARGETS, OfLoops, PowerIteration, SubspaceDistance
 from popgd.quadrature import Spectrum
 from popgd.theory import convergence, growth, manifold, steps
-from popgd.theory.base import Progress, Setting, Study, Theorem, sampled
+from popgd.theory.base import Progress, Setting, Theorem
+from popgd.theory.study import Study, sampled
+from popgd.theory.unit_columns import LAW, make_law
 from popgd.verdict import Evidence
 
 PAPER = "arXiv 2606.00605"
 
 
-def natural_step(law: Law) -> float:
+def natural_step(law: UnitColumns, L: int) -> float:
     """The natural scale d/A of the step size, A = E||Sq||^2. At four times that, sampling noise in the active blocks is
     amplified on some spectra, and raw descent leaves the recursion."""
     return law.d / law.mean_square_norm()
 
 
-def contracting_step(law: Law) -> float:
+def contracting_step(law: UnitColumns, L: int) -> float:
     """eta with etat s = 0.2 at s = sqrt(1 + 4c^2), c = 1 - (n/d)/A: well inside the sufficient bound for both targets."""
     A = law.mean_square_norm()
     c = 1 - law.n / law.d / A
@@ -56,17 +58,17 @@ def small_step(setting: Setting) -> list[Hypothesis]:
     return [*hypotheses(setting), Hypothesis("small step", bool(bound <= 1), reason, soft=True)]
 
 
-def looped_study(setting: Setting, objective: Objective, progress: Progress, memory: Memory) -> Study:
+def looped_study(setting: Setting, objective: OfLoops, progress: Progress, memory: Memory) -> Study:
     exact = growth.descend_exactly(setting, lambda s: curves.Looped.of(s, setting.L), 2, progress, memory)
     return sampled(setting, objective, exact, progress, memory)
 
 
-def layer_study(setting: Setting, objective: Objective, progress: Progress, memory: Memory) -> Study:
+def layer_study(setting: Setting, objective: OfLoops, progress: Progress, memory: Memory) -> Study:
     exact = growth.descend_exactly(setting, curves.Layer.of, 3, progress, memory)
     return sampled(setting, objective, exact, progress, memory)
 
 
-def linear_study(setting: Setting, objective: Objective, progress: Progress, memory: Memory) -> Study:
+def linear_study(setting: Setting, objective: OfLoops, progress: Progress, memory: Memory) -> Study:
     assert isinstance(objective, PowerIteration)
     target, law = objective.target, setting.law
 
@@ -78,7 +80,7 @@ def linear_study(setting: Setting, objective: Objective, progress: Progress, mem
     return sampled(setting, objective, exact, progress, memory)
 
 
-def equivalent_spectrum(law: Law) -> Spectrum:
+def equivalent_spectrum(law: UnitColumns) -> Spectrum:
     """Two eigenvalues with the mean n/d and the mean square A of a law: all that y = Sq depends on.
 
     So the curve of the unnormalised target is exact for random spectra too.
@@ -227,6 +229,8 @@ def _pair(quantity) -> tuple[float, float]:
     return float(quantity.value), float(quantity.bound + quantity.stderr)
 
 
+OPTIONS = ("init", "spectra")
+
 STRUCTURE = (manifold.structure, manifold.schur, steps.single_steps)
 
 THEOREMS = (
@@ -236,8 +240,10 @@ THEOREMS = (
         statement="From (I, 0) population gradient descent stays on the manifold; c_t = a_t b_t increases like t^(1/2), the "
         "increments of c^2 converge, and the loss falls to that of the L-step power method, which is positive.",
         source=f"{PAPER}, Theorem 4.1",
-        looped=True,
-        exponent=1 / 2,
+        law_options=LAW,
+        options=("L", *OPTIONS, "claim.exponent"),
+        defaults={"L": 3},
+        make_law=make_law,
         objective=lambda setting, target: SubspaceDistance(setting.L),
         step_size=natural_step,
         hypotheses=hypotheses,
@@ -251,6 +257,10 @@ THEOREMS = (
         statement="From (I, 0) with a small step population gradient descent stays on the manifold, c_t = a_t b_t converges "
         "linearly to a finite c*, and the loss to a positive L*, for y = Sq/|Sq| and for y = Sq.",
         source=f"{PAPER}, Theorem 4.2",
+        law_options=LAW,
+        options=(*OPTIONS, "target"),
+        defaults={"L": 1},
+        make_law=make_law,
         targets=TARGETS,
         objective=lambda setting, target: PowerIteration(target, layer_norm=False),
         step_size=contracting_step,
@@ -265,7 +275,10 @@ THEOREMS = (
         statement="From (I, 0) population gradient descent stays on the manifold; c_t = a_t b_t increases like t^(1/3), the "
         "increments of c^3 converge, and the loss falls to 0 like t^(-2/3).",
         source=f"{PAPER}, Theorem 4.3",
-        exponent=1 / 3,
+        law_options=LAW,
+        options=(*OPTIONS, "claim.exponent"),
+        defaults={"L": 1},
+        make_law=make_law,
         objective=lambda setting, target: PowerIteration("normalised", layer_norm=True),
         step_size=natural_step,
         hypotheses=hypotheses,

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from popgd.recursion import Records
-from popgd.theory.base import Study
 from popgd.theory.manifold import broken_off
+from popgd.theory.study import Study
 from popgd.verdict import Evidence
 
 #: Rounding of one step on (a, b) and of reading it off (c, Delta), in units of eps (measured worst 3).
@@ -37,7 +37,7 @@ def single_steps(study: Study) -> Iterator[Evidence]:
         excuse=broken_off(int(exact.records.stopped) if exact.records.stopped >= 0 else None),
     )
     run = study.projected
-    rounding = ON_MANIFOLD * study.eps * float(np.hypot(abs(run.a), abs(run.b)).max())
+    rounding = ON_MANIFOLD * study.eps * float(np.linalg.norm(run.coordinates, axis=1).max())
     yield Evidence(
         "projected-on-manifold",
         f"The projected descent stays on the manifold: its distance from it along {run.step[-1]} steps",

@@ -1,0 +1,209 @@
+"""What is measured for a theorem about descent on the manifold {P21 = a I, Q12 = b I}: exactly and by Monte Carlo."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from popgd import descent, gradient, model
+from popgd.memory import FORGETFUL, Memory
+from popgd.objectives import OfLoops
+from popgd.quadrature import Spectrum
+from popgd.recursion import Records
+from popgd.theory.base import Progress, Setting
+from popgd.weights import Weights
+
+#: Comparisons with sampling average over this many times more spectra than the recursion does.
+WIDER = 16
+#: The raw descents take this many times larger batches, and this many times fewer steps, than the projected one.
+RAW_BATCH, RAW_SHORTER = 4, 16
+
+
+def start_of(setting: Setting) -> tuple[float, float]:
+    """(a_0, b_0): one active block starts at I, the other at 0."""
+    return (1.0, 0.0) if setting["init"] == "P21" else (0.0, 1.0)
+
+
+def path_of(run: descent.Trajectory) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """a, b and c = ab at the records of a sampled descent."""
+    a, b = run.coordinates.T
+    return a, b, a * b
+
+
+class Point(NamedTuple):
+    """A Monte Carlo population gradient at an exact point (a, b) of the manifold."""
+
+    a: float
+    b: float
+    estimate: gradient.Estimate
+
+    @property
+    def c(self) -> float:
+        return self.a * self.b
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The exact half of a study: the population curve on the manifold, and descent on it.
+
+    curve averages over the spectra that the recursion uses, wide over more of them where they are random. records is
+    the descent to the last step and losses the population loss there, short the descent recorded where the Monte Carlo
+    ones are. curvature is l'' where it is constant and positive, else 0; power is p where -c^p l'(c) has a positive
+    limit, else 0.
+    """
+
+    curve: Any
+    wide: Any
+    records: Records
+    short: Records
+    losses: Float[np.ndarray, " records"]
+    slope_error: float
+    curvature: float
+    power: int
+
+    def c_at(self, step: int) -> tuple[float, float]:
+        """c at a step of the short descent under the wide curve, and its standard error from the sampled spectra.
+
+        To first order a slope larger by the factor 1 + s moves c as 1 + s times as many steps would; where descent
+        converges, a slope larger by x moves the limit by -x/curvature. What s at 0 and at c differ by counts as error.
+        """
+        i = int(np.searchsorted(self.short.step, step))
+        c, moved = float(self.short.c[i]), float(self.short.dc[i]) * step
+        if self.wide is self.curve:
+            return c, 0.0
+        wide, narrow = self.wide.slope(np.array([c, 0.0])), self.curve.slope(np.array([c, 0.0]))
+        if self.curvature:
+            return c - float(wide.value[0] - narrow.value[0]) / self.curvature, float(wide.stderr[0]) / self.curvature
+        s = wide.value / narrow.value - 1
+        error = float(wide.stderr[0] / abs(wide.value[0])) + abs(float(s[0] - s[1])) / 2
+        return c + moved * float(s[0]), abs(moved) * error
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything measured for one objective: by Monte Carlo on the full (P, Q), and exactly on the manifold.
+
+    raw is the descent in which every entry follows its own noisy gradient, at RAW_BATCH times the batch and for a shorter
+    time (noise in the active blocks grows), raw_double the same at twice that;
+    projected is the descent along Schur-projected gradients.
+    """
+
+    setting: Setting
+    objective: OfLoops
+    exact: Exact
+    points: tuple[Point, ...]
+    raw: descent.Trajectory
+    raw_double: descent.Trajectory
+    projected: descent.Trajectory
+
+    @property
+    def eps(self) -> float:
+        return float(jnp.finfo(self.setting.dtype).eps)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All records, named descent/field."""
+        arrays = {}
+        for name in ("raw", "raw_double", "projected"):
+            run = getattr(self, name)
+            fields = {**run._asdict(), **dict(zip("abc", path_of(run), strict=True))}
+            arrays |= {f"{name}/{key}": value for key, value in fields.items() if isinstance(value, np.ndarray)}
+        records = self.exact.records
+        a, b = records.weights
+        columns = {"step": records.step, "a": a, "b": b, "c": records.c, "dc": records.dc, "bound": records.bound}
+        return arrays | {f"exact/{key}": np.asarray(value) for key, value in columns.items()}
+
+    def figures(self, title: str) -> dict[str, Any]:
+        """weights, growth, increments and loss."""
+        from popgd.theory import pictures
+
+        return pictures.figures(self, title)
+
+
+def curves_of(setting: Setting, make_curve: Callable[[Spectrum], Any]) -> tuple[Any, Any]:
+    """The population curve of the law, and one over WIDER times more spectra: the same if the spectrum is fixed."""
+
+    def curve(count: int) -> Any:
+        rows = np.asarray(setting.law.eigenvalues(setting.key(5), count))
+        if len(rows) == 1:
+            return make_curve(Spectrum.of(rows[0]))
+        return make_curve(Spectrum(jnp.asarray(rows), jnp.ones(rows.shape)))
+
+    narrow = curve(setting["spectra"])
+    return narrow, narrow if np.shape(narrow.spectra.lam)[0] == 1 else curve(WIDER * setting["spectra"])
+
+
+#: The shape of what an exact half remembers: records, short, losses, slope_error.
+_EXACT = (Records(*range(7), state=None), Records(*range(7), state=None), 0, 0)  # pyright: ignore
+
+
+def exact_half(
+    curve: Any,
+    wide: Any,
+    curvature: float,
+    power: int,
+    descend: Callable[[], tuple[Records, Records, Any, float]],
+    memory: Memory,
+) -> Exact:
+    """An `Exact` whose records, short, losses and slope_error come from descend(), once. States to go on from are dropped."""
+
+    def measure() -> tuple:
+        records, short, losses, error = descend()
+        return records._replace(state=None), short._replace(state=None), losses, error
+
+    records, short, losses, error = memory.part("exact").once(measure, _EXACT)
+    return Exact(curve, wide, records, short, losses, float(error), curvature, power)
+
+
+def population_gradients(
+    setting: Setting, objective: OfLoops, exact: Exact, progress: Progress, memory: Memory
+) -> Iterable[Point]:
+    """Monte Carlo gradients at the start, early in and at the end of the short descent."""
+    law, dtype, steps = setting.law, jnp.dtype(setting.dtype), setting.sampled_steps
+    a, b = exact.short.weights
+    blank = gradient.Gradient(0, Weights(0, 0), 0, 0, 0)  # pyright: ignore
+    for number, step in enumerate((0, max(1, steps // 100), steps)):
+        progress("population gradients", number, 3)
+        i = int(np.searchsorted(exact.short.step, step))
+        weights = model.embed(jnp.asarray(a[i], dtype), jnp.asarray(b[i], dtype), law.d)
+        measure = partial(
+            gradient.population_gradient, objective, weights, law, setting.key(1, number), setting.samples, model.Active(law.d)
+        )
+        mean, stderr = memory.part(f"point {number}").once(lambda measure=measure: measure()[:2], (blank, blank))
+        yield Point(float(a[i]), float(b[i]), gradient.Estimate(mean, stderr, setting.samples))
+
+
+def sampled(setting: Setting, objective: OfLoops, exact: Exact, progress: Progress, memory: Memory = FORGETFUL) -> Study:
+    """The Monte Carlo half of a study of descent on the manifold {P21 = a I, Q12 = b I}, beside its exact half."""
+    law, dtype, steps = setting.law, jnp.dtype(setting.dtype), setting.sampled_steps
+    points = tuple(population_gradients(setting, objective, exact, progress, memory))
+    a0, b0 = start_of(setting)
+    start = model.embed(jnp.asarray(a0, dtype), jnp.asarray(b0, dtype), law.d)
+    how = descent.Descent(objective, setting.make_optimiser(), model.Active(law.d), setting.bank)
+    raw_steps = int(exact.short.step[np.searchsorted(exact.short.step, max(1, steps // RAW_SHORTER))])
+
+    def run(name: str, purpose: int, count: int, batch: int, projected: bool) -> descent.Trajectory:
+        return descent.descend(
+            how,
+            law,
+            start,
+            count,
+            batch,
+            setting.key(purpose),
+            projected,
+            progress=partial(progress, name),
+            memory=memory.part(name),
+        )
+
+    return Study(
+        setting,
+        objective,
+        exact,
+        points,
+        raw=run("raw descent", 2, raw_steps, RAW_BATCH * setting.batch, False),
+        raw_double=run("raw descent, twice the batch", 3, raw_steps, 2 * RAW_BATCH * setting.batch, False),
+        projected=run("projected descent", 4, steps, setting.batch, True),
+    )

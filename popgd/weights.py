@@ -1,0 +1,53 @@
+"""The weights (P, Q), and what the core asks of an invariant set of them. No architecture is known here."""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+
+class Weights(NamedTuple):
+    """P is the merged projection-value matrix, Q the merged key-query matrix."""
+
+    P: Float[Array, "D D"]
+    Q: Float[Array, "D D"]
+
+
+@runtime_checkable
+class Manifold(Protocol):
+    """A plane of weights that population gradient descent does not leave. A hashable object.
+
+    `coordinates` is linear and `embed` affine, with coordinates(embed(x) - embed(0)) = x, and embed(coordinates(w)) is the
+    point of the plane next to w. So a step takes eta coordinates(gradient) off the coordinates.
+    """
+
+    def coordinates(self, weights: Weights) -> Float[Array, " k"]: ...
+    def embed(self, coordinates: Float[Array, " k"]) -> Weights: ...
+    def inactive(self, weights: Weights) -> Float[Array, ""]:
+        """How far, at most, an entry is from what every point of the plane has there."""
+        ...
+
+    def deviations(self, gradient: Weights) -> PyTree[Float[Array, "..."]]:
+        """Combinations of a gradient's entries that vanish in the mean on the plane, and need standard errors of their own."""
+        ...
+
+
+def project(manifold: Manifold, weights: Weights) -> Weights:
+    """The point of the manifold next to the weights."""
+    return manifold.embed(manifold.coordinates(weights))
+
+
+def along(manifold: Manifold, gradient: Weights) -> Weights:
+    """The part of a gradient along the manifold.
+
+    Unbiased for a Monte Carlo gradient taken on the manifold, where the population gradient has no other part.
+    """
+    coordinates = manifold.coordinates(gradient)
+    return jax.tree.map(jnp.subtract, manifold.embed(coordinates), manifold.embed(jnp.zeros_like(coordinates)))
+
+
+def distance(manifold: Manifold, weights: Weights) -> Float[Array, ""]:
+    """The Frobenius distance of (P, Q) from the manifold."""
+    gap = jax.tree.map(jnp.subtract, weights, project(manifold, weights))
+    return jnp.sqrt(sum(jnp.sum(g * g) for g in gap))
