@@ -118,6 +118,7 @@ TABLE: dict[str, Entry] = {
     "false_alarm": Entry(1e-6, probability, "probability that a whole report refutes a true theorem by chance"),
     "assume": Entry("check", one_of("check", "ignore"), "ignore: judge even where a hypothesis fails"),
     "claim.exponent": Entry(None, positive, "judge this growth exponent of c instead of the theorem's; 1/3 is fine"),
+    "size": Entry(1e-3, positive, "how far beside the manifold a descent starts whose end is looked at"),
     "out": Entry(None, text, "run directory (default runs/THEOREM-HASH)"),
 }
 

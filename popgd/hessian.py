@@ -44,8 +44,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from popgd import gradient
 from popgd.data import Law, Sample
 from popgd.kronecker import BLOCKS, Kronecker
-from popgd.model import Weights
 from popgd.objectives import Objective
+from popgd.weights import Weights
 
 #: The irreducible parts of a block, in the order of the three matrices.
 SECTORS = ("multiples of I", "antisymmetric", "symmetric traceless")

@@ -23,8 +23,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from popgd import gradient
 from popgd.data import Law, Rotated, Sample, sphere
-from popgd.model import UNROLL, Weights, blocks
-from popgd.objectives import Objective
+from popgd.model import UNROLL, blocks
+from popgd.objectives import OfLoops
+from popgd.weights import Weights
 
 #: The blocks in the order of the coordinates.
 BLOCKS = ("P11", "P12", "P21", "P22", "Q11", "Q12", "Q21", "Q22")
@@ -33,7 +34,7 @@ ACTIVE = (2, 5)
 
 
 @runtime_checkable
-class OfOutput(Objective, Protocol):
+class OfOutput(OfLoops, Protocol):
     """An objective that is a function of the model's output."""
 
     def of_output(self, f: Float[Array, " d"], sample: Sample) -> Float[Array, ""]: ...
@@ -65,10 +66,15 @@ class Kronecker:
         eye = jnp.eye(self.d, dtype=coordinates.dtype)
         return Weights(jnp.kron(p, eye), jnp.kron(r, eye))
 
-    def distance(self, weights: Weights) -> Float[Array, ""]:
-        """The Frobenius distance of (P, Q) from the manifold."""
-        nearest = self.embed(self.coordinates(weights))
-        return jnp.sqrt(sum(jnp.sum((x - y) ** 2) for x, y in zip(weights, nearest, strict=True)))
+    def inactive(self, weights: Weights) -> Float[Array, ""]:
+        """The largest absolute off-diagonal entry of a block."""
+        every = jnp.stack([*blocks(weights.P), *blocks(weights.Q)])
+        return jnp.max(jnp.abs(every * (1 - jnp.eye(self.d))))
+
+    def deviations(self, gradient: Weights) -> Float[Array, "8 d"]:
+        """The diagonals of the eight blocks less their means: 0 in the mean by Schur's lemma."""
+        every = jnp.stack([*blocks(gradient.P), *blocks(gradient.Q)])
+        return jnp.diagonal(every, axis1=1, axis2=2) - self.coordinates(gradient)[:, None]
 
 
 def output(

@@ -97,9 +97,9 @@ def _internal(path: Path) -> int:
 
 def _main(arguments: list[str]) -> int:
     if not arguments or {"--help", "-h"} & set(arguments):
-        from popgd.theory import THEOREMS
+        from popgd.theory import FINDINGS, THEOREMS
 
-        print(help_text({name: theorem.title for name, theorem in THEOREMS.items()}))
+        print(help_text({name: theorem.title for name, theorem in (THEOREMS | FINDINGS).items()}))
         return 0
     given = {word.partition("=")[0] for word in arguments}
     for name, command in (("resume", _resume), ("recheck", _recheck)):

@@ -161,7 +161,7 @@ class _P11:
 @pytest.mark.parametrize("target", ["subspace", "power"])
 def test_closed_form_of_the_p11_curvature(target):
     """Sampled closed form, exact loss and sampled Hessian: three routes; the same in every sector."""
-    from popgd.model import Weights
+    from popgd.weights import Weights
 
     objective = SubspaceDistance(1) if target == "subspace" else PowerIteration("normalised")
     a, b = 1.6, 1.25

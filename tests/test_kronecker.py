@@ -10,6 +10,7 @@ from popgd.data import Rotated, UniformSphere
 from popgd.kronecker import Kronecker
 from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.quadrature import Spectrum
+from popgd.weights import Manifold, Weights, distance
 
 LAM = (6.0, 3.0, 3.0)
 LAW, SPECTRUM = Rotated.with_spectrum(LAM), Spectrum.of(LAM)
@@ -51,9 +52,12 @@ def test_coordinates_undo_embedding():
     manifold, theta = Kronecker(3), some_theta(0)
     weights = manifold.embed(theta)
     np.testing.assert_allclose(manifold.coordinates(weights), theta, rtol=0, atol=1e-15)
-    assert float(manifold.distance(weights)) < 1e-15
-    off = model.Weights(weights.P.at[0, 1].add(0.5), weights.Q)
-    assert float(manifold.distance(off)) == pytest.approx(0.5, abs=1e-12)
+    assert isinstance(manifold, Manifold)
+    assert float(distance(manifold, weights)) < 1e-15 and manifold.inactive(weights) == 0
+    off = Weights(weights.P.at[0, 1].add(0.5), weights.Q)
+    assert float(distance(manifold, off)) == pytest.approx(0.5, abs=1e-12)
+    assert float(manifold.inactive(off)) == pytest.approx(0.5, abs=1e-12)
+    assert float(jnp.abs(manifold.deviations(weights)).max()) < 1e-15
 
 
 CURVES = (
@@ -129,7 +133,7 @@ def test_descent_of_all_entries_follows_the_reduced_one():
     moved = np.abs(path.theta[-1] - path.theta[0]).max()
     # Measured: coordinates within 0.5 % of what they moved, distance from N 0.02; both are noise of batch 4096.
     assert np.abs(np.asarray(manifold.coordinates(weights)) - path.theta[-1]).max() < 0.03 * moved
-    assert float(manifold.distance(weights)) < 0.1 * moved
+    assert float(distance(manifold, weights)) < 0.1 * moved
 
 
 @pytest.mark.slow
