@@ -135,7 +135,7 @@ def manifold_curvature(a: float, b: float, slope: float, second: float, d: int) 
     return np.array([[b * b * second, mixed], [mixed, a * a * second]]) / d
 
 
-def p11_curvature(b: float, c: float, target: str, sample: Sample) -> Float[Array, ""]:
+def p11_curvature(b: float | Float[Array, ""], c: float | Float[Array, ""], target: str, sample: Sample) -> Float[Array, ""]:
     """One sample's -(2 b^2/d) w ||S q||^2/||v||^2, w = dist^2(f, V) for target 'subspace', 1 - cos(f, S q) for 'power'."""
     X, q, V = sample
     s = X @ (X.T @ q)

@@ -40,7 +40,7 @@ class OfOutput(OfLoops, Protocol):
     def of_output(self, f: Float[Array, " d"], sample: Sample) -> Float[Array, ""]: ...
 
 
-def point(a: float, b: float) -> Float[Array, "8"]:
+def point(a: float | Float[Array, ""], b: float | Float[Array, ""]) -> Float[Array, "8"]:
     """The coordinates of P21 = a I, Q12 = b I, all other blocks 0."""
     return jnp.zeros(8).at[jnp.array(ACTIVE)].set(jnp.array([a, b]))
 

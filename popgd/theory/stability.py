@@ -46,8 +46,8 @@ PER_DECADE, EARLY = 16, 10
 SMALL, LINEAR = 1e-12, 1e-5
 #: Degree of the Chebyshev series of l', h and k11 in log(1 + lam_1 c), and what it and rounding may add to log growth.
 DEGREE, GROWTH_ROUNDING = 40, 1e-6
-#: Growth is judged over an e-fold at least; a rate off by a percent must be seen.
-EFOLD, GROWTH_RESOLUTION = 1.0, 1e-2
+#: Growth is judged over a tenth of an e-fold at least (in 4.3 p11 grows like c^(1/4)); a rate off by a percent must be seen.
+EFOLD, GROWTH_RESOLUTION = 0.1, 1e-2
 #: What rounding may make of p22 - r22 = 0 (measured: exactly 0, as both take the same steps).
 SYMMETRY = 1e-3
 #: Entries of the Hessian must be known to half the least forgotten factor, 1/2.
@@ -335,7 +335,7 @@ def _growth(study: Stability, name: str, statement: str, x: np.ndarray, predicte
         reason=f"rounding and the series of h and k11; the amplitude is {SMALL:g} at first",
         origin="derived",
         statistical=False,
-        excuse="too few steps: less than an e-fold" if short else "",
+        excuse="too few steps: less than a tenth of an e-fold" if short else "",
     )
 
 
