@@ -70,16 +70,19 @@ def descend(
     """Descents from several starts on the same samples: fresh ones at each step, or with `bank` `batch` of them drawn once."""
     key = jax.random.key(seed)
 
-    def gradient(weights: Weights, key: jax.Array) -> Weights:
-        def loss(weights: Weights) -> jax.Array:
-            keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
-            return jnp.mean(jax.vmap(lambda k: objective(weights, law.sample(k, jnp.dtype("float64"))))(keys))
+    def draw(key: jax.Array) -> Sample:
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
+        return jax.vmap(lambda k: law.sample(k, jnp.dtype("float64")))(keys)
 
-        return jax.grad(loss)(weights)
+    kept = draw(key)
+
+    def gradient(weights: Weights, key: jax.Array) -> Weights:
+        samples = kept if bank else draw(key)
+        return jax.grad(lambda weights: jnp.mean(jax.vmap(lambda s: objective(weights, s))(samples)))(weights)
 
     def step(_: Any, state: tuple) -> tuple:
         t, weights, inner = state
-        update, inner = optimiser.update(gradient(weights, key if bank else jax.random.fold_in(key, t)), inner, weights)
+        update, inner = optimiser.update(gradient(weights, jax.random.fold_in(key, t)), inner, weights)
         return t + 1, optax.apply_updates(weights, update), inner
 
     def piece(state: tuple, count: jax.Array) -> tuple:
