@@ -216,7 +216,9 @@ def learns() -> None:
         exact = [angle_of(c, int(k)) for k in loops]
         right.semilogy(loops, exact, style, color=GREY, label=label)
         numbers[label] = exact
-    right.set(xlabel="loops at inference", ylabel="mean sin of the angle to V", title="the learned layer, looped", xticks=range(1, 13))
+    right.set(
+        xlabel="loops at inference", ylabel="mean sin of the angle to V", title="the learned layer, looped", xticks=range(1, 13)
+    )
     right.legend(fontsize=7)
     save(figure, "stability_learns", numbers)
 

@@ -68,7 +68,8 @@ CURVES = (
 )
 
 
-@pytest.mark.parametrize("i", [*(pytest.param(i, marks=pytest.mark.slow) for i in range(3)), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("i", range(4))
 def test_exact_loss_on_the_smaller_manifold_is_the_curves(i):
     theta, c, known = kronecker.point(1.3, 0.7), 1.3 * 0.7, CURVES[i]()
     value, slope = one_layer.slope(ONE_LAYER[i], SPECTRUM)(theta, None)
@@ -79,7 +80,8 @@ def test_exact_loss_on_the_smaller_manifold_is_the_curves(i):
     np.testing.assert_array_equal(np.delete(slope, kronecker.ACTIVE), 0.0)
 
 
-@pytest.mark.parametrize("objective", [ONE_LAYER[0], *(pytest.param(o, marks=pytest.mark.slow) for o in ONE_LAYER[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ONE_LAYER)
 def test_exact_loss_is_the_sampled_mean(objective):
     theta = some_theta(1)
     estimate = kronecker.population_gradient(objective, theta, LAW, KEY, 2**14)

@@ -49,8 +49,8 @@ def test_all_claims_hold(number):
 
 
 def leaking(weights, x, M, plain=hessian.moved):
-    """A step in P21 that leaks into P11."""
-    return plain(weights, x.at[0].add(0.1 * x[2]), M)
+    """A step in P21 that leaks into P22."""
+    return plain(weights, x.at[P22].add(0.1 * x[2]), M)
 
 
 def lopsided(theta, plain=one_layer.products):
