@@ -2,8 +2,8 @@
 
     python experiments/mutation.py
 
-plants every mutant of `mutants_sampled.py` and `mutants_exact.py`, prints the table with the score and writes it to
-figures/mutation.md and .csv. The tests run the same lists.
+plants every mutant of `mutants_sampled.py`, `mutants_exact.py` and `mutants_looped.py`, prints the table with the score
+and writes it to figures/mutation.md and .csv. The tests run the same lists.
 """
 
 import csv
@@ -19,7 +19,8 @@ from unittest import mock
 import jax
 
 from popgd import check, curve
-from popgd.theory import convergence, growth, manifold, power_method, steps
+from popgd.theory import THEOREMS, convergence, growth, manifold, power_method, steps
+from popgd.theory.gatmiry import descents, flow, minimiser, prompts, saddle, shifted
 from popgd.theory.study import Study, sampled
 from popgd.verdict import Outcome, judge
 
@@ -27,10 +28,21 @@ from popgd.verdict import Outcome, judge
 #: its claim's resolution at a false-alarm rate of 10^-6.
 SIZES: dict[str, Any] = {"spectrum": [3, 2, 1], "steps": 10**18, "samples": 2**14, "sampled_steps": 40, "batch": 1024}
 OWN: dict[str, Any] = {"4.1": {"L": 2}}
+#: The same for the theorems of gradient descent in context.
+LOOPED_SIZES: dict[str, Any] = {"d": 2, "n": 60, "covariance": [1.5, 0.7], "L": 2, "steps": 10**5, "samples": 2**14,
+                                "batch": 768, "sampled_steps": 4 * descents.REPLICAS}  # fmt: skip
+LOOPED_OWN: dict[str, Any] = {
+    "gatmiry.minimiser-all": {"d": 4, "n": 100, "covariance": [1, 1, 1, 1], "eta": 0.5},
+    "gatmiry.ood": {"L": 1},
+    "gatmiry.loops": {"n": 20},
+    "gatmiry.loops-mean": {"n": 20},
+    "gatmiry.flow": {"n": 10**9},
+    "gatmiry.flow-transcribed": {"n": 10**9},
+}
 FALSE_ALARM = 1e-6
 PARTS = ("model", "law", "objective", "gradient", "descent", "recursion", "leap", "quadrature", "curve", "prediction")
 #: Which function yields the evidence of a claim.
-YIELDS: dict[str, Callable[[Study], Any]] = {
+YIELDS: dict[str, Callable[[Any], Any]] = {
     "inactive-gradient-zero": manifold.structure,
     "forward-reduced": manifold.structure,
     "inactive-blocks-zero": manifold.structure,
@@ -55,6 +67,37 @@ YIELDS: dict[str, Callable[[Study], Any]] = {
     "limit-loss-positive": convergence.convergence,
     "contraction": convergence.convergence,
     "monotone": convergence.convergence,
+    "forward-descent": minimiser.forward,
+    "odd-gradient-zero": minimiser.forward,
+    "scale-gradient": minimiser.forward,
+    "sampled-loss": minimiser.engines,
+    "sampled-gradient": minimiser.engines,
+    "sampled-descent": minimiser.engines,
+    "minimiser-symmetric": minimiser.arrival,
+    "u-vanishes": minimiser.arrival,
+    "minimiser-local": minimiser.local,
+    "minimiser-bracket": minimiser.bracket,
+    "a-star-rate": minimiser.asymptotics,
+    "least-loss-rate": minimiser.asymptotics,
+    "proportional-limit": minimiser.asymptotics,
+    "no-descent-direction": saddle.over_all_matrices,
+    "least-over-all-matrices": saddle.over_all_matrices,
+    "antisymmetric-growth": saddle.over_all_matrices,
+    "gradient-dominance": flow.dominance,
+    "dominance-lower": flow.dominance,
+    "dominance-upper": flow.dominance,
+    "dominance-fails": flow.dominance,
+    "flow-loss": flow.flow,
+    "time-to-xi": flow.derived_time,
+    "time-to-xi-transcribed": flow.transcribed_time,
+    "median-vanishes": prompts.loops,
+    "looped-above-unlooped": prompts.free_steps,
+    "catalan-ratio": prompts.free_steps,
+    "mean-keeps-falling": prompts.mean_error,
+    "shifted-loss": shifted.ood,
+    "shifted-loss-sampled": shifted.ood,
+    "loops-converge": shifted.ood,
+    "prompt-bound": shifted.ood,
 }
 
 
@@ -72,12 +115,19 @@ class Mutant:
     theorem: str
     claims: tuple[str, ...]
     patches: tuple[tuple[Any, str, Any], ...] = ()
-    change: Callable[[Study], Study] = lambda study: study
+    change: Callable[[Any], Any] = lambda study: study
     again: str = ""
     sizes: Any = dataclasses.field(default_factory=dict)
     compiled: bool = False
     slow: bool = False
     survives: str = ""
+
+
+def sizes(theorem: str) -> dict[str, Any]:
+    """The settings of a theorem's unbroken run."""
+    if THEOREMS[theorem] in power_method.THEOREMS:
+        return {**SIZES, **OWN.get(theorem, {})}
+    return {**LOOPED_SIZES, **LOOPED_OWN.get(theorem, {})}
 
 
 def quiet(name: str, done: int, total: int) -> None:
@@ -111,7 +161,7 @@ def descend_again(study: Study) -> Study:
     return dataclasses.replace(study, exact=exact)
 
 
-def refuted(mutant: Mutant, study: Study) -> set[str]:
+def refuted(mutant: Mutant, study: Any) -> set[str]:
     """The claims that come out REFUTED under the mutant, among those of its own evidence. The study is unbroken."""
     with ExitStack() as stack:
         if mutant.compiled:
@@ -130,6 +180,7 @@ def refuted(mutant: Mutant, study: Study) -> set[str]:
 def main() -> None:
     from common import FIGURES
     from mutants_exact import EXACT
+    from mutants_looped import LOOPED
     from mutants_sampled import SAMPLED
 
     from popgd import store
@@ -137,10 +188,10 @@ def main() -> None:
     # Most mutants change a few programs: what they leave alone is compiled once.
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="popgd-mutants-"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    reports = {theorem: check(theorem, **SIZES, **OWN.get(theorem, {})) for theorem in ("4.1", "4.2", "4.3")}
+    reports = {theorem: check(theorem, **sizes(theorem)) for theorem in THEOREMS}
     rows = []
     # Those that empty the compiler's caches last.
-    mutants = sorted(SAMPLED + EXACT, key=lambda mutant: mutant.compiled)
+    mutants = sorted(SAMPLED + EXACT + LOOPED, key=lambda mutant: mutant.compiled)
     for mutant in mutants:
         theorem, _, target = mutant.theorem.partition(" ")
         began = time.monotonic()

@@ -83,7 +83,9 @@ def escape() -> None:
                 numbers[name][f"full matrices, size {size}, {kind}, batch {batch}"] = seen
                 top.plot(np.array(seen["step"]) + 1, seen["loss"], mark, color=GREY, ms=4, label=f"full, {size}, {kind}")
         top.axhline(limit, ls="--", color=GREY, lw=1)
-        top.set(title=f"{name}, eta = {eta:g}", xlabel="gradient step t + 1", ylabel="population loss", ylim=(0, None))
+        top.set(
+            title=f"{name}, eta = {eta:g}", xlabel="gradient step t + 1", ylabel="population loss", ylim=(0, min(3 * limit, 0.85))
+        )
         shown = [(size, t) for size, t in escapes if t]
         bottom.semilogx(*zip(*shown, strict=True), "o-", color=BLUE, ms=3)
         bottom.set(xlabel="size of the perturbation", ylabel="steps until the loss is 0.9 of the limit", ylim=(0, None))
@@ -289,7 +291,7 @@ def table(rows: list[dict[str, Any]]) -> Figure:
         "theorem",
         "change",
         "loss, from M",
-        "loss, from 1e-3 beside",
+        "loss, from 1e-2 beside",
         "E|f|^2",
         "distance, from M",
         "distance, from beside",

@@ -71,6 +71,13 @@ def numbers(value: Any) -> tuple[float, ...]:
     return result
 
 
+def numbers_or_matrix(value: Any) -> tuple:
+    """Positive numbers, or from Python the rows of a matrix."""
+    if hasattr(value, "__iter__") and not isinstance(value, str) and any(hasattr(row, "__iter__") for row in value):
+        return tuple(tuple(_number(x) for x in row) for row in value)
+    return numbers(value)
+
+
 def text(value: Any) -> str:
     if not str(value).strip():
         raise ValueError("a name was wanted")
@@ -102,6 +109,8 @@ TABLE: dict[str, Entry] = {
     "d": Entry(None, whole(1), "data dimension"),
     "n": Entry(None, whole(1), "number of data columns (default of the uniform law: 4 d)"),
     "spectrum": Entry(None, numbers, "eigenvalues of S = X X^T; alone it implies law=rotated, d and n"),
+    "covariance": Entry(None, numbers_or_matrix, "eigenvalues of the covariance Sigma of the inputs; from Python a matrix too"),
+    "shift": Entry(None, numbers, "eigenvalues of Sigma^-1 Sigma_test where the test law is another (default 0.6 to 1.4)"),
     "L": Entry(None, whole(1), "number of loops, where the theorem has loops"),
     "eta": Entry(None, auto_or(positive), "step size of gradient descent; auto: from the law"),
     "init": Entry("P21", one_of("P21", "Q12"), "the active block that starts at I; the other starts at 0"),
@@ -154,15 +163,17 @@ def read(values: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def help_text(theorems: Mapping[str, str]) -> str:
-    """The --help page: usage, settings with defaults, theorems."""
+def help_text(papers: Mapping[str, Mapping[str, str]]) -> str:
+    """The --help page: usage, settings with defaults, the titles of all theorems by paper."""
     lines = ["usage: python -m popgd.run theorem=NAME [setting=value ...] [-m for comma-separated sweeps]", "", "settings:"]
     for name, entry in TABLE.items():
         default = "" if entry.default is None else f" [default {entry.default}]"
         lines.append(f"  {name:<15} {entry.help}{default}")
     lines += ["", "with a stored run, instead of settings:"]
     lines += [f"  {name + '=DIR':<15} {help}" for name, help in COMMANDS.items()]
-    lines += ["", "theorems:"] + [f"  {name:<15} {title}" for name, title in theorems.items()]
+    for paper, theorems in papers.items():
+        width = max(map(len, [*theorems, " " * 15]))
+        lines += ["", f"theorems of {paper}:"] + [f"  {name:<{width}} {title}" for name, title in theorems.items()]
     lines += ["", "exit codes: 0 supported, 1 a claim refuted, 3 inconclusive, 4 not applicable, 2 bad input,"]
     lines += ["            70 internal error, 130 interrupted, 143 terminated (what was done is saved; again: end at once);"]
     lines += ["            a sweep returns its worst: 70, 2, 1, 3, 4, 0; recheck: 0 all the same, 1 something differs"]

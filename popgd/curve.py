@@ -23,9 +23,11 @@ from jaxtyping import Array, Float
 
 from popgd import quadrature as q
 from popgd.quadrature import Bounded, Spectrum
+from popgd.quadrature.spectrum import LARGEST, SMALLEST
 from popgd.quadrature.trapezoid import UNIT
 
 BLOCK = 8  # points in one call
+LARGEST_C = 1e90  # beyond, the slopes of 4.3 are no normal numbers
 CHUNK = 8  # evaluations in flight: keeps the nodes of one chunk in cache
 
 
@@ -47,13 +49,15 @@ def sample_condition(spectra: Spectrum) -> float:
 def batched(lam, mult) -> Spectrum:
     """A (K, m) batch from lam (m,) or (K, m) and mult (m,) or (K, m), every row descending and positive.
 
-    Raises ValueError otherwise. Outside jit only.
+    Raises ValueError otherwise, and for eigenvalues outside 1e-70 to 1e70. Outside jit only.
     """
     lam = np.atleast_2d(np.asarray(lam, dtype=np.float64))
     if lam.ndim != 2 or lam.shape[1] < 1:
         raise ValueError(f"got lam of shape {lam.shape}, wanted (m,) or (K, m): one row of distinct eigenvalues each")
     if not (np.isfinite(lam).all() and (lam > 0).all() and (np.diff(lam, axis=1) < 0).all()):
         raise ValueError("got rows that do not descend or are not positive, wanted lam_1 > ... > lam_m > 0: sort them")
+    if lam.min() < SMALLEST or lam.max() > LARGEST:
+        raise ValueError(f"got eigenvalues from {lam.min():.3g} to {lam.max():.3g}, wanted 1e-70 to 1e70: scale S")
     mult = np.asarray(mult, dtype=np.float64)
     if mult.shape not in (lam.shape, lam.shape[1:]) or not (mult >= 1).all():
         raise ValueError(f"got mult of shape {mult.shape}, wanted {lam.shape[1:]} of numbers >= 1: one per eigenvalue")
@@ -110,7 +114,7 @@ class _Curve:
 
     def _at(self, name: str, c) -> Bounded:
         """In blocks of one size, so that one program serves every number of points (compiling takes seconds)."""
-        c = np.asarray(c, dtype=float)
+        c = _in_range(c)
         block = 1 if name == "loss" else BLOCK  # a loss of 4.3 is a hundred slopes: no padding there
         rows = np.pad(c.ravel(), (0, -c.size % block), mode="edge").reshape(-1, block)
         parts = [_over_c(self.functions[name], self._options(), self.spectra, row) for row in rows]
@@ -124,7 +128,7 @@ class _Curve:
         return known[name]
 
     def loss(self, c: Any) -> Quantity:
-        """l(c), c >= 0."""
+        """l(c), 0 <= c <= 1e90; ValueError beyond, NaN for a c that is not finite. So for `slope` and `log_slope`."""
         return _average(self._at("loss", c))
 
     def slope(self, c: Any) -> Quantity:
@@ -132,7 +136,7 @@ class _Curve:
         return _average(self._at("slope", c))
 
     def log_slope(self, c: Any) -> Quantity:
-        """log(-l'(c)), also where l' is below the smallest normal float64."""
+        """log(-l'(c)), for 4.1 also where l' is below the smallest normal float64."""
         return _average_log(self._at("slope", c))
 
     def constant(self) -> Quantity:
@@ -146,6 +150,15 @@ class _Curve:
     def mean_square(self) -> Quantity:
         """A = E||Sq||^2."""
         return _exact(jax.vmap(q.moments)(self.spectra).A)
+
+
+def _in_range(c: Any) -> np.ndarray:
+    """c as float64; ValueError for c < 0 and c > 1e90, where l' of 4.3 underflows. NaN and inf, of a descent that broke off,
+    pass: their numbers are NaN."""
+    c = np.asarray(c, dtype=float)
+    if (c < 0).any() or ((c > LARGEST_C) & (c < np.inf)).any():
+        raise ValueError(f"got c from {np.nanmin(c):.3g} to {np.nanmax(c):.3g}, wanted 0 <= c <= {LARGEST_C:.0e}, as c = ab is")
+    return np.where(c < np.inf, c, np.nan)
 
 
 def _exact(x: Any) -> Quantity:
@@ -171,8 +184,8 @@ class Looped(_Curve):
 
     @classmethod
     def of(cls, spectra: Spectrum, L: int) -> "Looped":
-        """Raises ValueError for L < 1, for a single distinct eigenvalue and for rows out of order."""
-        if L < 1:
+        """Raises ValueError for L that is no integer >= 1, for a single distinct eigenvalue and for rows out of order."""
+        if L < 1 or int(L) != L:
             raise ValueError(f"got L = {L}, wanted at least 1 loop: give the number of layers")
         spectra = _with_gap(batched(*spectra))
         return cls(spectra, L, sample_condition(spectra))
@@ -235,7 +248,10 @@ class _Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class Linear:
-    """Theorem 4.2: one layer without normalisation, l(c) = L* + A (c - c*)^2, target Sq/||Sq|| or Sq."""
+    """Theorem 4.2: one layer without normalisation, l(c) = L* + A (c - c*)^2, target Sq/||Sq|| or Sq.
+
+    Valid for every real c (l overflows to infinity with its bound); a single distinct eigenvalue is no special case.
+    """
 
     spectra: Spectrum
     target: str
@@ -291,10 +307,12 @@ class Linear:
 
 
 def uniform_c_star(d: int, n: int) -> float:
-    """c*_unnorm = (n-1)/(d+n-1) for n columns uniform on the sphere of R^d.
+    """c*_unnorm = (n-1)/(d+n-1) for n columns uniform on the sphere of R^d. ValueError unless d, n >= 1.
 
     Source: arXiv 2606.00605, Task 1 with Theorem 4.2.
     """
+    if min(d, n) < 1:
+        raise ValueError(f"got d = {d}, n = {n}, wanted both at least 1")
     return (n - 1) / (d + n - 1)
 
 

@@ -91,8 +91,8 @@ class UniformSphere:
     n: int
 
     def __post_init__(self) -> None:
-        if min(self.d, self.n) < 1:
-            raise ValueError(f"the uniform law got d={self.d}, n={self.n}: both must be at least 1")
+        if min(self.d, self.n) < 1 or (self.d, self.n) != (int(self.d), int(self.n)):
+            raise ValueError(f"the uniform law got d={self.d}, n={self.n}: both must be at least 1, and whole numbers")
 
     @property
     def r(self) -> int:
@@ -104,7 +104,8 @@ class UniformSphere:
         return Sample(X, q, jnp.linalg.eigh(X @ X.T)[1][:, -1:])
 
     def eigenvalues(self, key: PRNGKeyArray, count: int) -> Float[Array, "count d"]:
-        """The spectra of `count` sampled S, each descending."""
+        """The spectra of `count` sampled S, each descending, good to some n 1e-16 absolutely; for n < d the least are 0 to
+        that, or below."""
 
         def one(k: PRNGKeyArray) -> Float[Array, " d"]:
             X = self.sample(k, jnp.dtype("float64")).X
@@ -163,8 +164,9 @@ class Rotated:
 
     @classmethod
     def with_spectrum(cls, spectrum: Sequence[float]) -> "Rotated":
-        """S has exactly these eigenvalues: basis vector e_j repeated lambda_j times if all are integers, else a frame.
+        """S has these eigenvalues: basis vector e_j repeated lambda_j times if all are integers, else a frame.
 
+        A sum that is off an integer by rounding, at most 1e-9 n, is mended by scaling all of them.
         Raises ValueError unless the eigenvalues are positive with an integer sum n >= d.
         """
         lam = np.sort(np.asarray(list(spectrum), dtype=np.float64))[::-1]
@@ -179,7 +181,8 @@ class Rotated:
         if np.all(lam == np.round(lam)):
             U = np.repeat(np.eye(lam.size), lam.astype(int), axis=1)
         else:
-            U = unit_frame(lam * (n / lam.sum()), n)
+            lam = lam if lam.sum() == n else lam * (n / lam.sum())
+            U = unit_frame(lam, n)
         return cls.matrix(U, spectrum=lam.tolist())
 
     @property

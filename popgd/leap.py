@@ -26,6 +26,7 @@ from popgd.recursion import (
     add,
     as_pytree,
     checked_records,
+    dimension,
     increments,
     log_grid,
     next_move,
@@ -79,9 +80,10 @@ def trajectory(
     `injected` the slope's error and the rounding in one increment; after that, see `leap`. First order in
     the errors.
 
-    Raises ValueError on a start with c0 < 0 or a0 = b0 = 0, eta <= 0, steps outside 1 ... 9e18.
+    Raises ValueError on a start with c0 < 0 or a0 = b0 = 0 or that `start_state` refuses, eta <= 0, d < 1, steps outside
+    1 ... 9e18.
     """
-    records, eta = log_grid(steps, per_decade), float(positive(eta))
+    records, eta, d = log_grid(steps, per_decade), float(positive(eta)), dimension(d)
     now = _begin(start)
     limit, parts = min(max(brute, 1), steps), []
     while True:
@@ -105,14 +107,15 @@ def _begin(start: tuple[float, float]) -> Bounded:
     state = start_state(start)
     if state.c.ndim or not (float(state.c) >= 0 and np.any(np.asarray(start) != 0)):
         raise ValueError(f"start (a0, b0) = {start}: wanted two numbers, not both 0, with a0 b0 >= 0")
-    return Bounded(state, UNIT * state.c, UNIT * jnp.abs(state.Delta))
+    return Bounded(state, UNIT * state.c, 3 * UNIT * jnp.abs(state.Delta))
 
 
 def _step_by_step(slope, eta, d, now: Bounded, records, callback) -> tuple[Records, Bounded]:
     rows = []
     for at in pieces(partial(_advance_bounded, slope, eta, d), now, records, callback):
         c, Delta = at.state.c, at.state.Delta
-        rows.append([c, Delta, next_move(slope, eta, d, c, Delta)[0], at.error, at.error_Delta])
+        kept = (at.error + UNIT * jnp.abs(c), at.error_Delta + UNIT * jnp.abs(Delta))  # c and Delta without c_low, Delta_low
+        rows.append([c, Delta, next_move(slope, eta, d, c, Delta)[0], *kept])
         now = at
     finite = int(now.state.finite)
     stopped = np.asarray(-1 if finite == int(now.step) else finite + 1)

@@ -80,8 +80,12 @@ def tokens(X: Float[Array, "d n"], q: Float[Array, " d"]) -> Float[Array, "D N"]
 
 
 def layer_norm(Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
-    """Column-wise LN(Z)[:, i] = Z[:, i] / ||Z[:, i]||: no centring, no epsilon. Not defined for a zero column."""
-    return Z / jnp.sqrt(jnp.sum(Z * Z, axis=0, keepdims=True))
+    """Column-wise LN(Z)[:, i] = Z[:, i] / ||Z[:, i]||: no centring, no epsilon. Not defined for a zero column.
+
+    Valid for norms whose squares are normal numbers, 1e-154 to 1e154, in float32 1e-19 to 1e19; beyond it no finite number.
+    """
+    norm = jnp.sqrt(jnp.sum(Z * Z, axis=0, keepdims=True))
+    return Z / jnp.where(norm < jnp.inf, norm, jnp.nan)  # Z/inf = 0 would look like an output
 
 
 def attention(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
@@ -98,26 +102,6 @@ def layer(weights: Weights, Z: Float[Array, "D N"], normalise: bool = True) -> F
 def looped(
     weights: Weights, X: Float[Array, "d n"], q: Float[Array, " d"], L: int = 1, normalise: bool = True
 ) -> Float[Array, " d"]:
-    """The output f(X, q; P, Q) of the same layer applied L times: the last d rows of the last column."""
+    """The output f(X, q; P, Q) of the same layer applied L times: the last d rows of the last column; q itself for L = 0."""
     Z, _ = jax.lax.scan(lambda Z, _: (layer(weights, Z, normalise), None), tokens(X, q), length=L, unroll=min(L, UNROLL))
     return Z[X.shape[0] :, -1]
-
-
-def active_forward(
-    A: Float[Array, "d d"],
-    B: Float[Array, "d d"],
-    X: Float[Array, "d n"],
-    q: Float[Array, " d"],
-    L: int = 1,
-    normalise: bool = True,
-) -> Float[Array, " d"]:
-    """The same output where the inactive blocks are 0, without the transformer: L times q <- N(q + A S B q).
-
-    Source: arXiv 2606.00605, Lemma A.1, for general active blocks.
-    """
-
-    def step(q: Float[Array, " d"], _: None) -> tuple[Float[Array, " d"], None]:
-        q = q + A @ (X @ (X.T @ (B @ q)))
-        return q / jnp.linalg.norm(q) if normalise else q, None
-
-    return jax.lax.scan(step, q, length=L)[0]

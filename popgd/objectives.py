@@ -38,15 +38,15 @@ class OfLoops(Objective, Protocol):
 class SubspaceDistance:
     """Theorem 4.1: dist^2(f_L, V), the squared distance of the L-loop output to the principal subspace, any r.
 
-    The subspace is data: no gradient flows through the eigenvectors. Raises ValueError unless L >= 1.
+    The subspace is data: no gradient flows through the eigenvectors. Raises ValueError unless L is a whole number >= 1.
     """
 
     L: int
     layer_norm: bool = True
 
     def __post_init__(self) -> None:
-        if self.L < 1:
-            raise ValueError(f"L={self.L}: at least one loop is needed")
+        if self.L < 1 or int(self.L) != self.L:
+            raise ValueError(f"L={self.L}: at least one loop is needed, and a whole number of them")
 
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
         return self.of_output(model.looped(weights, sample.X, sample.q, self.L, self.layer_norm), sample)
@@ -61,7 +61,7 @@ class SubspaceDistance:
 class PowerIteration:
     """Theorems 4.2 and 4.3: ||f - y||^2 for one layer, y = S q / ||S q|| (normalised) or y = S q (unnormalised).
 
-    Raises ValueError for another target, or L < 1.
+    Raises ValueError for another target, or an L that is no whole number >= 1.
     """
 
     target: str = "normalised"
@@ -71,8 +71,8 @@ class PowerIteration:
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
             raise ValueError(f"target={self.target}: one of {', '.join(TARGETS)} was wanted")
-        if self.L < 1:
-            raise ValueError(f"L={self.L}: at least one loop is needed")
+        if self.L < 1 or int(self.L) != self.L:
+            raise ValueError(f"L={self.L}: at least one loop is needed, and a whole number of them")
 
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
         return self.of_output(model.looped(weights, sample.X, sample.q, self.L, self.layer_norm), sample)

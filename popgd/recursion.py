@@ -21,6 +21,7 @@ Slope = Callable[[Float[Array, "*batch"]], Float[Array, "*batch"]]
 Callback = Callable[[int, int], Any]
 
 LARGEST_STEP = 9 * 10**18  # int64
+EXTREME = 1e70  # the larger of |a0| and |b0| lies between 1/this and this, or float64 loses (a^2 + b^2)^2
 PIECE_SECONDS = (0.2, 0.6)  # a piece grows below the first and shrinks above the second
 
 
@@ -80,7 +81,7 @@ class Records(NamedTuple):
         t^{1/4} in 4.3.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
-            return self.Delta**2 / (8 * self.c**2)
+            return (self.Delta / self.c) ** 2 / 8
 
 
 def increments(h, c, Delta) -> tuple[Array, Array]:
@@ -108,20 +109,27 @@ def _weights_of(c: np.ndarray, Delta: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def log_grid(steps: int, per_decade: int) -> np.ndarray:
     """0, then the whole numbers nearest to 10^{j/per_decade}, increasing, up to and including `steps`."""
-    if not (1 <= steps <= LARGEST_STEP and per_decade >= 1):
-        raise ValueError(f"log_grid({steps}, {per_decade}): wanted 1 <= steps <= 9e18 and per_decade >= 1")
+    if not (1 <= steps <= LARGEST_STEP and per_decade >= 1 and steps == int(steps) and per_decade == int(per_decade)):
+        raise ValueError(f"log_grid({steps}, {per_decade}): wanted whole numbers, 1 <= steps <= 9e18 and per_decade >= 1")
+    steps, per_decade = int(steps), int(per_decade)
     exponents = (divmod(j, per_decade) for j in range(19 * per_decade))
     grid = {round(10**whole * 10 ** (part / per_decade)) for whole, part in exponents}
     return np.array(sorted({0, steps} | {step for step in grid if step <= steps}), dtype=np.int64)
 
 
 def start_state(start: tuple, batch: tuple[int, ...] = ()) -> State:
-    """State at step 0 from (a0, b0): c = a0 b0, Delta = (a0 - b0)(a0 + b0)."""
+    """State at step 0 from (a0, b0): c = a0 b0, Delta = (a0 - b0)(a0 + b0).
+
+    Raises ValueError unless both are 0 or the larger is between 1e-70 and 1e70 in size.
+    """
     if jnp.zeros(()).dtype != jnp.float64:
         raise ValueError('float32 is on, float64 is needed: call jax.config.update("jax_enable_x64", True)')
     a, b = (np.asarray(value, dtype=np.float64) for value in start)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError(f"start (a0, b0) = ({a}, {b}) is not finite: give finite numbers")
+    larger = np.maximum(np.abs(a), np.abs(b))
+    if not ((larger == 0) | ((larger >= 1 / EXTREME) & (larger <= EXTREME))).all():
+        raise ValueError(f"start (a0, b0) = ({a}, {b}): wanted the larger in size between 1e-70 and 1e70, or both 0")
     shape = np.broadcast_shapes(a.shape, b.shape, batch)
     values = (a * b, (a - b) * (a + b), np.zeros(()))
     c, Delta, zero = (jnp.asarray(np.broadcast_to(value, shape)) for value in values)
@@ -146,11 +154,12 @@ def recurse(
     work is cut in pieces of under a second, after each of which callback(step, last step) is called; they
     do not change a bit of the result.
 
-    Raises ValueError on records that do not increase, lie before the state or exceed 9e18.
+    Raises ValueError on records that do not increase, lie before the state or exceed 9e18, on eta <= 0, d < 1 and a start
+    that `start_state` refuses.
     Not to be trusted beyond about 1e10 steps, for want of time: see `trajectory`.
     Source: arXiv 2606.00605, proofs of Theorems 4.1-4.3; derived in the head of this file.
     """
-    eta = jnp.asarray(positive(eta))
+    eta, d = jnp.asarray(positive(eta)), dimension(d)
     state = start_state(start, eta.shape) if state is None else state
     records = checked_records(records, int(state.step))
     slope = as_pytree(slope)
@@ -221,6 +230,12 @@ def as_pytree(slope: Slope) -> Slope:
     return jax.tree_util.Partial(slope) if jax.tree_util.all_leaves([slope]) else slope
 
 
+def dimension(d) -> int:
+    if not (np.ndim(d) == 0 and np.isfinite(d) and d >= 1 and d == int(d)):
+        raise ValueError(f"dimension d = {d}: wanted a whole number of at least 1")
+    return int(d)
+
+
 def positive(eta) -> np.ndarray:
     eta = np.asarray(eta, dtype=np.float64)
     if not (np.isfinite(eta).all() and (eta > 0).all()):
@@ -254,6 +269,7 @@ def recurse_optax(
     momentum, adam, rmsprop, lion), not when it mixes entries (global-norm clipping, muon, lamb). Delta =
     (a-b)(a+b) loses digits where |Delta| << c.
     """
+    d = dimension(d)
     if state is None:
         start_state(start)
         weights = tuple(jnp.asarray(value, jnp.float64) for value in start)

@@ -8,13 +8,13 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from popgd.config import COMMANDS, TABLE, SettingError, help_text, nearest
+from popgd.config import SettingError, help_text
+from popgd.sweep import Lost, compose
 
 EXIT = {"SUPPORTED": 0, "REFUTED": 1, "INCONCLUSIVE": 3, "NOT APPLICABLE": 4}
 BAD_INPUT, INTERNAL = 2, 70
@@ -97,9 +97,10 @@ def _internal(path: Path) -> int:
 
 def _main(arguments: list[str]) -> int:
     if not arguments or {"--help", "-h"} & set(arguments):
-        from popgd.theory import FINDINGS, THEOREMS
+        from popgd.theory import FINDINGS, PAPERS, TITLE_OF_FINDINGS
 
-        print(help_text({name: theorem.title for name, theorem in (THEOREMS | FINDINGS).items()}))
+        groups = {**PAPERS, TITLE_OF_FINDINGS: tuple(FINDINGS.values())}
+        print(help_text({paper: {t.name: t.title for t in theorems} for paper, theorems in groups.items()}))
         return 0
     given = {word.partition("=")[0] for word in arguments}
     for name, command in (("resume", _resume), ("recheck", _recheck)):
@@ -111,74 +112,20 @@ def _main(arguments: list[str]) -> int:
             return command(Path(arguments[0].partition("=")[2]))
     sweep = bool({"-m", "--multirun"} & set(arguments))
     words = [word for word in arguments if word not in ("-m", "--multirun")]
-    overrides = [_override(word, sweep) for word in words]
-    codes: list[int] = []
-    _hydra(overrides, sweep, lambda settings: codes.append(_job(settings, sweep)))
+    try:
+        codes = compose(words, sweep, lambda settings: _job(settings, sweep))
+    except Lost as error:
+        return _say(str(error), INTERNAL)
     if sweep and _STOP.signal:
         return _say(f"{_STOP.word}; the same command goes on with the sweep", _STOP.code)
     return next(code for code in (_STOP.code, *WORST) if code in codes)
 
 
-def _override(word: str, sweep: bool) -> str:
-    """key=value with the value quoted for Hydra; in a sweep, commas outside brackets separate values."""
-    name, equals, value = word.partition("=")
-    if not equals:
-        raise SettingError(f"{word}: settings are key=value, as in theorem=4.1")
-    if name not in TABLE:
-        raise SettingError(f"unknown setting {name}{nearest(name, [*TABLE, *COMMANDS]) or '; --help lists all'}")
-    values = _split(value) if sweep else [value]
-    return f"{name}=" + ",".join("'" + v.replace("\\", "\\\\").replace("'", "\\'") + "'" for v in values)
-
-
-def _split(value: str) -> list[str]:
-    parts, depth = [""], 0
-    for letter in value:
-        depth += (letter in "[(") - (letter in "])")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
-
-
-def _hydra(overrides: list[str], sweep: bool, job: Any) -> None:
-    """Compose the settings with Hydra and hand each job's to `job`, in sequence."""
-    import hydra
-    from hydra.core.config_store import ConfigStore
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    tree: dict[str, Any] = {}
-    for name in TABLE:
-        group, _, leaf = name.rpartition(".")
-        (tree.setdefault(group, {}) if group else tree)[leaf] = None
-
-    def run(settings: Any) -> None:
-        plain = OmegaConf.to_container(settings)
-        job({name: _lookup(plain, name) for name in TABLE})
-
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    before, sys.argv = sys.argv, ["popgd", *overrides]
-    with tempfile.TemporaryDirectory() as scratch:  # a sweep leaves its multirun.yaml somewhere
-        quiet = {"run": {"dir": "."}, "sweep": {"dir": scratch, "subdir": "."}, "output_subdir": None,
-                 "mode": "MULTIRUN" if sweep else "RUN"}  # fmt: skip
-        ConfigStore.instance().store("popgd", {**tree, "hydra": quiet, "defaults": ["_self_", *_SILENT]})
-        try:
-            hydra.main(version_base=None, config_path=None, config_name="popgd")(run)()
-        except (HydraException, OmegaConfBaseException) as error:
-            raise SettingError(str(error).splitlines()[0]) from None
-        finally:
-            sys.argv = before
-
-
-_SILENT = [{"override hydra/hydra_logging": "none"}, {"override hydra/job_logging": "none"}]
-
-
-def _lookup(tree: Any, name: str) -> Any:
-    for part in name.split("."):
-        tree = tree[part]
-    return tree
+def job(values: dict[str, Any]) -> int:
+    """One job of a sweep, in a process that a launcher started for it: its exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _STOP.told)
+    return _job(values, sweep=True)
 
 
 def _job(values: dict[str, Any], sweep: bool) -> int:

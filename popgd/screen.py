@@ -42,13 +42,13 @@ def progress() -> Iterator[Report]:
         yield report
 
 
-def _console() -> Console:
+def make_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 150)
 
 
 def show(content: dict[str, Any], path: Path, stored: bool) -> None:
     """A judged run: its claims, and where it is."""
-    console = _console()
+    console = make_console()
     settings = content["settings"]
     shown = ", ".join(f"{k}={settings[k]}" for k in ("law", "d", "n", "spectrum", "L", "eta") if k in settings)
     table = Table(title=f"Theorem {content['theorem']}: {shown}")
@@ -57,7 +57,7 @@ def show(content: dict[str, Any], path: Path, stored: bool) -> None:
     for claim in content["claims"]:
         numbers = [_number(claim["predicted"], 10), _number(claim["measured"], 10)]
         numbers += [_number(claim[name], 2) for name in ("error", "allowance", "detectable", "resolution")]
-        table.add_row(claim["id"], *numbers, _coloured(claim["outcome"]))
+        table.add_row(claim["id"], *numbers, coloured(claim["outcome"]))
     if content["claims"]:
         console.print(table)
     for claim in content["claims"]:
@@ -70,7 +70,7 @@ def show(content: dict[str, Any], path: Path, stored: bool) -> None:
 
 def show_differences(found: Any, path: Path) -> None:
     """The outcome of a recheck: versions then and now, and what differs."""
-    console = _console()
+    console = make_console()
     console.print(f"then: {found.then}\nnow:  {found.now}", markup=False)
     table = Table("what", "then", "now", "difference", "errors and rounding", title=f"{path}, judged again")
     for row in found.differences:
@@ -89,6 +89,6 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
-def _coloured(outcome: str) -> str:
+def coloured(outcome: str) -> str:
     colour = {"SUPPORTED": "green", "REFUTED": "red"}.get(outcome, "yellow")
     return f"[{colour}]{outcome}[/{colour}]"

@@ -7,16 +7,21 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from popgd.config import SettingError
+from popgd.verdict import Claim, Outcome
 
 #: The number of the format of settings.json and report.json; it changes when a key changes its meaning or goes.
 FORMAT = 2
 REPORT, SETTINGS, TRAJECTORY, CHECKPOINT = "report.json", "settings.json", "trajectory.npz", "checkpoint.npz"
+#: What every report.json has, and every claim in it.
+_REPORT = {"theorem", "outcome", "reason", "settings", "environment", "claims", "quantities"}
+_CLAIM = {field.name for field in fields(Claim)}
 ERROR, LOCK, PART = "popgd-error.txt", ".lock", ".part"
 
 
@@ -45,7 +50,20 @@ def read(path: Path) -> dict[str, Any]:
         raise SettingError(
             f"{path} has format {found}, and this popgd reads format {FORMAT}: use the version that wrote it, or name another"
         )
+    if path.name == REPORT and not _whole(stored):
+        raise SettingError(f"{path} is damaged: name another directory, or delete it and go on with the run by resume=")
     return stored
+
+
+def _whole(report: dict[str, Any]) -> bool:
+    """Whether a report has all that is read from one."""
+    claims = report.get("claims")
+    return (
+        report.keys() >= _REPORT
+        and isinstance(claims, list)
+        and all(isinstance(claim, dict) and claim.keys() >= _CLAIM for claim in claims)
+        and report["outcome"] in {*Outcome}
+    )
 
 
 @contextlib.contextmanager

@@ -35,10 +35,10 @@ class Evidence:
     """What was measured for one claim, before anything is decided.
 
     measured, error, allowance and resolution are numbers, or arrays of one shape for a claim that holds entry by entry:
-    it is judged at its worst entry. error is a standard error if `statistical`, else a bound. sense says what is
-    claimed of the measured value: equal to the prediction, at least or at most that. skewness, of the mean, makes gaps
-    likelier than the normal law says; 0 where it does not matter. `excuse` is why nothing can be concluded here (outside
-    the asymptotic range, a descent that broke off), or empty.
+    it is judged at its worst entry, and INCONCLUSIVE without any. error is a standard error if `statistical`, else a bound.
+    sense says what is claimed of the measured value: equal to the prediction, at least or at most that. skewness, of the
+    mean, makes gaps likelier than the normal law says; 0 where it does not matter. `excuse` is why nothing can be concluded
+    here (outside the asymptotic range, a descent that broke off), or empty.
     """
 
     id: str
@@ -76,7 +76,10 @@ class Claim:
 
 
 def z_score(tail: float) -> float:
-    """The standard normal quantile that is exceeded with probability `tail`, accurate for tiny tails."""
+    """The standard normal quantile that is exceeded with probability `tail`, accurate for tiny tails.
+
+    Valid for 0 < tail < 1; ValueError otherwise.
+    """
     return -NormalDist().inv_cdf(tail)
 
 
@@ -88,8 +91,8 @@ def judge(evidence: Sequence[Evidence], false_alarm: float) -> list[Claim]:
 
 def _judge_one(e: Evidence, false_alarm: float) -> Claim:
     measured, error, allowance, resolution = (
-        np.atleast_1d(np.asarray(x, dtype=np.float64))
-        for x in np.broadcast_arrays(e.measured, e.error, e.allowance, e.resolution)
+        np.asarray(x, dtype=np.float64).ravel()
+        for x in np.broadcast_arrays(e.measured if np.size(e.measured) else np.nan, e.error, e.allowance, e.resolution)
     )
     gap = measured - e.predicted
     gap = {"equal": abs(gap), "at least": -gap, "at most": gap}[e.sense]
@@ -100,8 +103,8 @@ def _judge_one(e: Evidence, false_alarm: float) -> Claim:
         z = z + np.maximum(e.skewness, 0.0) * (2 * z * z + 1) / 6
     threshold = allowance + z * error
     detectable = threshold + power * error
-    finite = np.isfinite(gap) & np.isfinite(detectable)
-    blind = ~finite | (detectable > resolution)
+    finite = np.isfinite(gap) & np.isfinite(detectable) & (error >= 0)
+    blind = ~finite | ~(detectable <= resolution)  # a resolution that is NaN sees nothing
     refuted = ~blind & (gap > threshold)
     # The entry shown: the one furthest over its threshold if one that can see is over it, else a blind one, else the closest.
     excess = np.where(blind, -np.inf if refuted.any() else np.inf, gap - threshold)
@@ -136,9 +139,13 @@ def not_applicable(claim: Claim, reason: str) -> Claim:
 
 
 def overall(outcomes: Sequence[Outcome], applicable: bool) -> Outcome:
-    """REFUTED if any claim is, else INCONCLUSIVE if any is, else NOT APPLICABLE if the theorem is not, else SUPPORTED."""
+    """REFUTED if any claim is, else INCONCLUSIVE if any is, else NOT APPLICABLE if the theorem is not, else SUPPORTED.
+
+    INCONCLUSIVE without any claim.
+    """
     for outcome in (Outcome.REFUTED, Outcome.INCONCLUSIVE):
         if outcome in outcomes:
             return outcome
-    supported = applicable and Outcome.NOT_APPLICABLE not in outcomes
-    return Outcome.SUPPORTED if supported else Outcome.NOT_APPLICABLE
+    if not applicable or Outcome.NOT_APPLICABLE in outcomes:
+        return Outcome.NOT_APPLICABLE
+    return Outcome.SUPPORTED if outcomes else Outcome.INCONCLUSIVE

@@ -16,7 +16,7 @@ class Weights(NamedTuple):
 
 @runtime_checkable
 class Manifold(Protocol):
-    """A plane of weights that population gradient descent does not leave. A hashable object.
+    """A plane of weights that population gradient descent does not leave, or that training is kept to. A hashable object.
 
     `coordinates` is linear and `embed` affine, with coordinates(embed(x) - embed(0)) = x, and embed(coordinates(w)) is the
     point of the plane next to w. So a step takes eta coordinates(gradient) off the coordinates.

@@ -114,7 +114,7 @@ def isotropic_loss(n: int, d: int, L: int, a: Fraction | float) -> float:
 
 
 @lru_cache(maxsize=256)
-def _minimiser(n: int, d: int, L: int) -> Fraction:
+def minimiser(n: int, d: int, L: int) -> Fraction:
     """a* with an error below 2^-127/(n d).
 
     Bisection, as l(aI) is convex, on (0, 1). The end is right: for Z = S - I integration by parts turns every
@@ -142,7 +142,7 @@ def a_star(n: int, d: int, L: int) -> float:
     Source: arXiv 2410.08292, Theorem 3.2; derived.
     """
     n, d, L = whole(n=n, d=d, L=L)
-    return rounded(_minimiser(n, d, L), f"a* at n = {n}, d = {d}, L = {L}")
+    return rounded(minimiser(n, d, L), f"a* at n = {n}, d = {d}, L = {L}")
 
 
 def least_loss(n: int, d: int, L: int) -> float:
@@ -151,7 +151,7 @@ def least_loss(n: int, d: int, L: int) -> float:
     Source: derived.
     """
     n, d, L = whole(n=n, d=d, L=L)
-    return rounded(_on_the_line(n, d, L, _minimiser(n, d, L)), f"the least loss at n = {n}, d = {d}, L = {L}")
+    return rounded(_on_the_line(n, d, L, minimiser(n, d, L)), f"the least loss at n = {n}, d = {d}, L = {L}")
 
 
 def unlooped(n: int, d: int, L: int) -> float:

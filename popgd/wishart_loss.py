@@ -10,7 +10,6 @@ Source: arXiv 2410.08292, sections 2 and 3; every formula is derived.
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
 from math import comb, prod
@@ -23,67 +22,24 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from popgd.wishart import a_star, rational, rounded, whole
+from popgd.wishart_words import Terms, mean_of_words, reverse
 
 LARGEST_L = 6  # 1 s for L = 5, 15 s and 300 MB for L = 6, fifteen times that for each further loop
 SYMMETRIC = 1e-9  # relative: the rounding of a million steps of descent stays below
 UNIT = sys.float_info.epsilon / 2
-
-Word = tuple[int, ...]  # (g_1, ..., g_m) is tr(W A^g_1 W A^g_2 ... W A^g_m)
-Terms = Counter[tuple[int, tuple[int, ...]]]  # {(e, (k_1, ..., k_r)): factor of n^e p_k_1 ... p_k_r}
-
-
-@cache
-def _canonical(word: Word) -> Word:
-    """One of all the words of the same trace: it may start anywhere, and tr M = tr M^T."""
-    return min(turn[i:] + turn[:i] for turn in (word, word[::-1]) for i in range(len(word)))
-
-
-def _by_parts(word: Word, others: tuple[Word, ...]) -> Iterator[tuple[int, tuple[int, ...], tuple[Word, ...]]]:
-    """E[tr(word) prod tr(others)] = sum n^e p E[prod tr(words)]: each (e, (k,) for p = p_k or () for p = 1, words).
-
-    The first W_ab = sum_k X_ak X_bk of the word gives up X_ak for a derivative of all the rest: of X_bk, which is n 1_ab,
-    and of each other W_ce, sum_k X_bk dW_ce/dX_ak = 1_ac W_be + 1_ae W_bc. In the same trace 1_ac turns a piece of the word
-    around and 1_ae cuts it off; another trace is joined to the word in either direction.
-    """
-    *start, last = word
-    yield (1, (), (*others, (*start[1:], last + start[0]))) if start else (1, (last,), others)
-    for j in range(1, len(word)):
-        piece, middle, end = start[:j], start[j - 1], start[j:]
-        yield 0, (), (*others, (*piece[:-1], middle + last, *end[::-1]))
-        yield (0, (), (*others, tuple(piece), (*end[1:], last + end[0]))) if end else (0, (last,), (*others, tuple(piece)))
-    for i, other in enumerate(others):
-        rest = others[:i] + others[i + 1 :]
-        for r in range(len(other)):
-            turn = other[r:] + other[:r]
-            yield 0, (), (*rest, (*turn[:-1], turn[-1] + last, *start[::-1]))
-            yield 0, (), (*rest, (*start, last + turn[0], *turn[1:]))
 
 
 @cache
 def _in_power_sums(L: int) -> Terms:
     """E ||(I - S A)^L||_F^2 = sum_ij C(L,i) C(L,j) (-n)^{-i-j} E tr (WA)^i (AW)^j in n and p_k, p_0 = d."""
 
-    @cache
-    def mean(words: tuple[Word, ...]) -> Terms:
-        if not words:
-            return Counter({(0, ()): 1})
-        # The longest word first and the shortest taken away first: the fewest different products of traces on the way.
-        states = Counter(
-            (e, parts, tuple(sorted(map(_canonical, new), key=lambda word: (-len(word), word))))
-            for e, parts, new in _by_parts(words[-1], words[:-1])
-        )
-        total: Terms = Counter()
-        for (e, parts, new), times in states.items():
-            for (f, more), factor in mean(new).items():
-                total[e + f, tuple(sorted(parts + more))] += times * factor
-        return total
-
+    mean = mean_of_words(reverse)
     total: Terms = Counter({(0, (0,)): 1})
     for i in range(1, L + 1):
         for j in range(i + 1):  # (j, i) is the transpose of (i, j)
             word = (1,) * (i - 1) + (2,) + (1,) * (j - 1) + (0,) if j else (1,) * i
             times = (-1) ** (i + j) * comb(L, i) * comb(L, j) * (1 if i == j else 2)
-            for (e, parts), factor in mean((_canonical(word),)).items():
+            for (e, parts), factor in mean((word,)).items():
                 total[e - i - j, parts] += times * factor
     return total
 
@@ -236,9 +192,10 @@ def loss_with_covariance(polynomial: Polynomial, A: Float[Array, "d d"], root: F
 def loss_infinite(mu: Float[Array, " d"], L: int) -> Float[Array, ""]:
     """The loss for n = infinity, where S = I, at an A with eigenvalues mu: sum_i (1 - mu_i)^{2L}.
 
-    It goes to 0 in L if and only if all mu are in (0, 2).
+    It goes to 0 in L if and only if all mu are in (0, 2). Raises ValueError for L < 1.
     Source: derived.
     """
+    [L] = whole(L=L)
     return jnp.sum((1 - mu) ** (2 * L))
 
 

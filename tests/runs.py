@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from mutation import OWN, SIZES
+from mutation import OWN, SIZES, sizes
 
 from popgd import check
 
@@ -12,7 +12,7 @@ HASTY = {**SIZES, "samples": 64, "sampled_steps": 4, "batch": 8}
 
 @cache
 def report(theorem):
-    return check(theorem, **SIZES, **OWN.get(theorem, {}))
+    return check(theorem, **sizes(theorem))
 
 
 def hasty(theorem, **changes):

@@ -10,9 +10,10 @@ from mutants_sampled import SAMPLED
 from mutation import YIELDS, refuted
 from runs import report, study
 
-from popgd.theory import THEOREMS
+from popgd.theory import power_method
 from popgd.verdict import Outcome
 
+NAMES = [theorem.name for theorem in power_method.THEOREMS]
 #: Those that empty the compiler's caches last.
 MUTANTS = sorted(SAMPLED + EXACT, key=lambda mutant: mutant.compiled)
 
@@ -20,7 +21,7 @@ MUTANTS = sorted(SAMPLED + EXACT, key=lambda mutant: mutant.compiled)
 @pytest.fixture(scope="module", autouse=True)
 def unbroken():
     """The shared measurements, made before anything is broken."""
-    for theorem in THEOREMS:
+    for theorem in NAMES:
         report(theorem)
 
 
@@ -37,14 +38,14 @@ def test_mutant(mutant):
 
 
 def test_the_unbroken_package_is_not_refuted():
-    for theorem in THEOREMS:
+    for theorem in NAMES:
         assert not [c.id for c in report(theorem).claims if c.outcome is Outcome.REFUTED]
 
 
 def test_every_claim_has_a_mutant_in_the_default_suite():
-    claims = {claim.id.split("@")[0] for theorem in THEOREMS for claim in report(theorem).claims}
+    claims = {claim.id.split("@")[0] for theorem in NAMES for claim in report(theorem).claims}
     killed = {claim for mutant in MUTANTS if not (mutant.survives or mutant.slow) for claim in mutant.claims}
-    assert claims == set(YIELDS)
+    assert claims <= set(YIELDS)
     assert claims <= killed, f"no mutant refutes {claims - killed}"
 
 

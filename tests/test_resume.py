@@ -11,9 +11,11 @@ from pathlib import Path
 import fresh
 import jax
 import jax.numpy as jnp
+import kills
 import numpy as np
 import optax
 import pytest
+from kills import contents
 
 from popgd import checkpoint, descent, model, run, store
 from popgd.checkpoint import Checkpoint
@@ -36,10 +38,6 @@ def processes():
     server = fresh.Fresh(jax.config.jax_compilation_cache_dir)
     yield server
     server.close()
-
-
-def contents(path):
-    return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
 def at(place, count, *signals):
@@ -78,19 +76,10 @@ def test_broken_off_in_every_way_it_ends_bit_for_bit_as_if_never_broken(tmp_path
 
 @pytest.mark.slow
 def test_killed_fifty_times(tmp_path, processes):
-    """At random moments of a somewhat longer run."""
-    draw = random.Random(0)
-    arguments = [*fresh.LIGHT, "sampled_steps=200"]
-    unbroken = processes.run(*arguments, "out=unbroken", cwd=tmp_path)
-    killed = 0
-    for _ in range(50):
-        moment = at(draw.choice(("fsync", "rename", "renamed", "step")), draw.randint(1, 4))
-        how = moment if draw.random() < 0.7 else {"kill_after": draw.uniform(0, 5)}
-        killed += processes.run(*arguments, "out=run", cwd=tmp_path, **how).code == -9
-    last = processes.run(*arguments, "out=run", cwd=tmp_path)
-    assert last.code == unbroken.code, last.error
-    assert contents(tmp_path / "run") == contents(tmp_path / "unbroken")
-    print(f"{killed} kills before the run was finished, {last.steps} of {unbroken.steps} steps left")
+    """At random moments of a somewhat longer run, over and over."""
+    found = kills.kill(processes, tmp_path, kills.KILLS, seed=random.randrange(2**32))
+    assert found["kills"] == kills.KILLS and found["identical"] == found["runs finished"] > 0
+    assert set(kills.WHILE_WRITING.values()) <= set(found["at"])
 
 
 class Kept(Memory):
@@ -178,6 +167,9 @@ def test_stored_runs_that_are_none_are_refused(empty, capsys, command):
     report = json.loads((empty / store.REPORT).read_text())
     (empty / store.REPORT).write_text(json.dumps({**report, "format": 7}))
     refused(capsys, [f"{command}=run"], "format 7", f"format {store.FORMAT}")
+    for broken in ({"outcome": "MAYBE"}, {"claims": None}, {"claims": [{"id": "x"}]}):
+        (empty / store.REPORT).write_text(json.dumps({**report, **broken}))
+        refused(capsys, [f"{command}=run"], "report.json is damaged")
 
 
 @pytest.mark.parametrize(

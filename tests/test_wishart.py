@@ -94,7 +94,7 @@ def test_minimum_against_mpmath(n, L):
         least = d * sum(comb(2 * L, j) * (-a) ** j * x for j, x in enumerate(m))
         assert w.a_star(n, d, L) == float(a) < 1
         assert abs(w.least_loss(n, d, L) / float(least) - 1) < SAME
-        exact = w._minimiser(n, d, L)
+        exact = w.minimiser(n, d, L)
         assert abs((1 - mpmath.mpf(exact.numerator) / exact.denominator) / (1 - a) - 1) < 1e-30
 
 
@@ -111,7 +111,7 @@ def test_limits_of_large_n(d):
         for L, limit in enumerate(limits, 1):
             assert abs(w.least_loss(n, d, L) * float(n) ** L / limit - 1) < tolerance
         for L, kappa in ((1, d + 1), (2, (3 * d**2 + 8 * d + 9) / (3 * (d + 1)))):
-            assert abs(float(1 - w._minimiser(n, d, L)) * n / kappa - 1) < tolerance
+            assert abs(float(1 - w.minimiser(n, d, L)) * n / kappa - 1) < tolerance
     assert abs(1e7 * (1 - w.a_star(10**7, d, 2)) / kappa - 1) < LIMIT * (1 + d**2 / 10)
 
 

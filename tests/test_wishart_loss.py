@@ -12,6 +12,7 @@ from scipy.integrate import solve_ivp
 
 from popgd import wishart as line
 from popgd import wishart_loss as w
+from popgd import wishart_words as words
 
 pytestmark = pytest.mark.slow  # half a minute of compiling; the exact arithmetic beneath is in test_wishart.py
 
@@ -68,13 +69,13 @@ def test_polynomial_against_quadrature(d, n, L):
 @pytest.mark.parametrize("dropped", [0, 1, 2, 5])
 def test_a_term_less_in_the_recursion_is_seen(monkeypatch, dropped):
     """Twin of the test before: the words of three W and more lose one term."""
-    whole = w._by_parts
+    whole = words._by_parts
 
-    def mutant(word, others):
-        terms = list(whole(word, others))
+    def mutant(word, others, turned):
+        terms = list(whole(word, others, turned))
         return terms if len(terms) < 6 else terms[:dropped] + terms[dropped + 1 :]
 
-    monkeypatch.setattr(w, "_by_parts", mutant)
+    monkeypatch.setattr(words, "_by_parts", mutant)
     w._in_power_sums.cache_clear()
     A = symmetric(2)
     got = exact_loss(3, 2, A)

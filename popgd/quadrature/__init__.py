@@ -10,7 +10,11 @@ Laplace parameter e^s/2,
     (x+n-1).
 
 `cond` (static) is the largest condition number for which the number of nodes is laid out; beyond it the
-value loses accuracy and the bound says so.
+value loses accuracy and the bound says so: for `layer_*` it is infinite.
+
+Valid for eigenvalues between 1e-70 and 1e70 (`Spectrum.of` refuses others), cond <= 1e12, 1 <= L <= 50, d to 1000
+(tested; more cost nodes and time) and c from 0 to 1e90; `looped_*` also for -1/lam_1 < c < 0. Outside of these ranges, and
+at c = NaN, the value is NaN or the bound infinite or NaN.
 """
 
 from popgd.quadrature.layer import layer_C1, layer_correction, layer_loss, layer_slope

@@ -1,6 +1,6 @@
 """Moments of ||Sq|| and Theorem 4.2, one layer without layer normalisation."""
 
-from math import log, pi, sqrt
+from math import ceil, log, pi, sqrt
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from popgd.quadrature.layer import layer_loss
 from popgd.quadrature.spectrum import COND, Spectrum
-from popgd.quadrature.trapezoid import UNIT, Bounded, from_value, integral, logistic, node_count
+from popgd.quadrature.trapezoid import REACH, UNIT, Bounded, from_value, integral, logistic, node_count
 
 
 def _first_degree(spec: Spectrum, power: float, weights, log_scale, cond: float) -> Bounded:
@@ -105,7 +105,8 @@ def _norm_deficit(spec: Spectrum, g, mean_square, cond: float) -> Bounded:
         k / 2.0,
         b,
         amplitude,
-        nodes=node_count(1.5, (lam.size + 1) / 2.0, 2.0 * log(cond)),
+        # Off the axis the majorant grows like cond^2 over the integrand: so many more nodes per unit
+        nodes=ceil(node_count(1.5, (lam.size + 1) / 2.0, 2.0 * log(cond)) * (1.0 + 2.0 * log(cond) / REACH)),
         left=1.5,
         degree=0,
         log_scale=-jnp.log(2.0 * sqrt(pi) * gamma_ratio(d / 2.0)),

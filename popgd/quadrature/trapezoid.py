@@ -145,11 +145,11 @@ def integral(
 def finish(total, error, log_scale) -> Bounded:
     """total e^{log_scale} with error e^{log_scale}; TINY is added because the bound itself may underflow."""
     log = jnp.log(jnp.abs(total)) + log_scale
-    held = log > jnp.log(TINY)
+    held = ~(log <= jnp.log(TINY))  # a NaN stays one
     value = jnp.where(held, jnp.sign(total) * jnp.exp(jnp.where(held, log, 0.0)), 0.0)
     extra = UNIT * (4.0 + 2.0 * jnp.abs(log))
     log_bound = lax.stop_gradient(error / jnp.abs(total) + extra)
-    bound = jnp.exp(jnp.log(error) + log_scale) + extra * jnp.abs(value)
+    bound = jnp.exp(jnp.log(error) + log_scale) + jnp.where(held, extra * jnp.abs(value), 0.0)
     return Bounded(value, lax.stop_gradient(bound + TINY), log, log_bound)
 
 

@@ -1,11 +1,14 @@
-"""The theorems that popgd judges: one file per paper, one line here."""
+"""The theorems that popgd judges: one file or folder per paper, one line here."""
 
-from popgd.theory import power_method, stability
+from popgd.theory import gatmiry, power_method, stability
 from popgd.theory.base import Setting, Study, Theorem
 
-THEOREMS: dict[str, Theorem] = {t.name: t for t in (*power_method.THEOREMS,)}
+#: The theorems of each paper.
+PAPERS: dict[str, tuple[Theorem, ...]] = {paper.TITLE: paper.THEOREMS for paper in (power_method, gatmiry)}
+THEOREMS: dict[str, Theorem] = {theorem.name: theorem for theorems in PAPERS.values() for theorem in theorems}
 
 #: What popgd found itself beside those theorems, judged in the same way.
 FINDINGS: dict[str, Theorem] = {t.name: t for t in (*stability.FINDINGS,)}
+TITLE_OF_FINDINGS = f"popgd's own, beside those of {power_method.PAPER}"
 
-__all__ = ["FINDINGS", "THEOREMS", "Setting", "Study", "Theorem"]
+__all__ = ["FINDINGS", "PAPERS", "THEOREMS", "TITLE_OF_FINDINGS", "Setting", "Study", "Theorem"]

@@ -23,6 +23,7 @@ from popgd.theory.unit_columns import LAW, make_law
 from popgd.verdict import Evidence
 
 PAPER = "arXiv 2606.00605"
+TITLE = f"{PAPER}, Looped Transformers with Layer Normalization Provably Learn the Power Method"
 
 
 def natural_step(law: UnitColumns, L: int) -> float:

@@ -430,7 +430,7 @@ def _finding(number: str, title: str, statement: str, defaults: dict[str, Any], 
 FINDINGS = (
     _finding(
         "4.1",
-        "beside Theorem 4.1, one layer (popgd's own): descent leaves the manifold, the output collapses",
+        "beside Theorem 4.1, one layer: descent leaves the manifold, the output collapses",
         "Started beside the manifold, descent on dist^2(f, V) leaves it: p22 - r22 and p11 grow, the loss falls below l_inf, and "
         "f shrinks towards 0.",
         {"steps": 10**5, "sampled_steps": 2000},
@@ -439,7 +439,7 @@ FINDINGS = (
     ),
     _finding(
         "4.2",
-        "beside Theorem 4.2 (popgd's own): the layer without LN learns the unnormalised power iteration exactly",
+        "beside Theorem 4.2: the layer without LN learns the unnormalised power iteration exactly",
         "Started beside the manifold, descent leaves c = c*: p22 - r22 grows, and the layer learns the best fit of y by q and "
         "S q, which for y = S q is exact.",
         {"steps": 10**5},
@@ -449,7 +449,7 @@ FINDINGS = (
     ),
     _finding(
         "4.3",
-        "beside Theorem 4.3 (popgd's own): an exact power step at finite weights",
+        "beside Theorem 4.3: an exact power step at finite weights",
         "Started beside the manifold, p22 - r22 grows like exp(const t^(1/3)), and the layer reaches the power step at finite c.",
         {"steps": 10**5, "size": 0.3},
         lambda setting, target: PowerIteration("normalised"),

@@ -21,6 +21,8 @@ from popgd.weights import Weights
 WIDER = 16
 #: The raw descents take this many times larger batches, and this many times fewer steps, than the projected one.
 RAW_BATCH, RAW_SHORTER = 4, 16
+#: Samples that show what float32 does to a gradient.
+ROUNDED = 1024
 
 
 def start_of(setting: Setting) -> tuple[float, float]:
@@ -35,11 +37,13 @@ def path_of(run: descent.Trajectory) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 class Point(NamedTuple):
-    """A Monte Carlo population gradient at an exact point (a, b) of the manifold."""
+    """A Monte Carlo population gradient at an exact point (a, b) of the manifold, and what float32 may have done to its
+    coordinates."""
 
     a: float
     b: float
     estimate: gradient.Estimate
+    rounding: Any = (0.0, 0.0)
 
     @property
     def c(self) -> float:
@@ -172,8 +176,12 @@ def population_gradients(
         measure = partial(
             gradient.population_gradient, objective, weights, law, setting.key(1, number), setting.samples, model.Active(law.d)
         )
-        mean, stderr = memory.part(f"point {number}").once(lambda measure=measure: measure()[:2], (blank, blank))
-        yield Point(float(a[i]), float(b[i]), gradient.Estimate(mean, stderr, setting.samples))
+        few = partial(
+            gradient.rounding, objective, weights, law, setting.key(6, number), min(setting.samples, ROUNDED), model.Active(law.d)
+        )
+        found = memory.part(f"point {number}").once(lambda measure=measure, few=few: (*measure()[:2], few()), (blank, blank, 0))
+        mean, stderr, rounding = found
+        yield Point(float(a[i]), float(b[i]), gradient.Estimate(mean, stderr, setting.samples), rounding)
 
 
 def sampled(setting: Setting, objective: OfLoops, exact: Exact, progress: Progress, memory: Memory = FORGETFUL) -> Study:

@@ -34,6 +34,8 @@ def _made(values: Mapping[str, Any]) -> UnitColumns:
         clash = [name for name in ("d", "n", "spectrum") if values[name] is not None]
         if clash:
             raise SettingError(f"{clash[0]} was given beside a law object, which has its own: leave it out")
+        if not isinstance(law, UnitColumns):
+            raise SettingError(f"law={type(law).__name__}: a law of unit columns was wanted, UniformSphere or Rotated")
         return law
     if law == "uniform" and spectrum is not None:
         raise SettingError("law=uniform has a random spectrum: leave out spectrum, or use law=rotated")

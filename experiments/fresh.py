@@ -1,4 +1,4 @@
-"""Fresh processes for the command line, forked from one that has imported everything: `Fresh.run` in a test.
+"""Fresh processes for the command line, forked from one that has imported everything: `Fresh.run`.
 
 This file is also that process: it takes requests, one a line, and answers with exit code (less the signal's number if one
 ended the child), output and the number of Monte Carlo steps. A fault happens at its `count`-th `place`: "fsync" (of a file

@@ -1,0 +1,126 @@
+"""What the theorems of this paper share: their law, step size, checks of settings, study and reported numbers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from popgd import wishart
+from popgd.config import SettingError
+from popgd.data import Hypothesis
+from popgd.in_context import InContext, SquaredError
+from popgd.theory.base import Setting, fits
+
+PAPER = "arXiv 2410.08292"
+#: The covariance where nothing is given: d = 5, condition number 4.
+COVARIANCE = (2.0, 1.5, 1.0, 0.75, 0.5)
+#: The settings that make the law.
+LAW = ("d", "n", "covariance")
+#: n at which "n = infinity" is evaluated.
+INFINITE = 10**14
+#: Matrices of A's size that an exact study keeps.
+MATRICES = 2**14
+#: Exact descents take at most this many steps; they stop as soon as nothing moves any more.
+LONGEST = 10**6
+#: Numbers in one sampled X at most: Monte Carlo takes fewer examples than the statement where there would be more.
+SAMPLED_ENTRIES = 2**13
+#: Measured with float64: a relative error of a few units of rounding.
+UNIT = float(np.finfo(np.float64).eps)
+
+
+def make_law(values: Mapping[str, Any]) -> InContext:
+    """The law that d, n and covariance (eigenvalues or matrix of Sigma) describe; an `InContext` in `law` is taken as it is.
+
+    Raises SettingError for a covariance that is not one, or has not d rows, or what does not fit into memory.
+    """
+    law, d, n, covariance = (values[name] for name in ("law", *LAW))
+    if law is not None:
+        clash = [name for name in LAW if name != "n" and values[name] is not None]
+        if clash or not isinstance(law, InContext):
+            raise SettingError(
+                f"law={type(law).__name__}: an InContext object was wanted, and no {clash[0] if clash else 'other'}"
+            )
+        return law
+    if d is None:
+        covariance = COVARIANCE if covariance is None else covariance
+        d = len(covariance)
+    fits(f"d={d}", MATRICES * 8 * d * d)
+    try:
+        return InContext.gaussian(d, n, covariance)
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+
+
+def step_size(law: InContext, L: int) -> float:
+    """Half of 1/h, h = 2L(2L-1) m_2 lambda_max(Sigma)^2 the curvature of the loss at A = 0 along the identity."""
+    m_2 = float(wishart.moments(law.n, law.d, 2)[2])
+    return 0.5 / (2 * L * (2 * L - 1) * m_2 * float(np.linalg.eigvalsh(law.Sigma)[-1]) ** 2)
+
+
+def objective(largest: int, what: str) -> Callable[[Setting, str], SquaredError]:
+    """The function that makes the objective of a setting with at most `largest` loops.
+
+    It raises SettingError for more, and where the loss is outside the range of float64: then it says so.
+    """
+
+    def make(setting: Setting, target: str) -> SquaredError:
+        law, L = setting.law, setting.L
+        if setting.steps > LONGEST:
+            raise SettingError(f"steps={setting.steps}: every step is taken, so at most {LONGEST:,} were wanted; take fewer")
+        if largest < L:
+            raise SettingError(f"L={L}: {what} is exact for at most {largest} loops (time and memory); take L <= {largest}")
+        try:
+            wishart.least_loss(law.n, law.d, L)
+        except ValueError as error:
+            raise SettingError(f"L={L}, n={law.n}, d={law.d}: {error}") from None
+        return SquaredError(L)
+
+    return make
+
+
+def hypotheses(setting: Setting) -> list[Hypothesis]:
+    """The data law of Section 2 and plain gradient descent."""
+    reason = f"the optimiser is {setting.optimiser}, not plain sgd"
+    return [*setting.law.hypotheses(), Hypothesis("gradient descent", setting.optimiser == "sgd", reason)]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was measured, as named arrays, and how to draw it."""
+
+    setting: Setting
+    objective: SquaredError
+    values: dict[str, np.ndarray]
+    draw: Callable[["Study", str], dict[str, Figure]]
+
+    @property
+    def law(self) -> InContext:
+        return self.setting.law
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """(n, d, L), in the order that `wishart` takes them."""
+        return self.law.n, self.law.d, self.setting.L
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return self.values
+
+    def figures(self, title: str) -> dict[str, Figure]:
+        return self.draw(self, title)
+
+
+def sampled_law(law: InContext) -> InContext:
+    """The law with few enough examples to be sampled; the exact engine takes as many when the two are compared."""
+    return law.with_examples(max(1, min(law.n, SAMPLED_ENTRIES // law.d)))
+
+
+def quantities(study: Study) -> dict[str, tuple[float, float]]:
+    """a*, the least loss and the Hessian at a* I: rational numbers, rounded once."""
+    n, d, L = study.sizes
+    a = wishart.minimiser(n, d, L)
+    found = {"a_star": wishart.a_star(n, d, L), "loss_min": wishart.least_loss(n, d, L)}
+    if d > 1:
+        found |= wishart.hessian(n, d, L, a)._asdict()
+    return {name: (value, abs(value) * UNIT) for name, value in found.items()}

@@ -1,0 +1,262 @@
+"""Gradient descent in context: verdicts, reference values, mutants, bad input. Small runs, shared; the longest are slow."""
+
+import dataclasses
+import json
+from functools import cache
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import your_own_theorem
+from mutants_looped import LOOPED, STANDING, values
+from mutation import YIELDS, refuted, sizes
+from runs import report, study
+
+from popgd import THEOREMS, UniformSphere, check
+from popgd.in_context import InContext
+from popgd.memory import FORGETFUL
+from popgd.report import resolve, restore
+from popgd.run import main
+from popgd.theory import gatmiry
+from popgd.theory.gatmiry import descents, flow, minimiser
+from popgd.theory.gatmiry.common import Study
+from popgd.verdict import Outcome, judge
+from popgd.wishart_loss import flow_loss_infinite
+
+NAMES = [theorem.name for theorem in gatmiry.THEOREMS]
+FLOWS = ("gatmiry.flow", "gatmiry.flow-transcribed")
+#: Those whose measurement takes long, and what stands for it in the default suite: diffrax compiles slowly, and there are
+#: many Monte Carlo descents.
+LONG = ("gatmiry.minimiser", *FLOWS)
+#: Exact numbers of section 4 are known to the last digit.
+LAST_DIGIT = 1e-15
+
+
+def listed(names):
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in names]
+
+
+def outcomes(found):
+    return {claim.id: claim.outcome for claim in found.claims}
+
+
+@pytest.mark.parametrize("name", listed(NAMES))
+def test_verdicts(name):
+    """All that is derived is supported, and of the transcribed statements all but four."""
+    found = report(name)
+    wrong = {claim.id for claim in found.claims if claim.outcome is not Outcome.SUPPORTED}
+    assert wrong == STANDING & set(outcomes(found)), [(claim.id, claim.reason) for claim in found.claims if claim.id in wrong]
+    assert all(claim.outcome is Outcome.REFUTED for claim in found.claims if claim.id in wrong)
+    assert found.outcome is (Outcome.REFUTED if wrong else Outcome.SUPPORTED)
+    json.dumps(found.to_json(), allow_nan=False)
+    assert all(np.isfinite(value) and error >= 0 for value, error in found.quantities.values())
+    assert {"a_star", "loss_min", "h_tr", "h_sym", "h_asym"} <= set(found.quantities)
+
+
+@pytest.mark.parametrize(
+    "mutant", [pytest.param(m, id=f"{m.theorem}: {m.name}", marks=[pytest.mark.slow] if m.slow else []) for m in LOOPED]
+)
+def test_mutant(mutant):
+    quick = {"gatmiry.minimiser": descended, "gatmiry.flow": solved}
+    whole = quick[mutant.theorem]() if mutant.theorem in quick and not mutant.slow else study(mutant.theorem)
+    found = refuted(mutant, whole)
+    assert bool(set(mutant.claims) & found) != bool(mutant.survives) and (mutant.survives or set(mutant.claims) <= found)
+
+
+def test_every_claim_has_a_mutant_in_the_default_suite():
+    claims = {claim.id for name in NAMES if name not in LONG for claim in report(name).claims}
+    claims |= {e.id for function in gatmiry.THEOREMS[0].claims for e in function(descended())}
+    claims |= {"flow-loss", "time-to-xi", "time-to-xi-transcribed"}
+    killed = {claim for mutant in LOOPED if not (mutant.survives or mutant.slow) for claim in mutant.claims}
+    assert claims <= set(YIELDS)
+    assert claims == killed | STANDING
+
+
+@cache
+def descended():
+    """The study of gatmiry.minimiser with Monte Carlo left out: in its place the exact numbers, with errors."""
+    setting = resolve({"theorem": "gatmiry.minimiser", **sizes("gatmiry.minimiser")})
+    objective = gatmiry.THEOREMS[0].objective(setting, "")
+    ends = np.broadcast_to([0.3, 0.4], (2, descents.REPLICAS, 2)) + 1e-4 * np.random.default_rng(0).normal(size=(2, 16, 2))
+    sampled = descents.Sampled(
+        np.tile([1.0, 0.01, 1.0], (3, 1)),
+        np.multiply.outer(np.ones(3), np.multiply.outer([1.0, 0.01, 1.0], np.ones((2, 2)))),
+        np.zeros(3),
+        *descents.samplewise(setting, objective, setting.law),
+        ends,
+        np.array([0.3, 0.4]),
+    )
+    exact = descents.descend(setting, setting.law, lambda *_: None)
+    parts = {"exact": exact._asdict(), "sampled": sampled._asdict()}
+    arrays = {f"{part}/{name}": np.asarray(x) for part, found in parts.items() for name, x in found.items()}
+    return Study(setting, objective, arrays, lambda study, title: {})
+
+
+def test_exact_claims_about_the_minimiser():
+    """Two routes to what needs no sampling: the rest of `test_verdicts` for gatmiry.minimiser, which is slow."""
+    found = judge([e for function in gatmiry.THEOREMS[0].claims for e in function(descended())], 1e-6)
+    assert {c.id: c.reason for c in found if c.outcome is not Outcome.SUPPORTED} == {}
+
+
+# --- transcribed statements: refuted for a reason
+
+
+def solved(exponent=None):
+    """The flow of gatmiry.flow without integrating it: its solution, or with a loss like t^-1/exponent."""
+    setting = resolve({"theorem": "gatmiry.flow", **sizes("gatmiry.flow")})
+    t = np.concatenate([[0.0], np.geomspace(1e-3, 1e6, flow.TIMES - 1)])
+    loss = np.asarray(flow_loss_infinite(jnp.asarray(setting.law.covariance), setting.L, jnp.asarray(t)))
+    loss = loss if exponent is None else 2 * (1 + t) ** (-1 / exponent)
+    arrays = {"flow/t": t, "flow/loss": loss, "flow/more": loss}
+    return Study(setting, gatmiry.THEOREMS[3].objective(setting, ""), arrays, lambda study, title: {})
+
+
+def test_exponents_of_the_flow():
+    """L = 2: 1/2 as derived, not 1/3 as transcribed; with a loss that falls like t^-3 the other way round."""
+    for exponent, right, wrong in (
+        (None, flow.derived_time, flow.transcribed_time),
+        (1 / 3, flow.transcribed_time, flow.derived_time),
+    ):
+        assert [c.outcome for c in judge([*right(solved(exponent))], 1e-6)] == [Outcome.SUPPORTED]
+        assert [c.outcome for c in judge([*wrong(solved(exponent))], 1e-6)] == [Outcome.REFUTED]
+    assert [c.outcome for c in judge([*flow.flow(solved())], 1e-6)] == [Outcome.SUPPORTED]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "L", "supported"), [(14, 2, True), (15, 2, False)])
+def test_a_saddle_from_fifteen_examples_on(n, L, supported):
+    """d = 2: the antisymmetric curvature turns negative at n = 15 for two loops, and not before."""
+    found = outcomes(check("gatmiry.minimiser-all", d=2, n=n, L=L))
+    assert (found["no-descent-direction"] is Outcome.SUPPORTED) == supported
+    assert found["antisymmetric-growth"] is not Outcome.REFUTED
+
+
+def test_the_mean_is_not_judged_where_it_has_not_risen_yet():
+    found = study("gatmiry.loops-mean")
+    falling = values(found, mean=np.geomspace(1.0, 1e-9, 50))
+    assert [c.outcome for c in judge([*gatmiry.prompts.mean_error(falling)], 1e-6)] == [Outcome.INCONCLUSIVE]
+
+
+# --- numbers
+
+
+def test_row_11_of_the_paper_s_table():
+    """d = 4, n = 100, L = 2, eta = 0.5 from a* I + 1e-4 K: growth 1.014235 a step, to 0.990300 of the loss."""
+    values = study("gatmiry.minimiser-all").values
+    growth = np.linalg.norm(values["escape/blocks"][1, 1]) / np.linalg.norm(values["escape/blocks"][0, 1])
+    assert growth == pytest.approx(1.014235, abs=5e-7)
+    assert values["escape/ratio"][-1] == pytest.approx(0.990300, abs=5e-7)
+
+
+@pytest.mark.slow
+def test_reference_descent():
+    """d = 5, n = 50, L = 3, eta = 0.02 with the default covariance: ten digits of the loss at steps 10, ..., and its end."""
+    found = check("gatmiry.minimiser", L=3, eta=0.02, samples=64, sampled_steps=16, batch=8)
+    values = found.studies[""].values
+    for step, wanted in ((10, 0.6947791961), (100, 0.09610652229), (1000, 0.03453689135)):
+        assert values["exact/loss"][list(values["exact/step"]).index(step)] == pytest.approx(wanted, rel=2e-10)
+    numbers = found.quantities
+    assert numbers["loss_final"][0] == pytest.approx(0.03413262592086276, rel=1e-13)
+    for name, wanted in (("a_star", 0.8637515118477838), ("loss_min", 0.03413262592086276)):
+        assert numbers[name][0] == pytest.approx(wanted, rel=LAST_DIGIT)
+    for name, wanted in (("h_tr", 0.679627), ("h_sym", 0.388008), ("h_asym", -0.023518)):
+        assert numbers[name][0] == pytest.approx(wanted, abs=5e-7)
+
+
+def test_gaussian_traces():
+    for d in (1, 2, 7):
+        wanted = (d * d + d, 2 * d**3 + 5 * d**2 + 5 * d, 5 * d**4 + 22 * d**3 + 52 * d**2 + 41 * d)
+        assert tuple(minimiser.gaussian_trace(d, k) for k in (2, 4, 6)) == wanted
+        assert minimiser.gaussian_trace(d, 3) == 0
+
+
+@pytest.mark.parametrize("name", ["gatmiry.dominance", "gatmiry.loops"])
+@pytest.mark.parametrize("size", [{"d": 1, "n": 1, "L": 1}, {"d": 3, "n": 2, "L": 2}, {"d": 2, "n": 10**14, "L": 3}])
+@pytest.mark.slow
+def test_any_size(name, size):
+    """No claim that is derived is refuted, whatever d, n and L are."""
+    found = check(name, assume="ignore", **size)
+    assert Outcome.REFUTED not in [c.outcome for c in found.claims if c.origin == "derived" and c.id != "median-vanishes"]
+
+
+# --- settings
+
+
+BAD = [
+    ({"n": 0}, "n=0: an integer of at least 1 was wanted"),
+    ({"d": 0}, "d=0: an integer of at least 1 was wanted"),
+    ({"covariance": [1, -1]}, "a list of positive numbers"),
+    ({"covariance": [[1.0, 2.0], [2.0, 1.0]]}, "wanted all > 0"),
+    ({"covariance": [[1.0, 0.5], [0.0, 1.0]]}, "symmetric"),
+    ({"d": 3, "covariance": [1, 2]}, "wanted 3 eigenvalues"),
+    ({"L": 7}, "L=7: the loss over symmetric A is exact for at most 6 loops"),
+    ({"theorem": "gatmiry.minimiser-all", "L": 5}, "is exact for at most 4 loops"),
+    ({"theorem": "gatmiry.loops", "L": 51}, "is exact for at most 50 loops"),
+    ({"n": 10**18, "d": 1, "L": 6, "theorem": "gatmiry.loops"}, None),
+    ({"theorem": "gatmiry.loops", "n": 10**18, "L": 20}, "outside the range of float64"),
+    ({"steps": 10**7}, "at most 1,000,000"),
+    ({"d": 10**6}, "use less"),
+    ({"theorem": "gatmiry.ood", "d": 2, "shift": [1, 2, 3]}, "d = 2 positive numbers were wanted"),
+    ({"shift": [1, 2]}, "does not take shift"),
+    ({"spectrum": [2, 1]}, "does not take spectrum"),
+    ({"law": UniformSphere(2, 5)}, "an InContext object was wanted"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD, ids=lambda x: "" if isinstance(x, dict) else str(x))
+def test_bad_settings_are_one_line(settings, message):
+    settings = {"theorem": "gatmiry.minimiser", **settings}
+    if message is None:
+        assert resolve(settings).law.n == settings["n"]
+        return
+    with pytest.raises(ValueError) as caught:
+        setting = resolve(settings)
+        theorem = next(t for t in gatmiry.THEOREMS if t.name == setting.theorem)
+        theorem.study(setting, theorem.objective(setting, ""), lambda *_: None, FORGETFUL)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_laws_are_not_exchanged_between_papers():
+    with pytest.raises(ValueError, match="a law of unit columns was wanted"):
+        check("4.1", law=InContext.gaussian(2, 5))
+
+
+def test_settings_are_restored():
+    """A matrix of covariances goes to the stored settings and back."""
+    matrix = [[2.0, 0.3], [0.3, 1.0]]
+    for given in ({"covariance": matrix}, {"d": 3}, {}, {"law": InContext.gaussian(2, 9, np.array(matrix))}):
+        setting = resolve({"theorem": "gatmiry.minimiser", **given})
+        assert restore(json.loads(json.dumps(setting.describe()))).describe() == setting.describe()
+
+
+def test_too_large_a_step_is_named():
+    """The descents leave the finite numbers: no verdict about where they end, and the step is told."""
+    setting = dataclasses.replace(descended().setting, eta=50.0)
+    found = descents.descend(setting, setting.law, lambda *_: None)
+    assert found.diverged_at > 0
+    broken = values(descended(), **{f"exact_{k}": v for k, v in found._asdict().items()})
+    claims = judge([*minimiser.arrival(broken)], 1e-6)
+    assert {c.outcome for c in claims} == {Outcome.INCONCLUSIVE}
+    assert all("left the finite numbers before step" in c.reason and "smaller eta" in c.reason for c in claims)
+
+
+def test_help_lists_papers_and_theorems(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in NAMES)
+    assert shown.index("arXiv 2606.00605") < shown.index("4.1 ") < shown.index("arXiv 2410.08292") < shown.index("gatmiry.ood")
+
+
+# --- another theorem
+
+
+def test_your_own_theorem(monkeypatch, capsys, tmp_path):
+    """The exercise of the README, in less than 40 lines: a theorem that the command line judges like any other."""
+    assert Path(your_own_theorem.__file__).read_text().count("\n") < 40
+    monkeypatch.setitem(THEOREMS, "own.zero", your_own_theorem.OWN)
+    out = tmp_path / "own"
+    assert main(["theorem=own.zero", "d=2", "n=60", "samples=8192", f"out={out}"]) == 0
+    assert "Theorem own.zero: SUPPORTED" in capsys.readouterr().out
+    loss = json.loads((out / "report.json").read_text())["quantities"]["loss"]
+    assert abs(loss["value"] - 2) < 6 * loss["error"] < 1

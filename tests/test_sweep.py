@@ -1,0 +1,82 @@
+"""Sweeps: gathered into one table and one figure, and done by a launcher's processes, of which one may die."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from popgd import collect, run, store
+
+TINY = Path(__file__).parent / "data" / "tiny_run"
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A finished run, one that is not finished, and one that is damaged."""
+    for name in ("a", "b", "c"):
+        shutil.copytree(TINY, tmp_path / name)
+    (tmp_path / "b" / store.REPORT).unlink()
+    (tmp_path / "c" / store.REPORT).write_text("{")
+    settings = (tmp_path / "b" / store.SETTINGS).read_text()
+    (tmp_path / "b" / store.SETTINGS).write_text(settings.replace('"seed": 0', '"seed": 1'))
+    return tmp_path
+
+
+def test_all_runs_are_gathered_and_none_is_hidden(runs, capsys):
+    assert collect.main([str(runs)]) == 0
+    shown = capsys.readouterr().out
+    rows = {row["run"]: row for row in csv.DictReader((runs / collect.CSV).open())}
+    assert [rows[name]["outcome"] for name in "abc"] == [store.read(TINY / store.REPORT)["outcome"], "UNFINISHED", "DAMAGED"]
+    quantity = store.read(TINY / store.REPORT)["quantities"]["c_star"]
+    assert float(rows["a"]["c_star"]) == quantity["value"] and float(rows["a"]["c_star error"]) == quantity["error"]
+    assert rows["b"]["c_star"] == "" and rows["b"]["seed"] == "1" and rows["a"]["spectrum"] == "[3.0, 2.0, 1.0]"
+    assert (runs / collect.FIGURE).read_bytes().startswith(b"\x89PNG")
+    assert "UNFINISHED" in shown and "seed" in shown and "false_alarm" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "line"), [([], "one directory"), (["x", "y"], "one directory"), (["nowhere"], "no run is there")]
+)
+def test_nothing_to_gather_is_one_line(tmp_path, capsys, monkeypatch, words, line):
+    monkeypatch.chdir(tmp_path)
+    assert collect.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("popgd: ") and error.count("\n") == 1 and line in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_launcher_needs_a_sweep(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["theorem=4.1", "hydra/launcher=submitit_local"]) == 2
+    assert "add -m" in capsys.readouterr().err
+    assert run.main(["-m", "theorem=4.1", "hydra/launcher=no_such_launcher"]) == 2
+    assert "no_such_launcher" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_job_loses_no_other_and_is_made_up_for(tmp_path):
+    """Two local workers, the first of which is killed in the middle of its descents."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install popgd[sweep]")
+    command = [sys.executable, "-m", "popgd.run", "-m", "theorem=4.2", "target=unnormalised", "samples=64", "batch=8",
+               "sampled_steps=3000", "seed=1,2", "hydra/launcher=submitit_local", "out=sweep"]  # fmt: skip
+    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("sweep/4.2-*/checkpoint.npz")):
+        assert time.monotonic() < deadline and first.poll() is None
+        time.sleep(0.1)
+    listed = subprocess.run(["pgrep", "-f", f"submitit.core._submit {tmp_path}"], capture_output=True, text=True)
+    os.kill(int(listed.stdout.split()[0]), signal.SIGKILL)
+    assert first.wait(300) == run.INTERNAL
+    assert "the same command does what is missing" in first.communicate()[1]
+    while len(list(tmp_path.glob("sweep/4.2-*/report.json"))) < 1:  # the other goes on by itself
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert again.returncode in run.EXIT.values(), again.stderr
+    assert len(list(tmp_path.glob("sweep/4.2-*/report.json"))) == 2
