@@ -95,7 +95,11 @@ def escape() -> None:
 
 
 def growth() -> None:
-    """(b) Growth of p22 - r22 and p11 from 1e-13 by the nonlinear descent against first order and against the closed form."""
+    """(b) Growth of p22 - r22 and p11 from 1e-13 by the nonlinear descent in N, against the closed form or the rate.
+
+    The dots descend in all entries, batch BATCH. For 4.2 with y = Sq they follow the rate; in 4.1 sampling noise drives the active
+    blocks off the multiples of I, p11 then grows along another path, and faster than on the manifold.
+    """
     figure, numbers = Figure(figsize=(9.6, 3.6), layout="constrained"), {}
     cases = (
         ("4.1", SUBSPACE, 2, 0.2, 10**5),
