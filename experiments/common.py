@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from popgd import curve, store
 from popgd.report import resolve
-from popgd.theory import growth
+from popgd.theory import convergence, growth
 from popgd.theory.study import Exact
 
 jax.config.update("jax_enable_x64", True)
@@ -27,6 +27,15 @@ def records(theorem: str, spectrum: tuple[float, ...], L: int, steps: int) -> tu
     exact = growth.descend_exactly(setting, lambda s: make(s, L), power, lambda name, done, total: None)
     print(f"{theorem} {list(spectrum)} L={L}: c = {exact.records.c[-1]:.6g} at step {steps:.0e}", flush=True)
     return exact, setting.law.d, setting.eta
+
+
+def descend(setting: Any, target: str = "") -> Exact:
+    """The exact population descent of a setting."""
+    quiet = lambda name, done, total: None
+    if setting.theorem == "4.2":
+        return convergence.descend_exactly(setting, lambda s: curve.Linear.of(s, target), quiet)
+    make, power = CURVES[setting.theorem]
+    return growth.descend_exactly(setting, lambda s: make(s, setting.L), power, quiet)
 
 
 def save(figure: Figure, name: str, numbers: Any) -> None:

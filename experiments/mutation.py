@@ -2,8 +2,8 @@
 
     python experiments/mutation.py
 
-plants every mutant of `mutants_sampled.py`, `mutants_exact.py` and `mutants_looped.py`, prints the table with the score
-and writes it to figures/mutation.md and .csv. The tests run the same lists.
+plants every mutant of the `mutants_*.py` here, prints the table with the score and writes it to figures/mutation.md and
+.csv. The tests run the same lists.
 """
 
 import csv
@@ -19,7 +19,7 @@ from unittest import mock
 import jax
 
 from popgd import check, curve
-from popgd.theory import THEOREMS, convergence, growth, manifold, power_method, steps
+from popgd.theory import PAPERS, THEOREMS, angles, convergence, growth, looping, manifold, power_method, steps
 from popgd.theory.gatmiry import descents, flow, minimiser, prompts, saddle, shifted
 from popgd.theory.study import Study, sampled
 from popgd.verdict import Outcome, judge
@@ -27,7 +27,7 @@ from popgd.verdict import Outcome, judge
 #: Sizes at which every claim comes out: 10^18 steps for six digits, batches and samples so that each error bar is within
 #: its claim's resolution at a false-alarm rate of 10^-6.
 SIZES: dict[str, Any] = {"spectrum": [3, 2, 1], "steps": 10**18, "samples": 2**14, "sampled_steps": 40, "batch": 1024}
-OWN: dict[str, Any] = {"4.1": {"L": 2}}
+OWN: dict[str, Any] = {"4.1": {"L": 2}, "4.6": {"loops": 12}, "4.7": {"L": 2}}
 #: The same for the theorems of gradient descent in context.
 LOOPED_SIZES: dict[str, Any] = {"d": 2, "n": 60, "covariance": [1.5, 0.7], "L": 2, "steps": 10**5, "samples": 2**14,
                                 "batch": 768, "sampled_steps": 4 * descents.REPLICAS}  # fmt: skip
@@ -98,7 +98,22 @@ YIELDS: dict[str, Callable[[Any], Any]] = {
     "shifted-loss-sampled": shifted.ood,
     "loops-converge": shifted.ood,
     "prompt-bound": shifted.ood,
+    "factor-stuck-norm": angles.stuck,
+    "factor-stuck-unnorm": angles.stuck,
+    "limit-angle-looped": looping.power_limit,
+    "limit-upper-looped": looping.power_limit,
+    "limit-lower-looped": looping.power_limit,
 }
+for model in ("LN", "norm", "unnorm", "looped"):
+    YIELDS |= {
+        f"loop-output-{model}": angles.output,
+        f"sin-exact-{model}": angles.exact_angle,
+        f"upper-bound-{model}": angles.both_bounds,
+        f"lower-bound-{model}": angles.both_bounds,
+        f"contraction-{model}": angles.contraction,
+    }
+for model in ("LN", "looped"):
+    YIELDS |= {f"factor-falls-{model}": angles.falling, f"factor-limit-{model}": angles.to_the_limit}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +140,7 @@ class Mutant:
 
 def sizes(theorem: str) -> dict[str, Any]:
     """The settings of a theorem's unbroken run."""
-    if THEOREMS[theorem] in power_method.THEOREMS:
+    if THEOREMS[theorem] in PAPERS[power_method.TITLE]:
         return {**SIZES, **OWN.get(theorem, {})}
     return {**LOOPED_SIZES, **LOOPED_OWN.get(theorem, {})}
 

@@ -97,8 +97,8 @@ def escape() -> None:
 def growth() -> None:
     """(b) Growth of p22 - r22 and p11 from 1e-13 by the nonlinear descent in N, against the closed form or the rate.
 
-    The dots descend in all entries, batch BATCH. For 4.2 with y = Sq they follow the rate; in 4.1 sampling noise drives the active
-    blocks off the multiples of I, p11 then grows along another path, and faster than on the manifold.
+    The dots descend in all entries, batch BATCH. For 4.2 with y = Sq they follow the rate; in 4.1 sampling noise drives the
+    active blocks off the multiples of I, p11 then grows along another path, and faster than on the manifold.
     """
     figure, numbers = Figure(figsize=(9.6, 3.6), layout="constrained"), {}
     cases = (

@@ -4,10 +4,17 @@ JAX is not imported here, so that a slip of the pen is answered at once.
 """
 
 import difflib
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple
+
+#: Digits of a checksum: no two files that anyone has share 64 bits of SHA-256.
+CHECKSUM = 16
+#: Test laws of `inference_data`, which needs JAX.
+TESTS = ("spiked", "clustered", "heavy", "axes", "near", "repeated", "deficient")
 
 
 class SettingError(ValueError):
@@ -84,6 +91,32 @@ def text(value: Any) -> str:
     return str(value)
 
 
+def file(value: Any) -> str:
+    """PATH#CHECKSUM: the name of a file together with what is in it, so that a run is known by its data.
+
+    A checksum that comes with the name must still be right. Raises ValueError if it is not, or there is no such file.
+    """
+    name, _, told = str(value).partition("#")
+    try:
+        found = hashlib.sha256(Path(name).read_bytes()).hexdigest()[:CHECKSUM]
+    except OSError as error:
+        raise ValueError(f"it cannot be read ({error.strerror}); name a file that is there") from None
+    if told not in ("", found):
+        raise ValueError(f"the file has changed, its checksum is {found} now; name it without #{told}")
+    return f"{name}#{found}"
+
+
+def run_directory(value: Any) -> str:
+    """The same of the directory of a finished run, by its trajectory.npz."""
+    name, mark, told = str(value).partition("#")
+    path = Path(name)
+    if not path.is_dir():
+        raise ValueError("no run is there; name the directory of a finished run")
+    if not (path / "trajectory.npz").exists():
+        raise ValueError("the run there is not finished, it has no trajectory.npz; go on with it by resume=")
+    return name + file(f"{path / 'trajectory.npz'}{mark}{told}").removeprefix(str(path / "trajectory.npz"))
+
+
 def _number(value: Any) -> float:
     try:
         if isinstance(value, bool):
@@ -126,6 +159,12 @@ TABLE: dict[str, Entry] = {
     "seed": Entry(0, whole(0), "seed of all sampling"),
     "false_alarm": Entry(1e-6, probability, "probability that a whole report refutes a true theorem by chance"),
     "assume": Entry("check", one_of("check", "ignore"), "ignore: judge even where a hypothesis fails"),
+    "trained": Entry(None, run_directory, "loop the model of this finished run directory instead of training one"),
+    "test": Entry("all", one_of("all", *TESTS), "law of the test data: all, or " + ", ".join(TESTS)),
+    "data": Entry(None, file, "test data of one's own: a .npy or .csv file (d, n), each column a data point"),
+    "normalise": Entry(False, flag, "divide each column of `data` by its norm"),
+    "query": Entry(None, file, "a query of one's own instead of random ones: a .npy or .csv file with d numbers"),
+    "loops": Entry(50, whole(1), "how often the trained layer is looped on test data"),
     "claim.exponent": Entry(None, positive, "judge this growth exponent of c instead of the theorem's; 1/3 is fine"),
     "size": Entry(1e-3, positive, "how far beside the manifold a descent starts whose end is looked at"),
     "out": Entry(None, text, "run directory (default runs/THEOREM-HASH)"),

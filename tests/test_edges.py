@@ -425,5 +425,7 @@ def test_float32_refutes_no_true_theorem(theorem, law):
 
 @SLOW
 def test_one_dimension_has_nothing_to_learn():
+    with pytest.raises(ValueError, match="d >= 2"):
+        check("4.2", d=1, n=3, assume="ignore", **SMALL)
     for theorem in ("4.1", "4.2", "4.3"):
         assert check(theorem, d=1, n=3, **SMALL).outcome == "NOT APPLICABLE"

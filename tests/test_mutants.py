@@ -6,16 +6,17 @@ does not touch are those of the shared runs.
 
 import pytest
 from mutants_exact import EXACT
+from mutants_looping import LOOPING
 from mutants_sampled import SAMPLED
 from mutation import YIELDS, refuted
 from runs import report, study
 
-from popgd.theory import power_method
+from popgd.theory import PAPERS, power_method
 from popgd.verdict import Outcome
 
-NAMES = [theorem.name for theorem in power_method.THEOREMS]
+NAMES = [theorem.name for theorem in PAPERS[power_method.TITLE]]
 #: Those that empty the compiler's caches last.
-MUTANTS = sorted(SAMPLED + EXACT, key=lambda mutant: mutant.compiled)
+MUTANTS = sorted(SAMPLED + EXACT + LOOPING, key=lambda mutant: mutant.compiled)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,10 +1,13 @@
 """The theorems that popgd judges: one file or folder per paper, one line here."""
 
-from popgd.theory import gatmiry, power_method, stability
+from popgd.theory import gatmiry, looping, power_method, stability
 from popgd.theory.base import Setting, Study, Theorem
 
 #: The theorems of each paper.
-PAPERS: dict[str, tuple[Theorem, ...]] = {paper.TITLE: paper.THEOREMS for paper in (power_method, gatmiry)}
+PAPERS: dict[str, tuple[Theorem, ...]] = {
+    power_method.TITLE: (*power_method.THEOREMS, *looping.THEOREMS),
+    gatmiry.TITLE: gatmiry.THEOREMS,
+}
 THEOREMS: dict[str, Theorem] = {theorem.name: theorem for theorems in PAPERS.values() for theorem in theorems}
 
 #: What popgd found itself beside those theorems, judged in the same way.

@@ -204,7 +204,7 @@ def descent_rounding(study: Study, run: Trajectory) -> float:
     """What rounding may move c of a sampled descent by, relative to c: half a unit of a and of b a step, all the same way, and
     in float32 that of the slopes, which move c no more than they are moved themselves."""
     d = study.setting.law.d
-    slopes = [slope_rounding(p, d) / abs(slope_of(p, d)[0]) for p in study.points if slope_rounding(p, d)]
+    slopes = [slope_rounding(p, d) / max(abs(slope_of(p, d)[0]), 1e-300) for p in study.points if slope_rounding(p, d)]
     return float(run.step[-1]) * study.eps + max(slopes, default=0.0)
 
 

@@ -19,10 +19,12 @@ DEFAULT_SPECTRUM = (8.0, 5.0, 4.0, 2.0, 1.0)
 def make_law(values: Mapping[str, Any]) -> UnitColumns:
     """The law that law, d, n and spectrum describe; a law object in `law` is taken as it is.
 
-    Raises SettingError if they contradict each other, do not fit into memory, or n < d, for which S has no full rank,
-    though the hypotheses are to be ignored.
+    Raises SettingError if they contradict each other, do not fit into memory, or d = 1 or n < d, for which there is no
+    slope or S has no full rank, though the hypotheses are to be ignored.
     """
     made = _made(values)
+    if made.d == 1 and values["assume"] == "ignore":
+        raise SettingError("d=1: every vector is an eigenvector, no slope is left to judge; use d >= 2")
     if made.n < made.d and values["assume"] == "ignore":
         raise SettingError(f"n={made.n} < d={made.d}: S has no full rank, which the exact engine needs; use n >= d")
     return made

@@ -1,0 +1,23 @@
+"""Figure 4: the one-layer model with LN after SGD on both tasks, its heat maps and the growth of its active parameters.
+
+python experiments/figure_4.py [--quick]
+"""
+
+from typing import Any
+
+import figure_1
+from finite_sample import FULL, Sizes
+from matplotlib.figure import Figure
+
+NAME = "figure_4"
+
+
+def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
+    """The figure, and its numbers by task."""
+    return figure_1.draw(sizes, "LN", 3, 4)
+
+
+if __name__ == "__main__":
+    from gallery import main
+
+    main(NAME)

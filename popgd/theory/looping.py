@@ -1,0 +1,186 @@
+"""Trained transformers looped on other data than they were trained on: Theorems 4.6 and 4.7.
+
+Source: Wu, Zhang, Cao, arXiv 2606.00605 (2026), Section 4.3. All that is asked of the test data is unit columns.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from popgd import inference, inference_data
+from popgd.config import SettingError
+from popgd.inference import Query, Split
+from popgd.memory import Memory
+from popgd.objectives import PowerIteration, SubspaceDistance
+from popgd.theory import angles, training
+from popgd.theory.base import Progress, Setting, Theorem
+from popgd.theory.inference import Inference, Run, hypotheses, study
+from popgd.theory.power_method import PAPER, contracting_step, natural_step
+from popgd.theory.unit_columns import LAW
+from popgd.verdict import Evidence
+
+#: A limit as t -> infinity must be met this closely, its first 1/c term removed.
+LIMIT_RESOLUTION = 1e-4
+#: The models that each theorem loops, and the theorems that train them.
+LAYERS, LOOPED = ("LN", "norm", "unnorm"), ("looped",)
+
+
+def first_order(S: Split, at: Query, L: int, c: float) -> tuple[float, float]:
+    """The relative 1/c term of sin theta_L, and a bound of what is left of the 1/c^2 terms.
+
+    With p_i ~ lam_i^{2L} alpha_i^2 over i > r: d log tan/d(1/c) = L (sum_i p_i/lam_i - 1/lam_1), and cos^2 theta of it for sin.
+    """
+    r, lam = S.r, S.lam / S.lam[0]
+    squares = at.alpha**2
+    weight = squares[r:] * lam[r:] ** (2 * L)
+    total = float(weight.sum())
+    one, two = (float((squares[r:] * lam[r:] ** (2 * L - k)).sum()) / total for k in (1, 2))
+    inside = float(squares[:r].sum())
+    step = L / (c * S.lam[0])
+    return step * (one - 1) * inside / (inside + total), 4 * (1 + 4) * step**2 * (two + 1)
+
+
+def power_limit(study: Inference) -> Iterator[Evidence]:
+    """As t -> infinity the angle is that of the L-step power method, and within both bounds with gamma = lam_{r+1}/lam_1."""
+    (trained, runs), L = next(study.pairs()), study.setting.L
+    sizes = np.array([float(study.depths[-1]), np.inf])
+    found: dict[str, list[float]] = {name: [] for name in ("limit-angle", "limit-upper", "limit-lower", "allowance")}
+    for run in runs:
+        S, c = run.test.spectrum, float(run.c[-1])
+        if S.ratio == 0:  # one power step is exact: sin is 0, and no ratio is left to judge
+            continue
+        for k, q in enumerate(run.test.queries):
+            if not run.trusted[-1, k, -1]:
+                continue
+            at = inference.query(S, q)
+            slope, left = first_order(S, at, L, c)
+            measured = float(run.measured.sin[-1, k, -1]) - slope
+            exact, sides = inference.angles(S, at, np.inf, sizes[:1]), inference.bounds(S, at, np.inf, sizes[:1])
+            found["limit-angle"].append(np.exp(measured - exact.sin[0]))
+            found["limit-upper"].append(np.exp(measured - sides.upper[0]))
+            found["limit-lower"].append(np.exp(sides.sharper[0] - measured))
+            found["allowance"].append(left + float(run.rounding.tan[-1, k, -1]) + L * S.spread)
+    allowed = np.array(found.pop("allowance"))
+    told = {
+        "limit-angle": ("the angle tends to that of the L-step power method, sin theta = that of S^L q", "equal", "derived"),
+        "limit-upper": ("in the limit sin theta_L <= sqrt(1 - rho^2)/rho (lam_(r+1)/lam_1)^L", "at most", "paper"),
+        "limit-lower": ("in the limit sin theta_L >= |alpha_(r+1)| (lam_(r+1)/lam_1)^L: ratio bound/sin", "at most", "paper"),
+    }
+    for name, (statement, sense, origin) in told.items():
+        yield Evidence(
+            f"{name}-{trained.name}",
+            f"{trained.name}: {statement}: ratio at step {trained.snapshots[0][-1]:.3g}, its 1/c term removed",
+            "limit t -> infinity",
+            predicted=1.0,
+            measured=np.array(found[name]) if allowed.size else 0.0,
+            error=0.0,
+            allowance=allowed if allowed.size else 0.0,
+            resolution=LIMIT_RESOLUTION,
+            reason=f"at c = {trained.c[-1]:.4g}: terms in 1/c^2, and rounding",
+            origin=origin,  # pyright: ignore
+            sense=sense,  # pyright: ignore
+            statistical=False,
+            excuse="" if allowed.size else "float64 ends before the last loop",
+        )
+
+
+def quantities(study: Inference) -> dict[str, tuple[float, float]]:
+    """For every matrix its spectrum's split; for every model its last c, and its factor, slack and range on every matrix."""
+    found: dict[str, tuple[float, float]] = {}
+    for trained, runs in study.pairs():
+        bound = float(trained.records.bound[trained.chosen[-1]])
+        found[f"c_{trained.name}"] = (float(trained.c[-1]), bound if np.isfinite(bound) else 1e-15 * float(trained.c[-1]))
+        for run in runs:
+            S, name = run.test.spectrum, run.test.name
+            found |= {f"r_{name}": (float(S.r), 0.0), f"lambda_ratio_{name}": (S.ratio, 2 * S.rounding)}
+            found |= {f"{key}_{trained.name}_{name}": pair for key, pair in _of_run(run, study.depths).items()}
+    return found
+
+
+def _of_run(run: Run, depths: np.ndarray) -> Mapping[str, tuple[float, float]]:
+    """The last snapshot's measured factor and gamma(c); how close sin theta comes to its bounds (1: they are met); and the
+    number of depths that float64 lasts, at the query that it serves worst."""
+    value, error = angles.factors(run, depths)
+    gamma = float(np.exp(inference.log_factor(run.test.spectrum, float(run.c[-1]))))
+    found = {
+        "factor": (float(value[-1]), float(error[-1])),
+        "gamma": (gamma, gamma * 4 * run.test.spectrum.rounding),
+        "float64_loops": (float(run.trusted[-1].sum(axis=-1).min()), 0.0),
+    }
+    for name, gap in (("upper", run.measured.sin - run.bounds.upper), ("lower", run.bounds.sharper - run.measured.sin)):
+        seen = np.where(run.trusted, gap, np.nan)[:, :-1]  # the worst query meets them by construction
+        if np.isfinite(seen).any():
+            found |= {
+                f"{name}_tightest": (float(np.exp(np.nanmax(seen))), float(np.nanmax(run.rounding.tan[run.trusted]))),
+                f"{name}_loosest": (float(np.exp(np.nanmin(seen))), float(np.nanmax(run.rounding.tan[run.trusted]))),
+            }
+    return found
+
+
+def make_law(values: Mapping[str, Any], theorems: tuple[str, ...]) -> training.TrainingLaw:
+    """The training law; the matrix in `data` is read first, so that what is wrong with it is said before any training."""
+    data = values["data"]
+    if data and values["test"] != "all":
+        raise SettingError(f"test={values['test']} was given beside data, which are the test data: leave out one of them")
+    if values["normalise"] and not data:
+        raise SettingError("normalise=true is about data, and none was given: leave it out, test laws have unit columns")
+    d = inference_data.load(inference_data.path_of(data), values["normalise"]).X.shape[0] if data else None
+    made = training.make_law(values, theorems, d)
+    if values["test"] != "all":
+        least = inference_data.TEST_LAWS[values["test"]].least_d
+        if made.d < least:
+            raise SettingError(f"test={values['test']} needs d >= {least}, and the model has d={made.d}")
+    return made
+
+
+def step_size(law: training.TrainingLaw, L: int, automatic: Any) -> float:
+    """The trained run's own, or the automatic one."""
+    return float(law.kept["eta"]) if law.kept else automatic(law, L)
+
+
+def measure(setting: Setting, objective: Any, progress: Progress, memory: Memory, names: tuple[str, ...]) -> Inference:
+    return study(setting, training.names_in(setting, names), progress, memory)
+
+
+OPTIONS = ("init", "spectra", "data", "normalise", "test", "query", "trained")
+COMMON_CLAIMS = (angles.output, angles.exact_angle, angles.both_bounds, angles.contraction, angles.falling, angles.to_the_limit)
+
+THEOREMS = (
+    Theorem(
+        name="4.6",
+        title="trained layers looped on any data: with LN the factor falls to the power method's, without it is stuck",
+        statement="On any data with unit columns k loops of a layer with P21 = a I, Q12 = b I, c = ab, bring the output to the "
+        "leading subspace: |alpha_(r+1)| gamma^k <= sin theta_k <= sqrt(1 - rho^2)/rho gamma^k with gamma = (1 + c lam_(r+1))/"
+        "(1 + c lam_1). With LN c = c_t grows, and gamma falls to lam_(r+1)/lam_1; without LN c -> c*, and gamma stays above it.",
+        source=f"{PAPER}, Theorem 4.6",
+        law_options=LAW,
+        options=(*OPTIONS, "loops"),
+        defaults={"L": 1},
+        make_law=partial(make_law, theorems=("4.2", "4.3")),
+        step_size=partial(step_size, automatic=contracting_step),
+        objective=lambda setting, target: PowerIteration("normalised", layer_norm=True),
+        hypotheses=hypotheses,
+        study=partial(measure, names=LAYERS),
+        claims=(*COMMON_CLAIMS, angles.stuck),
+        quantities=quantities,
+    ),
+    Theorem(
+        name="4.7",
+        title="the looped transformer on any data: at its own L it approaches the L-step power method",
+        statement="On any data with unit columns the L-loop model trained as in 4.1 has |alpha_(r+1)| gamma^L <= sin theta <= "
+        "sqrt(1 - rho^2)/rho gamma^L with gamma = (1 + c_t lam_(r+1))/(1 + c_t lam_1), and gamma -> lam_(r+1)/lam_1 as t grows.",
+        source=f"{PAPER}, Theorem 4.7",
+        law_options=LAW,
+        options=("L", *OPTIONS),
+        defaults={"L": 3},
+        make_law=partial(make_law, theorems=("4.1",)),
+        step_size=partial(step_size, automatic=natural_step),
+        objective=lambda setting, target: SubspaceDistance(setting.L),
+        hypotheses=hypotheses,
+        study=partial(measure, names=LOOPED),
+        claims=(*COMMON_CLAIMS, power_limit),
+        quantities=quantities,
+    ),
+)
