@@ -166,6 +166,7 @@ TABLE: dict[str, Entry] = {
     "query": Entry(None, file, "a query of one's own instead of random ones: a .npy or .csv file with d numbers"),
     "loops": Entry(50, whole(1), "how often the trained layer is looped on test data"),
     "claim.exponent": Entry(None, positive, "judge this growth exponent of c instead of the theorem's; 1/3 is fine"),
+    "size": Entry(1e-3, positive, "how far beside the manifold a descent starts whose end is looked at"),
     "out": Entry(None, text, "run directory (default runs/THEOREM-HASH)"),
 }
 

@@ -103,6 +103,21 @@ def population_gradient(
     return Estimate(mean, stderr, samples)
 
 
+def population_average(
+    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: int, chunk: int | None = None
+) -> Estimate:
+    """E[statistic(weights, sample)] under the law, entry by entry, from `samples` fresh samples, `chunk` at a time.
+
+    A statistic that takes derivatives must take them at a point made from the weights: at a constant, which all devices
+    share, they come out summed over the devices. Raises ValueError for fewer than 2 samples.
+    """
+    if samples < 2:
+        raise ValueError(f"samples={samples}: at least 2 are needed for a standard error")
+    weights, law, key = everywhere((weights, law, key))
+    mean, stderr = _estimate(statistic, weights, law, key, samples, chunk)
+    return Estimate(mean, stderr, samples)
+
+
 @dataclass(frozen=True)
 class RoundingOf:
     """The statistic behind `rounding`."""

@@ -49,8 +49,11 @@ class SubspaceDistance:
             raise ValueError(f"L={self.L}: at least one loop is needed, and a whole number of them")
 
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
+        return self.of_output(model.looped(weights, sample.X, sample.q, self.L, self.layer_norm), sample)
+
+    def of_output(self, f: Float[Array, " d"], sample: Sample) -> Float[Array, ""]:
+        """The loss of an output f, whatever model it came from."""
         V = jax.lax.stop_gradient(sample.V)
-        f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm)
         return jnp.sum((f - V @ (V.T @ f)) ** 2)
 
 
@@ -72,7 +75,10 @@ class PowerIteration:
             raise ValueError(f"L={self.L}: at least one loop is needed, and a whole number of them")
 
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
-        f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm)
+        return self.of_output(model.looped(weights, sample.X, sample.q, self.L, self.layer_norm), sample)
+
+    def of_output(self, f: Float[Array, " d"], sample: Sample) -> Float[Array, ""]:
+        """The loss of an output f, whatever model it came from."""
         y = sample.X @ (sample.X.T @ sample.q)
         y = y / jnp.linalg.norm(y) if self.target == "normalised" else y
         return jnp.sum((f - y) ** 2)

@@ -14,7 +14,7 @@ from popgd.config import TABLE, SettingError
 from popgd.interpolant import Unresolved
 from popgd.memory import FORGETFUL, Memory
 from popgd.store import FORMAT
-from popgd.theory import THEOREMS, Setting, Theorem
+from popgd.theory import FINDINGS, THEOREMS, Setting, Theorem
 from popgd.theory.base import COMMON, Findings, Progress, examine
 from popgd.verdict import Claim, Outcome, judge, not_applicable, overall
 
@@ -80,10 +80,11 @@ def environment(setting: Setting) -> dict[str, Any]:
 
 
 def find_theorem(name: str) -> Theorem:
-    if name not in THEOREMS:
-        known = ", ".join(THEOREMS)
-        raise SettingError(f"unknown theorem {name}{config.nearest(name, THEOREMS)}; known: {known}")
-    return THEOREMS[name]
+    every = THEOREMS | FINDINGS
+    if name not in every:
+        known = ", ".join(every)
+        raise SettingError(f"unknown theorem {name}{config.nearest(name, every)}; known: {known}")
+    return every[name]
 
 
 def resolve(values: Mapping[str, Any]) -> Setting:
@@ -137,7 +138,7 @@ def check(theorem: str, *, progress: Progress = _QUIET, **values: Any) -> Report
 
 def check_setting(setting: Setting, progress: Progress = _QUIET, memory: Memory = FORGETFUL) -> Report:
     """Judge a resolved setting. What `memory` recalls of it is not done again."""
-    theorem = THEOREMS[setting.theorem]
+    theorem = find_theorem(setting.theorem)
     failed = [h for h in theorem.hypotheses(setting) if not h.holds]
     hard = [h for h in failed if not h.soft]
     if hard and setting.assume == "check":

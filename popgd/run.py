@@ -97,9 +97,10 @@ def _internal(path: Path) -> int:
 
 def _main(arguments: list[str]) -> int:
     if not arguments or {"--help", "-h"} & set(arguments):
-        from popgd.theory import PAPERS
+        from popgd.theory import FINDINGS, PAPERS, TITLE_OF_FINDINGS
 
-        print(help_text({paper: {t.name: t.title for t in theorems} for paper, theorems in PAPERS.items()}))
+        groups = {**PAPERS, TITLE_OF_FINDINGS: tuple(FINDINGS.values())}
+        print(help_text({paper: {t.name: t.title for t in theorems} for paper, theorems in groups.items()}))
         return 0
     given = {word.partition("=")[0] for word in arguments}
     for name, command in (("resume", _resume), ("recheck", _recheck)):

@@ -1,6 +1,6 @@
 """The theorems that popgd judges: one file or folder per paper, one line here."""
 
-from popgd.theory import gatmiry, looping, power_method
+from popgd.theory import gatmiry, looping, power_method, stability
 from popgd.theory.base import Setting, Study, Theorem
 
 #: The theorems of each paper.
@@ -10,4 +10,8 @@ PAPERS: dict[str, tuple[Theorem, ...]] = {
 }
 THEOREMS: dict[str, Theorem] = {theorem.name: theorem for theorems in PAPERS.values() for theorem in theorems}
 
-__all__ = ["PAPERS", "THEOREMS", "Setting", "Study", "Theorem"]
+#: What popgd found itself beside those theorems, judged in the same way.
+FINDINGS: dict[str, Theorem] = {t.name: t for t in (*stability.FINDINGS,)}
+TITLE_OF_FINDINGS = f"popgd's own, beside those of {power_method.PAPER}"
+
+__all__ = ["FINDINGS", "PAPERS", "THEOREMS", "TITLE_OF_FINDINGS", "Setting", "Study", "Theorem"]
