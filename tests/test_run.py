@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from popgd import PowerIteration, Rotated, SubspaceDistance, UniformSphere, check, run, store
+from popgd.config import TABLE
 from popgd.quadrature import Spectrum
 from popgd.report import FORMAT
 
