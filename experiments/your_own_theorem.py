@@ -32,7 +32,7 @@ def loss_is_d(study):
 
 OWN = Theorem("own.zero", "the loss at zero is d", "At A = 0 the loss is d.", "exercise", ("d", "n", "covariance"), (), make_law,
               lambda law, L: 1.0, lambda setting, target: in_context.SquaredError(1), hypotheses, study, (loss_is_d,),
-              lambda study: {"loss": tuple(map(float, study.values.values()))}, {"n": 50, "L": 1})  # fmt: skip
+              lambda s: {"loss": (s.values["loss"].item(), s.values["stderr"].item())}, {"n": 50, "L": 1})  # fmt: skip
 
 if __name__ == "__main__":
     theory.THEOREMS[OWN.name] = OWN
