@@ -53,7 +53,7 @@ def honest(got: q.Bounded, wanted) -> None:
 SLOW = pytest.mark.slow  # each case compiles for seconds; its siblings in the default suite keep the formula honest
 
 
-@pytest.mark.parametrize("name", "AB")
+@pytest.mark.parametrize("name", ["A", pytest.param("B", marks=SLOW)])
 def test_reference_values(name):
     entry, spec = REFERENCE[name], spectra[name]
     L = entry["loops_L"]

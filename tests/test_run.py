@@ -17,7 +17,7 @@ from popgd.quadrature import Spectrum
 from popgd.report import FORMAT
 
 #: A run of a few seconds: enough for the schema, not for every verdict. The shapes are those of `runs.py`, compiled before.
-SMALL = ["spectrum=[3,2,1]", "steps=1e18", "samples=4096", "sampled_steps=100", "batch=64"]
+SMALL = ["theorem=4.2", "target=unnormalised", "spectrum=[3,2,1]", "samples=1024", "sampled_steps=20", "batch=64"]
 
 BAD = [
     (["theorem=4.9"], "unknown theorem 4.9; did you mean 4."),
@@ -136,10 +136,10 @@ def test_no_arguments_and_help_list_settings_and_theorems(here, capsys):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """One small finished run of 4.3, through the command line."""
+    """One small finished run of 4.2, the quickest to compile, through the command line."""
     path = tmp_path_factory.mktemp("runs") / "a=b, c"
     before = signal.getsignal(signal.SIGTERM)
-    code = run.main(["theorem=4.3", *SMALL, f"out={path}"])
+    code = run.main([*SMALL, f"out={path}"])
     signal.signal(signal.SIGTERM, before)
     return path, code
 
@@ -159,7 +159,7 @@ def test_report_has_the_published_schema(finished):
         assert set(claim) == CLAIM_KEYS
         assert claim["origin"] in ("paper", "derived")
         assert claim["outcome"] in run.EXIT
-    named = {"C1", "loss_limit", "exponent_c", "increment_limit", "c_final", "a_final", "b_final", "loss_final"}
+    named = {"c_star", "loss_min", "contraction", "stability", "c_final", "a_final", "b_final", "loss_final"}
     assert named <= set(report["quantities"])
     assert all(set(q) == {"value", "error"} and q["error"] >= 0 for q in report["quantities"].values())
 
@@ -170,23 +170,22 @@ def test_run_directory_holds_trajectory_and_figures(finished):
         file.name for file in path.iterdir()
     }
     arrays = np.load(path / "trajectory.npz")
-    assert arrays["exact/step"][-1] == 10**18
     assert arrays["raw/inactive"].max() == 0
-    assert np.all(np.diff(arrays["exact/c"]) > 0)
+    assert arrays["exact/step"][-1] > 100 and np.all(np.diff(arrays["exact/c"][:20]) > 0)
     assert (path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_run_again_prints_the_stored_report(finished, capsys):
     path, code = finished
     written = (path / "report.json").stat().st_mtime_ns
-    assert run.main(["theorem=4.3", *SMALL, f"out={path}"]) == code
+    assert run.main([*SMALL, f"out={path}"]) == code
     assert "already finished" in capsys.readouterr().out
     assert (path / "report.json").stat().st_mtime_ns == written
 
 
 def test_a_different_run_does_not_overwrite(finished, capsys):
     path, _ = finished
-    assert run.main(["theorem=4.3", *SMALL, "seed=1", f"out={path}"]) == 2
+    assert run.main([*SMALL, "seed=1", f"out={path}"]) == 2
     assert "other settings" in capsys.readouterr().err
 
 
