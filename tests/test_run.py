@@ -171,7 +171,7 @@ def test_run_directory_holds_trajectory_and_figures(finished):
     }
     arrays = np.load(path / "trajectory.npz")
     assert arrays["raw/inactive"].max() == 0
-    assert arrays["exact/step"][-1] > 100 and np.all(np.diff(arrays["exact/c"][:20]) > 0)
+    assert arrays["exact/step"][-1] > 100 and np.all(np.diff(arrays["exact/c"]) >= 0)
     assert (path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
