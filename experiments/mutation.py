@@ -29,9 +29,9 @@ from popgd.verdict import Outcome, judge
 SIZES: dict[str, Any] = {"spectrum": [3, 2, 1], "steps": 10**18, "samples": 2**14, "sampled_steps": 40, "batch": 1024}
 OWN: dict[str, Any] = {"4.1": {"L": 2}, "4.6": {"loops": 12}, "4.7": {"L": 2}}
 #: The same for the theorems of gradient descent in context.
-LOOPED_SIZES: dict[str, Any] = {"d": 2, "n": 60, "covariance": [1.5, 0.7], "L": 2, "steps": 10**5, "samples": 2**14,
+IN_CONTEXT_SIZES: dict[str, Any] = {"d": 2, "n": 60, "covariance": [1.5, 0.7], "L": 2, "steps": 10**5, "samples": 2**14,
                                 "batch": 768, "sampled_steps": 4 * descents.REPLICAS}  # fmt: skip
-LOOPED_OWN: dict[str, Any] = {
+IN_CONTEXT_OWN: dict[str, Any] = {
     "gatmiry.minimiser-all": {"d": 4, "n": 100, "covariance": [1, 1, 1, 1], "eta": 0.5},
     "gatmiry.ood": {"L": 1},
     "gatmiry.loops": {"n": 20},
@@ -142,7 +142,7 @@ def sizes(theorem: str) -> dict[str, Any]:
     """The settings of a theorem's unbroken run."""
     if THEOREMS[theorem] in PAPERS[power_method.TITLE]:
         return {**SIZES, **OWN.get(theorem, {})}
-    return {**LOOPED_SIZES, **LOOPED_OWN.get(theorem, {})}
+    return {**IN_CONTEXT_SIZES, **IN_CONTEXT_OWN.get(theorem, {})}
 
 
 def quiet(name: str, done: int, total: int) -> None:
@@ -195,7 +195,7 @@ def refuted(mutant: Mutant, study: Any) -> set[str]:
 def main() -> None:
     from common import FIGURES
     from mutants_exact import EXACT
-    from mutants_looped import LOOPED
+    from mutants_in_context import IN_CONTEXT
     from mutants_sampled import SAMPLED
 
     from popgd import store
@@ -206,7 +206,7 @@ def main() -> None:
     reports = {theorem: check(theorem, **sizes(theorem)) for theorem in THEOREMS}
     rows = []
     # Those that empty the compiler's caches last.
-    mutants = sorted(SAMPLED + EXACT + LOOPED, key=lambda mutant: mutant.compiled)
+    mutants = sorted(SAMPLED + EXACT + INFERENCE + IN_CONTEXT, key=lambda mutant: mutant.compiled)
     for mutant in mutants:
         theorem, _, target = mutant.theorem.partition(" ")
         began = time.monotonic()

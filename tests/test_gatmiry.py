@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import your_own_theorem
-from mutants_looped import LOOPED, STANDING, values
+from mutants_in_context import IN_CONTEXT, STANDING, values
 from mutation import YIELDS, refuted, sizes
 from runs import report, study
 
@@ -55,7 +55,7 @@ def test_verdicts(name):
 
 
 @pytest.mark.parametrize(
-    "mutant", [pytest.param(m, id=f"{m.theorem}: {m.name}", marks=[pytest.mark.slow] if m.slow else []) for m in LOOPED]
+    "mutant", [pytest.param(m, id=f"{m.theorem}: {m.name}", marks=[pytest.mark.slow] if m.slow else []) for m in IN_CONTEXT]
 )
 def test_mutant(mutant):
     quick = {"gatmiry.minimiser": descended, "gatmiry.flow": solved}
@@ -68,7 +68,7 @@ def test_every_claim_has_a_mutant_in_the_default_suite():
     claims = {claim.id for name in NAMES if name not in LONG for claim in report(name).claims}
     claims |= {e.id for function in gatmiry.THEOREMS[0].claims for e in function(descended())}
     claims |= {"flow-loss", "time-to-xi", "time-to-xi-transcribed"}
-    killed = {claim for mutant in LOOPED if not (mutant.survives or mutant.slow) for claim in mutant.claims}
+    killed = {claim for mutant in IN_CONTEXT if not (mutant.survives or mutant.slow) for claim in mutant.claims}
     assert claims <= set(YIELDS)
     assert claims == killed | STANDING
 

@@ -6,7 +6,7 @@ does not touch are those of the shared runs.
 
 import pytest
 from mutants_exact import EXACT
-from mutants_looping import LOOPING
+from mutants_inference import INFERENCE
 from mutants_sampled import SAMPLED
 from mutation import YIELDS, refuted
 from runs import report, study
@@ -16,7 +16,7 @@ from popgd.verdict import Outcome
 
 NAMES = [theorem.name for theorem in PAPERS[power_method.TITLE]]
 #: Those that empty the compiler's caches last.
-MUTANTS = sorted(SAMPLED + EXACT + LOOPING, key=lambda mutant: mutant.compiled)
+MUTANTS = sorted(SAMPLED + EXACT + INFERENCE, key=lambda mutant: mutant.compiled)
 
 
 @pytest.fixture(scope="module", autouse=True)

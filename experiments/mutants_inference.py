@@ -79,7 +79,7 @@ def both(name: str, part: str, claims: tuple[str, ...], *patches: Any) -> tuple[
     )
 
 
-LOOPING = (
+INFERENCE = (
     *both("LN dropped, or added, at inference", "model", ("loop-output",), (looping, "_loop", flipped)),
     *both("sign of the layer", "model", ("loop-output", "sin-exact", "contraction"), (looping, "_loop", opposite)),
     *both("b 0.1% too large at inference", "model", ("loop-output", "sin-exact", "contraction"), (looping, "_loop", longer)),

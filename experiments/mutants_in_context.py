@@ -1,6 +1,6 @@
 """Mistakes planted in what the theorems of arXiv 2410.08292 stand on: law, layer, exact losses, descents and predictions.
 
-`LOOPED` is the list; `STANDING` are the claims that are refuted as they stand, and need no mutant.
+`IN_CONTEXT` is the list; `STANDING` are the claims that are refuted as they stand, and need no mutant.
 """
 
 import dataclasses
@@ -202,4 +202,4 @@ PREDICTIONS = (
            ((wishart, "isotropic_loss", lambda n, d, L, a: isotropic(n, d, L, 1.01 * a)),)),
 )  # fmt: skip
 
-LOOPED = MODEL + EXACT + PREDICTIONS
+IN_CONTEXT = MODEL + EXACT + PREDICTIONS
