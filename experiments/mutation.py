@@ -196,6 +196,7 @@ def main() -> None:
     from common import FIGURES
     from mutants_exact import EXACT
     from mutants_in_context import IN_CONTEXT
+    from mutants_inference import INFERENCE
     from mutants_sampled import SAMPLED
 
     from popgd import store
