@@ -48,7 +48,10 @@ class Trajectory(NamedTuple):
 
 @dataclass(frozen=True)
 class Descent:
-    """How to descend: everything static. Valid for any optimiser whose updates are finite. With `bank` one batch is drawn and kept, instead of fresh samples at each step."""
+    """How to descend: everything static. With `bank` one batch is drawn and kept, instead of fresh samples at each step.
+
+    Valid for any optimiser; one whose updates are not finite ends the descent.
+    """
 
     objective: Objective
     optimiser: optax.GradientTransformation

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PyTree
 
 
 class Weights(NamedTuple):
-    """P is the merged projection-value matrix, Q the merged key-query matrix. Valid for finite entries of one shape; not checked."""
+    """P is the merged projection-value matrix, Q the merged key-query matrix. Valid for finite entries; not checked."""
 
     P: Float[Array, "D D"]
     Q: Float[Array, "D D"]
