@@ -12,95 +12,19 @@ stderr then means nothing: `heavy_tailed`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float
 
 from popgd import quadrature as q
 from popgd.quadrature import Bounded, Spectrum
-from popgd.quadrature.spectrum import LARGEST, SMALLEST
 from popgd.quadrature.trapezoid import UNIT
+from popgd.spectra import Quantity, average, average_log, batched, exact, over, over_c, sample_condition, stderr
 
 BLOCK = 8  # points in one call
 LARGEST_C = 1e90  # beyond, the slopes of 4.3 are no normal numbers
-CHUNK = 8  # evaluations in flight: keeps the nodes of one chunk in cache
-
-
-class Quantity(NamedTuple):
-    """A number, its deterministic error bound, and its standard error over the sampled spectra."""
-
-    value: Any
-    bound: Any
-    stderr: Any
-
-
-def sample_condition(spectra: Spectrum) -> float:
-    """The largest condition number in the batch, rounded up to a power of ten, so that few shapes are
-    compiled."""
-    lam = np.asarray(spectra.lam)
-    return float(10.0 ** max(1.0, np.ceil(np.log10(lam[..., 0] / lam[..., -1]).max() - 1e-9)))
-
-
-def batched(lam, mult) -> Spectrum:
-    """A (K, m) batch from lam (m,) or (K, m) and mult (m,) or (K, m), every row descending and positive.
-
-    Raises ValueError otherwise, and for eigenvalues outside 1e-70 to 1e70. Outside jit only.
-    """
-    lam = np.atleast_2d(np.asarray(lam, dtype=np.float64))
-    if lam.ndim != 2 or lam.shape[1] < 1:
-        raise ValueError(f"got lam of shape {lam.shape}, wanted (m,) or (K, m): one row of distinct eigenvalues each")
-    if not (np.isfinite(lam).all() and (lam > 0).all() and (np.diff(lam, axis=1) < 0).all()):
-        raise ValueError("got rows that do not descend or are not positive, wanted lam_1 > ... > lam_m > 0: sort them")
-    if lam.min() < SMALLEST or lam.max() > LARGEST:
-        raise ValueError(f"got eigenvalues from {lam.min():.3g} to {lam.max():.3g}, wanted 1e-70 to 1e70: scale S")
-    mult = np.asarray(mult, dtype=np.float64)
-    if mult.shape not in (lam.shape, lam.shape[1:]) or not (mult >= 1).all():
-        raise ValueError(f"got mult of shape {mult.shape}, wanted {lam.shape[1:]} of numbers >= 1: one per eigenvalue")
-    return Spectrum(jnp.asarray(lam), jnp.asarray(np.broadcast_to(mult, lam.shape)))
-
-
-# Averages are NumPy's: a dozen small JAX programs for every new number of points would take seconds to compile.
-
-
-def _stderr(x: Float[np.ndarray, "*c K"]) -> Float[np.ndarray, "*c"]:
-    """Standard error of the mean over the last axis; 0 for one row, which is then the law itself."""
-    K = x.shape[-1]
-    return np.std(x, axis=-1, ddof=1) / K**0.5 if K > 1 else np.zeros(x.shape[:-1])
-
-
-def _average(x: Bounded) -> Quantity:
-    value, bound = np.asarray(x.value), np.asarray(x.bound)
-    return Quantity(value.mean(-1), bound.mean(-1), _stderr(value))
-
-
-def _average_log(x: Bounded) -> Quantity:
-    """log of the mean of |x|, from the logarithms; stderr by the delta method."""
-    log, log_bound = np.asarray(x.log), np.asarray(x.log_bound)
-    top = log.max(-1, keepdims=True)
-    size = np.exp(log - top)
-    mean = size.mean(-1)
-    return Quantity(np.log(mean) + top[..., 0], (size * log_bound).mean(-1) / mean, _stderr(size) / mean)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _over(function: Callable[..., Bounded], options: tuple, spectra: Spectrum) -> Bounded:
-    """function(spectrum, **options) for every row: fields (K,)."""
-    return lax.map(lambda row: function(row, **dict(options)), spectra, batch_size=CHUNK)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _over_c(function: Callable[..., Bounded], options: tuple, spectra: Spectrum, c: Float[Array, "*c"]) -> Bounded:
-    """function(spectrum, c, **options) for every c and row: fields (*c, K)."""
-    K, m = spectra.lam.shape
-    rows = Spectrum(*(jnp.broadcast_to(x, (c.size, K, m)).reshape(-1, m) for x in spectra))
-    pairs = (rows, jnp.repeat(c.ravel(), K))
-    result = lax.map(lambda pair: function(*pair, **dict(options)), pairs, batch_size=CHUNK)
-    return Bounded(*(x.reshape(*c.shape, K) for x in result))
 
 
 class _Curve:
@@ -117,27 +41,27 @@ class _Curve:
         c = _in_range(c)
         block = 1 if name == "loss" else BLOCK  # a loss of 4.3 is a hundred slopes: no padding there
         rows = np.pad(c.ravel(), (0, -c.size % block), mode="edge").reshape(-1, block)
-        parts = [_over_c(self.functions[name], self._options(), self.spectra, row) for row in rows]
+        parts = [over_c(self.functions[name], self._options(), self.spectra, row) for row in rows]
         joined = (np.concatenate([np.asarray(part[i]) for part in parts])[: c.size] for i in range(len(Bounded._fields)))
         return Bounded(*(x.reshape(*c.shape, x.shape[-1]) for x in joined))  # pyright: ignore[reportArgumentType]
 
     def _number(self, name: str) -> Quantity:
         known: dict[str, Quantity] = self.__dict__.setdefault("known", {})
         if name not in known:
-            known[name] = _average(_over(self.functions[name], self._options(), self.spectra))
+            known[name] = average(over(self.functions[name], self._options(), self.spectra))
         return known[name]
 
     def loss(self, c: Any) -> Quantity:
         """l(c), 0 <= c <= 1e90; ValueError beyond, NaN for a c that is not finite. So for `slope` and `log_slope`."""
-        return _average(self._at("loss", c))
+        return average(self._at("loss", c))
 
     def slope(self, c: Any) -> Quantity:
         """l'(c) < 0 by its closed form."""
-        return _average(self._at("slope", c))
+        return average(self._at("slope", c))
 
     def log_slope(self, c: Any) -> Quantity:
         """log(-l'(c)), for 4.1 also where l' is below the smallest normal float64."""
-        return _average_log(self._at("slope", c))
+        return average_log(self._at("slope", c))
 
     def constant(self) -> Quantity:
         """kappa = lim -c^2 l'(c) for 4.1, C1 = lim -c^3 l'(c) for 4.3."""
@@ -149,7 +73,7 @@ class _Curve:
 
     def mean_square(self) -> Quantity:
         """A = E||Sq||^2."""
-        return _exact(jax.vmap(q.moments)(self.spectra).A)
+        return exact(jax.vmap(q.moments)(self.spectra).A)
 
 
 def _in_range(c: Any) -> np.ndarray:
@@ -159,12 +83,6 @@ def _in_range(c: Any) -> np.ndarray:
     if (c < 0).any() or ((c > LARGEST_C) & (c < np.inf)).any():
         raise ValueError(f"got c from {np.nanmin(c):.3g} to {np.nanmax(c):.3g}, wanted 0 <= c <= {LARGEST_C:.0e}, as c = ab is")
     return np.where(c < np.inf, c, np.nan)
-
-
-def _exact(x: Any) -> Quantity:
-    """Average over K of closed forms with positive terms only, good to 16 units."""
-    x = np.asarray(x)
-    return Quantity(x.mean(), 16.0 * UNIT * np.abs(x).mean(), _stderr(x))
 
 
 @dataclass(frozen=True)
@@ -268,20 +186,20 @@ class Linear:
     @cached_property
     def _parts(self) -> _Parts:
         options = (("target", self.target), ("cond", self.cond))
-        star, least = (_over(function, options, self.spectra) for function in (q.c_star, q.loss_min))
+        star, least = (over(function, options, self.spectra) for function in (q.c_star, q.loss_min))
         star, least = (jax.device_get(part) for part in (star, least))
         A = np.asarray(jax.vmap(q.moments)(self.spectra).A)
         return _Parts(A, A * star.value, least.value, A * (star.bound + 4 * UNIT * abs(star.value)), least.bound)
 
     def mean_square(self) -> Quantity:
         """A = E||Sq||^2; l''(c) = 2A."""
-        return _exact(jax.vmap(q.moments)(self.spectra).A)
+        return exact(jax.vmap(q.moments)(self.spectra).A)
 
     def c_star(self) -> Quantity:
         """The ratio of averages N/A; stderr from the residuals N_k - c* A_k (delta method)."""
         A, N, _, N_bound, _ = self._parts
         value = N.mean() / A.mean()
-        return Quantity(value, N_bound.mean() / A.mean() + 16 * UNIT * abs(value), _stderr(N - value * A) / A.mean())
+        return Quantity(value, N_bound.mean() / A.mean() + 16 * UNIT * abs(value), stderr(N - value * A) / A.mean())
 
     def limit(self) -> Quantity:
         """L* = l(c*): the averaged loss at the c* of the whole law, not the average of the spectra's own
@@ -295,7 +213,7 @@ class Linear:
         value = least + A * away**2
         slip = N_bound + 4 * UNIT * A * np.abs(away)
         bound = least_bound + 2 * np.abs(away) * slip + slip**2 / A + 8 * UNIT * value
-        return Quantity(value.mean(-1), bound.mean(-1), _stderr(value))
+        return Quantity(value.mean(-1), bound.mean(-1), stderr(value))
 
     def slope(self, c: Any) -> Quantity:
         """l'(c) = 2A (c - c*)."""
@@ -303,7 +221,7 @@ class Linear:
         c = np.asarray(c, dtype=float)[..., None]
         bound = 2 * N_bound + 8 * UNIT * (np.abs(c) * A + np.abs(N))
         slopes = 2 * (c * A - N)
-        return Quantity(slopes.mean(-1), bound.mean(-1), _stderr(slopes))
+        return Quantity(slopes.mean(-1), bound.mean(-1), stderr(slopes))
 
 
 def uniform_c_star(d: int, n: int) -> float:

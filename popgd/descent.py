@@ -28,6 +28,7 @@ class Trajectory(NamedTuple):
     coordinates are those of the manifold, slope the gradient's, of this step's samples, and window its mean over all
     steps since the record before. loss and loss_stderr are estimated on the samples of the step that starts there.
     inactive is the largest that `Manifold.inactive` ever was up to then, exactly 0 on the manifold.
+    Errors are of the samples alone; valid for finite records, and none after diverged_at.
     """
 
     step: Int[np.ndarray, " records"]
@@ -47,7 +48,10 @@ class Trajectory(NamedTuple):
 
 @dataclass(frozen=True)
 class Descent:
-    """How to descend: everything static. With `bank` one batch is drawn and kept, instead of fresh samples at each step."""
+    """How to descend: everything static. With `bank` one batch is drawn and kept, instead of fresh samples at each step.
+
+    Valid for any optimiser; one whose updates are not finite ends the descent.
+    """
 
     objective: Objective
     optimiser: optax.GradientTransformation
@@ -100,6 +104,7 @@ def descend(
     descent only: in the raw one, where every entry follows its own noise, that noise biases coordinates by O(eta/batch).
     A descent that leaves the finite numbers stops: `diverged_at` is the step that failed, the records end before it.
     What `memory` recalls of the same descent is gone on from, bit for bit.
+    Raises ValueError unless 0 <= steps <= 9e18, batch >= 2 and per_decade >= 1 are whole numbers. Valid for a finite start.
     """
     at = _begin(how, start, memory.recall())
     grid = set(log_grid(steps, per_decade).tolist()) if steps else {0}

@@ -18,7 +18,7 @@ UNROLL = 4
 
 
 class Blocks(NamedTuple):
-    """The four d x d blocks of P or of Q."""
+    """The four d x d blocks of P or of Q. Valid for any numbers."""
 
     b11: Float[Array | np.ndarray, "d d"]
     b12: Float[Array | np.ndarray, "d d"]
@@ -27,18 +27,19 @@ class Blocks(NamedTuple):
 
 
 def blocks(M: Float[Array | np.ndarray, "D D"]) -> Blocks:
+    """The blocks of a D x D matrix. Valid for any numbers and even D = 2d; not checked."""
     d = M.shape[0] // 2
     return Blocks(M[:d, :d], M[:d, d:], M[d:, :d], M[d:, d:])
 
 
 def active_weights(A: Float[Array, "d d"], B: Float[Array, "d d"]) -> Weights:
-    """The weights with P21 = A, Q12 = B and the six inactive blocks exactly 0."""
+    """The weights with P21 = A, Q12 = B and the six inactive blocks exactly 0. Valid for any numbers and A, B of one shape."""
     zero = jnp.zeros_like(A)
     return Weights(jnp.block([[zero, zero], [A, zero]]), jnp.block([[zero, B], [zero, zero]]))
 
 
 def embed(a: Float[Array, ""], b: Float[Array, ""], d: int) -> Weights:
-    """The point (a, b) of the invariant manifold: P21 = a I, Q12 = b I, all other blocks 0."""
+    """The point (a, b) of the invariant manifold: P21 = a I, Q12 = b I, all other blocks 0. Valid for finite a, b and d >= 1."""
     eye = jnp.eye(d, dtype=jnp.result_type(a))
     return active_weights(a * eye, b * eye)
 
@@ -47,6 +48,7 @@ def embed(a: Float[Array, ""], b: Float[Array, ""], d: int) -> Weights:
 class Active:
     """The invariant manifold {P21 = a I, Q12 = b I, all other blocks 0}; its coordinates are (a, b).
 
+    Valid for d >= 1 and weights of 2d rows whose traces do not overflow; not checked.
     Source: arXiv 2606.00605, Section 4.
     """
 
@@ -72,7 +74,7 @@ class Active:
 
 
 def tokens(X: Float[Array, "d n"], q: Float[Array, " d"]) -> Float[Array, "D N"]:
-    """Z = [[X, 0], [0, q]]: data tokens (x_i; 0), then the query token (0; q)."""
+    """Z = [[X, 0], [0, q]]: data tokens (x_i; 0), then the query token (0; q). Valid for any numbers and n >= 0."""
     zeros = jnp.zeros_like(X)
     data = jnp.concatenate([X, zeros])
     query = jnp.concatenate([jnp.zeros_like(q), q])
@@ -82,19 +84,22 @@ def tokens(X: Float[Array, "d n"], q: Float[Array, " d"]) -> Float[Array, "D N"]
 def layer_norm(Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
     """Column-wise LN(Z)[:, i] = Z[:, i] / ||Z[:, i]||: no centring, no epsilon. Not defined for a zero column.
 
-    Valid for norms whose squares are normal numbers, 1e-154 to 1e154, in float32 1e-19 to 1e19; beyond it no finite number.
+    Valid for norms whose squares are normal numbers, 2e-154 to 1e154, in float32 2e-19 to 1e19; beyond it no finite number.
     """
     norm = jnp.sqrt(jnp.sum(Z * Z, axis=0, keepdims=True))
     return Z / jnp.where(norm < jnp.inf, norm, jnp.nan)  # Z/inf = 0 would look like an output
 
 
 def attention(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
-    """Linear attention P Z Z^T Q Z. Z Z^T is never divided by n."""
+    """Linear attention P Z Z^T Q Z. Z Z^T is never divided by n.
+
+    Valid while no product over- or underflows; beyond it inf, NaN or 0.
+    """
     return (weights.P @ (Z @ Z.T) @ weights.Q) @ Z
 
 
 def layer(weights: Weights, Z: Float[Array, "D N"], normalise: bool = True) -> Float[Array, "D N"]:
-    """Z <- LN(Z + P Z Z^T Q Z), or the same without LN."""
+    """Z <- LN(Z + P Z Z^T Q Z), or the same without LN. Valid where `attention` and `layer_norm` are."""
     Z = Z + attention(weights, Z)
     return layer_norm(Z) if normalise else Z
 
@@ -102,6 +107,10 @@ def layer(weights: Weights, Z: Float[Array, "D N"], normalise: bool = True) -> F
 def looped(
     weights: Weights, X: Float[Array, "d n"], q: Float[Array, " d"], L: int = 1, normalise: bool = True
 ) -> Float[Array, " d"]:
-    """The output f(X, q; P, Q) of the same layer applied L times: the last d rows of the last column; q itself for L = 0."""
+    """The output f(X, q; P, Q) of the same layer applied L times: the last d rows of the last column; q itself for L = 0.
+
+    Valid where `layer` is at every loop; without LN numbers may grow like a cube at each. Raises ValueError for L < 0, TypeError
+    for an L that is no whole number.
+    """
     Z, _ = jax.lax.scan(lambda Z, _: (layer(weights, Z, normalise), None), tokens(X, q), length=L, unroll=min(L, UNROLL))
     return Z[X.shape[0] :, -1]

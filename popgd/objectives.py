@@ -19,14 +19,14 @@ TARGETS = ("normalised", "unnormalised")
 
 @runtime_checkable
 class Objective(Protocol):
-    """A hashable object: the loss of weights on one sample of a law."""
+    """A hashable object: the loss of weights on one sample of a law. NaN or inf for weights of which it has no finite loss."""
 
     def __call__(self, weights: Weights, sample: Any) -> Float[Array, ""]: ...
 
 
 @runtime_checkable
 class OfLoops(Objective, Protocol):
-    """An objective of the looped transformer of `model`, and that transformer's shape."""
+    """An objective of the looped transformer of `model`, and that transformer's shape: L >= 1 loops."""
 
     @property
     def L(self) -> int: ...
@@ -39,6 +39,7 @@ class SubspaceDistance:
     """Theorem 4.1: dist^2(f_L, V), the squared distance of the L-loop output to the principal subspace, any r.
 
     The subspace is data: no gradient flows through the eigenvectors. Raises ValueError unless L is a whole number >= 1.
+    Valid for outputs of norm up to 1e154, in float32 1e19, and columns of V that are orthonormal; not checked.
     """
 
     L: int
@@ -52,7 +53,7 @@ class SubspaceDistance:
         return self.of_output(model.looped(weights, sample.X, sample.q, self.L, self.layer_norm), sample)
 
     def of_output(self, f: Float[Array, " d"], sample: Sample) -> Float[Array, ""]:
-        """The loss of an output f, whatever model it came from."""
+        """The loss of an output f, whatever model it came from. Valid as the class."""
         V = jax.lax.stop_gradient(sample.V)
         return jnp.sum((f - V @ (V.T @ f)) ** 2)
 
@@ -62,6 +63,7 @@ class PowerIteration:
     """Theorems 4.2 and 4.3: ||f - y||^2 for one layer, y = S q / ||S q|| (normalised) or y = S q (unnormalised).
 
     Raises ValueError for another target, or an L that is no whole number >= 1.
+    Valid for |f - y| up to 1e154 and, normalised, |Sq| of 2e-154 to 1e154, in float32 1e19 and 2e-19 to 1e19; Sq = 0 has NaN.
     """
 
     target: str = "normalised"
@@ -78,7 +80,7 @@ class PowerIteration:
         return self.of_output(model.looped(weights, sample.X, sample.q, self.L, self.layer_norm), sample)
 
     def of_output(self, f: Float[Array, " d"], sample: Sample) -> Float[Array, ""]:
-        """The loss of an output f, whatever model it came from."""
+        """The loss of an output f, whatever model it came from. Valid as the class."""
         y = sample.X @ (sample.X.T @ sample.q)
         y = y / jnp.linalg.norm(y) if self.target == "normalised" else y
         return jnp.sum((f - y) ** 2)

@@ -22,7 +22,8 @@ from popgd.leap import gauss, newton_weights, trajectory
 from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.quadrature import Spectrum
 from popgd.quadrature.moments import log1p_defect
-from popgd.recursion import log_grid, recurse, recurse_optax, weights_of
+from popgd.recursion import log_grid, recurse, weights_of
+from popgd.recursion_optax import recurse_optax
 
 SLOW = pytest.mark.slow
 LARGEST_BOUND = 1e-12  # relative, at all edges of d = 2 but c = 1e90; worst seen 3e-13 (L = 50, condition 1e6)

@@ -15,7 +15,8 @@ from slopes import layer_log, looped_log, mp_descent, plane_looped
 from popgd import leap as leaps
 from popgd.interpolant import DEGREE, interpolate
 from popgd.leap import Bounded, gauss, leap, newton_weights, trajectory
-from popgd.recursion import log_grid, recurse, recurse_optax, weights_of
+from popgd.recursion import log_grid, recurse, weights_of
+from popgd.recursion_optax import recurse_optax
 
 SPECTRUM, LOOPS, DIM = (8.0, 5.0, 4.0, 2.0, 1.0), 3, 5
 KAPPA, C1 = 0.05220567032766323, 0.03426756720485954

@@ -11,7 +11,8 @@ from popgd.config import SettingError
 from popgd.interpolant import interpolate
 from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.quadrature import Spectrum
-from popgd.theory import FINDINGS, THEOREMS, TITLE_OF_FINDINGS, stability
+from popgd.theory import FINDINGS, THEOREMS, TITLE_OF_FINDINGS
+from popgd.theory.stability import measure, prediction
 from popgd.verdict import Outcome
 
 P11, P22, Q22 = 0, 3, 7
@@ -73,13 +74,13 @@ def other_step(*arguments, plain=kronecker.descend, **named):
 
 MUTANTS = {
     "a direction leaks into another block": ("4.2", hessian, "moved", leaking, {"hessian-does-not-mix"}),
-    "half the coupling": ("4.2", stability, "coupling", lambda *x, plain=stability.coupling: plain(*x) / 2,
+    "half the coupling": ("4.2", prediction, "coupling", lambda *x, plain=prediction.coupling: plain(*x) / 2,
                           {"hessian-coupling", "escape-rate", "shrinking-rate"}),
     "m has the wrong sign": ("4.2", one_layer, "products", wrong_sign, {"hessian-exact"}),
     "the loss has the wrong sign": ("4.2", PowerIteration, "of_output", negative, {"saddle", "hessian-exact"}),
     "m is not symmetric in p22 and r22": ("4.2", one_layer, "products", lopsided, {"symmetric-start-stays", "hessian-exact"}),
     "another step size": ("4.1", kronecker, "descend", other_step, {"escape-rate", "shrinking-rate", "p11-rate"}),
-    "no perturbation": ("4.2", stability, "perturbation", lambda *x: jnp.zeros(8), {"falls-below", "learns-best-fit"}),
+    "no perturbation": ("4.2", measure, "perturbation", lambda *x: jnp.zeros(8), {"falls-below", "learns-best-fit"}),
 }  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def test_mutant(name, monkeypatch, fresh_jit):
 
 def long_run(objective, spectrum, power, start, steps, eta):
     """(c, Delta, log growth of p22 - r22) by the nonlinear descent, every step exact."""
-    known = stability.curve_of(objective, spectrum)
+    known = prediction.curve_of(objective, spectrum)
     fit = interpolate(lambda c: np.asarray(known.log_slope(c).value), power, largest=1e10, tolerance=1e-6)
     path = kronecker.descend(one_layer.along_curve(fit), start, eta, 5, np.array([0, steps]), jax.random.key(0))
     a, b, p, r = (path.theta[:, k] for k in (2, 5, P22, Q22))
@@ -124,7 +125,7 @@ def test_p11_grows_like_the_exponential_of_c_in_4_1_and_like_a_power_in_4_3():
     spectrum = Spectrum.of((8.0, 5.0, 4.0, 2.0, 1.0))
     rates = []
     for objective, c in ((SubspaceDistance(1), 300.0), (PowerIteration("normalised"), 300.0)):
-        known = stability.curve_of(objective, spectrum)
+        known = prediction.curve_of(objective, spectrum)
         theta = kronecker.point(c**0.5, c**0.5)
         k11 = jax.hessian(one_layer.loss(objective, spectrum))(theta)[P11, P11] / 5
         dc = -2 * c * float(known.slope(np.array([c])).value[0]) / 5

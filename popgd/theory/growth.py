@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from popgd import leap, recursion
+from popgd import leap, recursion, recursion_optax
 from popgd.interpolant import interpolate
 from popgd.memory import FORGETFUL, Memory
 from popgd.quadrature import Spectrum
@@ -79,7 +79,7 @@ def _descend(
         short = recursion.recurse(slope, start_of(setting), eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE))
     else:
         grids = (recursion.log_grid(min(n, MOST_OPTIMISER_STEPS), PER_DECADE) for n in (setting.steps, setting.sampled_steps))
-        run = partial(recursion.recurse_optax, slope, start_of(setting), setting.make_optimiser(), d)
+        run = partial(recursion_optax.recurse_optax, slope, start_of(setting), setting.make_optimiser(), d)
         records, short = (run(grid, callback=report) for grid in grids)
     error = float(slope.error) + max(worst)
     losses = float(curve.limit().value) + excess_losses(slope, records.c, power)

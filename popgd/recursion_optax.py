@@ -1,0 +1,76 @@
+"""The recursion of `popgd.recursion` with any optax optimiser in place of plain gradient steps."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int
+
+from popgd.recursion import Callback, Records, Slope, as_pytree, checked_records, dimension, pieces, start_state
+
+
+class OptaxState(NamedTuple):
+    """Step, weights and the optimiser's own state."""
+
+    step: Int[Array, ""]
+    weights: Any
+    optimiser: Any
+    finite: Int[Array, ""]
+
+
+def recurse_optax(
+    slope: Slope,
+    start: tuple[float, float],
+    optimiser: optax.GradientTransformation,
+    d: int,
+    records: np.ndarray,
+    *,
+    state: OptaxState | None = None,
+    callback: Callback | None = None,
+) -> Records:
+    """As `recurse`, with an optax optimiser acting on the scalars (a, b).
+
+    gradients (b l'(c)/d, a l'(c)/d), the entry on the diagonal of the two active blocks. The same as the
+    optimiser on the blocks when it acts entrywise and leaves entries without gradient at 0 (sgd,
+    momentum, adam, rmsprop, lion), not when it mixes entries (global-norm clipping, muon, lamb). Delta =
+    (a-b)(a+b) loses digits where |Delta| << c.
+    """
+    d = dimension(d)
+    if state is None:
+        start_state(start)
+        weights = tuple(jnp.asarray(value, jnp.float64) for value in start)
+        zero = jnp.zeros((), jnp.int64)
+        state = OptaxState(zero, weights, optimiser.init(weights), zero)
+    records = checked_records(records, int(state.step))
+    slope = as_pytree(slope)
+    rows = []
+    advance = partial(_advance_optax, optimiser, slope, d)
+    for now in pieces(advance, state, records, callback):
+        (a, b), (da, db), _ = _optax_step(optimiser, slope, d, now.weights, now.optimiser)
+        rows.append([float(v) for v in (a * b, (a - b) * (a + b), da * b + a * db + da * db)])
+        state = now
+    c, Delta, dc = np.array(rows).T
+    unknown, finite = np.full(c.shape, np.nan), int(state.finite)
+    stopped = np.asarray(-1 if finite == int(state.step) else finite + 1)
+    return Records(records, c, Delta, dc, unknown, unknown, stopped, state)
+
+
+@partial(jax.jit, static_argnums=0)
+def _advance_optax(optimiser, slope, d, state, steps) -> OptaxState:
+    def step(_, now):
+        weights, updates, inner = _optax_step(optimiser, slope, d, now.weights, now.optimiser)
+        a, b = weights = tuple(w + update for w, update in zip(weights, updates, strict=True))
+        return OptaxState(now.step + 1, weights, inner, now.finite + jnp.isfinite(a * b))
+
+    return jax.lax.fori_loop(0, steps, step, state)
+
+
+@partial(jax.jit, static_argnums=0)
+def _optax_step(optimiser, slope, d, weights, inner):
+    a, b = weights
+    g = slope(a * b) / d
+    updates, inner = optimiser.update((b * g, a * g), inner, weights)
+    return weights, updates, inner

@@ -1,0 +1,96 @@
+"""Batches of K spectra, and averages over them: each with a deterministic bound and a standard error."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from popgd.quadrature import Bounded, Spectrum
+from popgd.quadrature.spectrum import LARGEST, SMALLEST
+from popgd.quadrature.trapezoid import UNIT
+
+CHUNK = 8  # evaluations in flight: keeps the nodes of one chunk in cache
+
+
+class Quantity(NamedTuple):
+    """A number, its deterministic error bound, and its standard error over the sampled spectra."""
+
+    value: Any
+    bound: Any
+    stderr: Any
+
+
+def sample_condition(spectra: Spectrum) -> float:
+    """The largest condition number in the batch, rounded up to a power of ten, so that few shapes are
+    compiled."""
+    lam = np.asarray(spectra.lam)
+    return float(10.0 ** max(1.0, np.ceil(np.log10(lam[..., 0] / lam[..., -1]).max() - 1e-9)))
+
+
+def batched(lam, mult) -> Spectrum:
+    """A (K, m) batch from lam (m,) or (K, m) and mult (m,) or (K, m), every row descending and positive.
+
+    Raises ValueError otherwise, and for eigenvalues outside 1e-70 to 1e70. Outside jit only.
+    """
+    lam = np.atleast_2d(np.asarray(lam, dtype=np.float64))
+    if lam.ndim != 2 or lam.shape[1] < 1:
+        raise ValueError(f"got lam of shape {lam.shape}, wanted (m,) or (K, m): one row of distinct eigenvalues each")
+    if not (np.isfinite(lam).all() and (lam > 0).all() and (np.diff(lam, axis=1) < 0).all()):
+        raise ValueError("got rows that do not descend or are not positive, wanted lam_1 > ... > lam_m > 0: sort them")
+    if lam.min() < SMALLEST or lam.max() > LARGEST:
+        raise ValueError(f"got eigenvalues from {lam.min():.3g} to {lam.max():.3g}, wanted 1e-70 to 1e70: scale S")
+    mult = np.asarray(mult, dtype=np.float64)
+    if mult.shape not in (lam.shape, lam.shape[1:]) or not (mult >= 1).all():
+        raise ValueError(f"got mult of shape {mult.shape}, wanted {lam.shape[1:]} of numbers >= 1: one per eigenvalue")
+    return Spectrum(jnp.asarray(lam), jnp.asarray(np.broadcast_to(mult, lam.shape)))
+
+
+# Averages are NumPy's: a dozen small JAX programs for every new number of points would take seconds to compile.
+
+
+def stderr(x: Float[np.ndarray, "*c K"]) -> Float[np.ndarray, "*c"]:
+    """Standard error of the mean over the last axis; 0 for one row, which is then the law itself."""
+    K = x.shape[-1]
+    return np.std(x, axis=-1, ddof=1) / K**0.5 if K > 1 else np.zeros(x.shape[:-1])
+
+
+def average(x: Bounded) -> Quantity:
+    """The mean of x over its last axis, the spectra."""
+    value, bound = np.asarray(x.value), np.asarray(x.bound)
+    return Quantity(value.mean(-1), bound.mean(-1), stderr(value))
+
+
+def average_log(x: Bounded) -> Quantity:
+    """log of the mean of |x|, from the logarithms; stderr by the delta method."""
+    log, log_bound = np.asarray(x.log), np.asarray(x.log_bound)
+    top = log.max(-1, keepdims=True)
+    size = np.exp(log - top)
+    mean = size.mean(-1)
+    return Quantity(np.log(mean) + top[..., 0], (size * log_bound).mean(-1) / mean, stderr(size) / mean)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def over(function: Callable[..., Bounded], options: tuple, spectra: Spectrum) -> Bounded:
+    """function(spectrum, **options) for every row: fields (K,)."""
+    return lax.map(lambda row: function(row, **dict(options)), spectra, batch_size=CHUNK)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def over_c(function: Callable[..., Bounded], options: tuple, spectra: Spectrum, c: Float[Array, "*c"]) -> Bounded:
+    """function(spectrum, c, **options) for every c and row: fields (*c, K)."""
+    K, m = spectra.lam.shape
+    rows = Spectrum(*(jnp.broadcast_to(x, (c.size, K, m)).reshape(-1, m) for x in spectra))
+    pairs = (rows, jnp.repeat(c.ravel(), K))
+    result = lax.map(lambda pair: function(*pair, **dict(options)), pairs, batch_size=CHUNK)
+    return Bounded(*(x.reshape(*c.shape, K) for x in result))
+
+
+def exact(x: Any) -> Quantity:
+    """Average over K of closed forms with positive terms only, good to 16 units."""
+    x = np.asarray(x)
+    return Quantity(x.mean(), 16.0 * UNIT * np.abs(x).mean(), stderr(x))

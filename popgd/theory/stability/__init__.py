@@ -1,0 +1,99 @@
+"""What population gradient descent does beside the manifold of Theorems 4.1, 4.2 and 4.3, for one layer. popgd's own.
+
+The theorems start on the manifold {P21 = a I, Q12 = b I, other blocks 0}, which descent does not leave, and are true as stated.
+Here descent starts next to it, on the Kronecker manifold (all blocks multiples of I), where it is exact. To first order
+
+    u = p22 - r22:   u <- (1 + eta h/d) u,   h = -c l'(c) with LN,   h = 2 E[(f - y).q] without;   p22 + r22 has 1 - eta h/d;
+    p11:             p11 <- (1 - eta k11) p11,   k11 = H_{P11,P11} < 0 with LN,
+
+and with LN, eta -> 0, dc/dt = -(l'/d) sqrt(4c^2 + Delta^2) and d log u/dt = -c l'/d give d log u/dc = c/sqrt(4c^2 + Delta^2), so
+u grows by exp{(sqrt(4c^2 + Delta^2) - |Delta|)/4} from c = 0. Source: derived; see also `popgd.hessian`.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from popgd import hessian, one_layer
+from popgd.data import Hypothesis, Rotated
+from popgd.objectives import PowerIteration, SubspaceDistance
+from popgd.quadrature import Spectrum
+from popgd.theory import power_method
+from popgd.theory.base import Setting, Theorem
+from popgd.theory.stability.claims import LOSS_ROUNDING, ends, grows, saddle, sectors_split
+from popgd.theory.stability.measure import Stability, study
+
+__all__ = ["FINDINGS"]
+
+
+def quantities(study: Stability) -> dict[str, tuple[float, float]]:
+    """Lowest curvature of each sector with the standard error of its own, independent estimate; where descent ended."""
+    found: dict[str, tuple[float, float]] = {}
+    for mode in hessian.modes(study.found, study.fresh):
+        name = "lowest_" + mode.sector.replace(" ", "_")
+        found.setdefault(name, (mode.curvature, mode.error))
+    products = (float(x) for x in one_layer.products(jnp.asarray(study.ended.theta[-1])))
+    ends = zip(("alpha", "beta", "m", "c"), products, strict=True)
+    found |= {f"end_{name}": (value, LOSS_ROUNDING) for name, value in ends}
+    if study.objective.layer_norm:
+        square = one_layer.mean_square_output(jnp.asarray(study.ended.theta[-1]), Spectrum.of(study.setting.law.spectrum))
+        found["end_mean_square_output"] = (float(square), LOSS_ROUNDING)
+    found["end_loss"] = (float(study.loss[-1]), LOSS_ROUNDING)
+    found["limit_of_theorem"] = (study.limit, LOSS_ROUNDING)
+    return found
+
+
+def hypotheses(setting: Setting) -> list[Hypothesis]:
+    """Those of the theorem, and one fixed spectrum."""
+    fixed = isinstance(setting.law, Rotated)
+    return [*power_method.hypotheses(setting), Hypothesis("one spectrum", fixed, "the exact descent needs the law rotated")]
+
+
+def _finding(number: str, title: str, statement: str, defaults: dict[str, Any], objective: Any, **rest: Any) -> Theorem:
+    return Theorem(
+        name=f"{number}.stability",
+        title=title,
+        statement=statement,
+        source=f"popgd, beside {power_method.PAPER}, Theorem {number}",
+        law_options=power_method.LAW,
+        options=("init", "spectra", "size", *(("target",) if "targets" in rest else ())),
+        defaults={"L": 1, "samples": 2**13, **defaults},
+        make_law=power_method.make_law,
+        objective=objective,
+        hypotheses=hypotheses,
+        study=study,
+        claims=(sectors_split, saddle, grows, ends),
+        quantities=quantities,
+        **rest,
+    )
+
+
+FINDINGS = (
+    _finding(
+        "4.1",
+        "beside Theorem 4.1, one layer: descent leaves the manifold, the output collapses",
+        "Started beside the manifold, descent on dist^2(f, V) leaves it: p22 - r22 and p11 grow, the loss falls below l_inf, and "
+        "f shrinks towards 0.",
+        {"steps": 10**5, "sampled_steps": 2000},
+        lambda setting, target: SubspaceDistance(1),
+        step_size=power_method.natural_step,
+    ),
+    _finding(
+        "4.2",
+        "beside Theorem 4.2: the layer without LN learns the unnormalised power iteration exactly",
+        "Started beside the manifold, descent leaves c = c*: p22 - r22 grows, and the layer learns the best fit of y by q and "
+        "S q, which for y = S q is exact.",
+        {"steps": 10**5},
+        lambda setting, target: PowerIteration(target, layer_norm=False),
+        step_size=power_method.contracting_step,
+        targets=power_method.TARGETS,
+    ),
+    _finding(
+        "4.3",
+        "beside Theorem 4.3: an exact power step at finite weights",
+        "Started beside the manifold, p22 - r22 grows like exp(const t^(1/3)), and the layer reaches the power step at finite c.",
+        {"steps": 10**5, "size": 0.3},
+        lambda setting, target: PowerIteration("normalised"),
+        step_size=power_method.natural_step,
+    ),
+)

@@ -1,0 +1,190 @@
+"""The claims about what is measured beside the manifold: `Stability` -> Evidence."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from popgd import one_layer
+from popgd.kronecker import ACTIVE
+from popgd.quadrature import Spectrum
+from popgd.theory.stability.measure import INACTIVE, SMALL, Stability
+from popgd.theory.stability.prediction import P11, P22, Q22
+from popgd.verdict import Evidence
+
+#: Up to which amplitude first order is asked for: there its square, 1e-10, moves the logarithm of the growth by less than
+#: GROWTH_ROUNDING, what the Chebyshev series of the prediction and rounding may add to it.
+LINEAR, GROWTH_ROUNDING = 1e-5, 1e-6
+#: Growth is judged over a tenth of an e-fold at least (in 4.3 p11 grows like c^(1/4)); a rate off by a percent must be seen.
+EFOLD, GROWTH_RESOLUTION = 0.1, 1e-2
+#: What rounding may make of p22 - r22 = 0 (measured: exactly 0, as both take the same steps).
+SYMMETRY = 1e-3
+#: Entries of the Hessian must be known to half the least forgotten factor, 1/2.
+HESSIAN_RESOLUTION = 0.25
+#: The loss at the end must be below this share of the theorem's.
+BELOW = 0.9
+#: m, c and the loss may differ from the best fit by this at the end: they started of order one away.
+SETTLED = 1e-3
+#: Rounding of the exact losses: measured 1e-15 for those of order one.
+LOSS_ROUNDING = 1e-12
+
+
+def sectors_split(study: Stability) -> Iterator[Evidence]:
+    """Active and inactive blocks do not mix; (P22, Q22) has the closed form; the scalar sector is that of the exact loss."""
+    mean, stderr = (np.asarray(x) for x in study.found[:2])
+    where = f"at c = {study.theta[2] * study.theta[5]:.4g}"
+    yield Evidence(
+        "hessian-does-not-mix",
+        f"The Hessian has no entry between active and inactive blocks {where}, in any sector, sample by sample: the largest",
+        "inactive gradients are 0 for all active blocks",
+        predicted=0.0,
+        measured=float(np.abs(mean[:, ACTIVE][:, :, INACTIVE]).max()),
+        error=0.0,
+        allowance=0.0,
+        resolution=np.finfo(float).tiny,
+        reason="the zeros are structural",
+        origin="derived",
+        statistical=False,
+    )
+    value = study.h / study.setting.law.d
+    form = "-c l'(c)/d" if study.objective.layer_norm else "2 E[(f - y).q]/d"
+    yield Evidence(
+        "hessian-coupling",
+        f"H_(P22,Q22) = {form} = {value:.6g} {where}, multiples of I: ratio",
+        "closed form",
+        predicted=1.0,
+        measured=float(mean[0, P22, Q22]) / value,
+        error=float(stderr[0, P22, Q22]) / abs(value),
+        allowance=0.0,
+        resolution=HESSIAN_RESOLUTION,
+        reason="sampling error",
+        origin="derived",
+    )
+    scale = float(np.abs(study.exact).max())
+    yield Evidence(
+        "hessian-exact",
+        f"Every entry of the sampled Hessian {where}, multiples of I, is that of the exact loss on N, in units of the largest",
+        "two engines",
+        predicted=0.0,
+        measured=(mean[0] - study.exact).ravel() / scale,
+        error=stderr[0].ravel() / scale,
+        allowance=LOSS_ROUNDING,
+        resolution=HESSIAN_RESOLUTION,
+        reason="sampling error",
+        origin="derived",
+    )
+
+
+def saddle(study: Stability) -> Iterator[Evidence]:
+    """The curvature along P22 - Q22 is negative."""
+    v = np.zeros(8)
+    v[[P22, Q22]] = 0.5**0.5, -(0.5**0.5)
+    mean, stderr = (np.asarray(x)[0] for x in study.found[:2])
+    yield Evidence(
+        "saddle",
+        "The manifold runs along a saddle: the curvature along P22 - Q22, multiples of I, is negative",
+        "h > 0",
+        predicted=0.0,
+        measured=float(v @ mean @ v),
+        error=float(abs(v) @ stderr @ abs(v)),
+        allowance=0.0,
+        resolution=abs(float(v @ mean @ v)),
+        reason="sampling error, which must be smaller than the curvature itself",
+        origin="derived",
+        sense="at most",
+    )
+
+
+def grows(study: Stability) -> Iterator[Evidence]:
+    """Perturbations grow and shrink as first order says, in all of N."""
+    theta, held = study.grown.theta.T, study.held.theta.T
+    u, both = theta[P22] - theta[Q22], held[P22] + held[Q22]
+    yield _growth(study, "escape-rate", "p22 - r22 grows by 1 + eta h/d a step", u, study.grows[0], study.grown.step)
+    statement = "From p22 = r22 the sum p22 + r22 shrinks by 1 - eta h/d a step"
+    yield _growth(study, "shrinking-rate", statement, both, study.grows[1], study.held.step)
+    yield Evidence(
+        "symmetric-start-stays",
+        f"From p22 = r22 = {SMALL:g} descent never leaves p22 = r22: the largest |p22 - r22| over {SMALL:g}",
+        "symmetry of F in p22 r22",
+        predicted=0.0,
+        measured=float(np.abs(held[P22] - held[Q22]).max()) / SMALL,
+        error=SYMMETRY,
+        allowance=0.0,
+        resolution=0.01,
+        reason="rounding, which grows as p22 - r22 does",
+        origin="derived",
+        statistical=False,
+    )
+    if study.objective.layer_norm:
+        p11 = study.pushed.theta[:, P11]
+        statement = "p11 grows by 1 - eta k11 a step, k11 = H_(P11,P11) < 0"
+        yield _growth(study, "p11-rate", statement, p11, study.pushes, study.pushed.step)
+
+
+def _growth(study: Stability, name: str, statement: str, x: np.ndarray, predicted: np.ndarray, step: np.ndarray) -> Evidence:
+    """log of x over its start, against first order, at the last step where that is worth something."""
+    linear = np.flatnonzero(abs(predicted) <= np.log(LINEAR / SMALL))
+    last = linear[-1]
+    measured, wanted = float(np.log(abs(x[last] / x[0]))), float(predicted[last])
+    short = abs(wanted) < EFOLD
+    return Evidence(
+        name,
+        f"{statement}: log of the factor {np.exp(wanted):.4g} after {step[last]} steps, over that of first order",
+        "first order, along the recursion on the manifold",
+        predicted=1.0,
+        measured=measured / wanted if wanted else np.nan,
+        error=GROWTH_ROUNDING / abs(wanted) if wanted else np.inf,
+        allowance=0.0,
+        resolution=GROWTH_RESOLUTION,
+        reason=f"rounding and the series of h and k11; the amplitude is {SMALL:g} at first",
+        origin="derived",
+        statistical=False,
+        excuse="too few steps: less than a tenth of an e-fold" if short else "",
+    )
+
+
+def ends(study: Stability) -> Iterator[Evidence]:
+    """Where descent from beside the manifold gets to."""
+    objective, last = study.objective, float(study.loss[-1])
+    plateau = study.limit or float(study.base_loss[-1])
+    name = "limit of the theorem" if study.limit else "loss of the descent on the manifold at the same step"
+    yield Evidence(
+        "falls-below",
+        f"From {study.setting['size']:g} beside the manifold the loss falls below the {name}: {last:.4g} over {plateau:.4g}",
+        "exact descent in N",
+        predicted=BELOW,
+        measured=last / plateau,
+        error=LOSS_ROUNDING / plateau,
+        allowance=0.0,
+        resolution=1 - BELOW,
+        reason="quadrature of the exact loss",
+        origin="derived",
+        sense="at most",
+        statistical=False,
+    )
+    if not objective.layer_norm:
+        m, c = (float(x) for x in one_layer.products(jnp.asarray(study.ended.theta[-1]))[2:])
+        goal_m, goal_c, least = regression(study)
+        yield Evidence(
+            "learns-best-fit",
+            f"Descent finds the best fit of y by q and S q, m = {goal_m:.6g}, c = {goal_c:.6g}, loss {least:.6g}",
+            "least squares; for y = S q it is exact: m = -1, c = 1, loss 0",
+            predicted=0.0,
+            measured=np.array([m - goal_m, c - goal_c, last - least]),
+            error=LOSS_ROUNDING,
+            allowance=SETTLED,
+            resolution=2 * SETTLED,
+            reason="what descent has left after its steps",
+            origin="derived",
+            statistical=False,
+        )
+
+
+def regression(study: Stability) -> tuple[float, float, float]:
+    """(m, c, loss) of the least squares fit of y by (1 + m) q + c S q: the exact loss is quadratic in (1 + m, c)."""
+    loss = one_layer.loss(study.objective, Spectrum.of(study.setting.law.spectrum))
+    at = lambda x: loss(jnp.zeros(8).at[jnp.array([P22, 2, 5, Q22])].set(jnp.array([x[0] - 1, x[1], 1.0, 1.0])))
+    zero = jnp.zeros(2)
+    best = -jnp.linalg.solve(jax.hessian(at)(zero), jax.grad(at)(zero))
+    return float(best[0]) - 1, float(best[1]), float(at(best))
