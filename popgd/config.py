@@ -97,8 +97,11 @@ def file(value: Any) -> str:
     A checksum that comes with the name must still be right. Raises ValueError if it is not, or there is no such file.
     """
     name, _, told = str(value).partition("#")
+    if Path(name).exists() and not Path(name).is_file():
+        raise ValueError("it is no file; name a file that is there")  # a device or a pipe might never end
     try:
-        found = hashlib.sha256(Path(name).read_bytes()).hexdigest()[:CHECKSUM]
+        with Path(name).open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()[:CHECKSUM]
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror}); name a file that is there") from None
     if told not in ("", found):

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from typing import NamedTuple
 
 import jax
@@ -161,7 +162,7 @@ def load(path: Path, normalise: bool = False) -> Loaded:
 
 def load_query(path: Path, d: int) -> Float[np.ndarray, " d"]:
     """A query from a .npy or .csv file, of any length but 0; it is normalised. Raises SettingError (one line)."""
-    q = read_array(path, "query").squeeze()
+    q = np.atleast_1d(read_array(path, "query").squeeze())
     if q.shape != (d,) or not np.all(np.isfinite(q)) or not np.any(q):
         raise SettingError(f"query={path} has shape {q.shape}: a finite vector, not zero, with d={d} entries was wanted")
     q = q / np.max(abs(q))
@@ -179,15 +180,23 @@ def read_array(path: Path, name: str) -> np.ndarray:
         raise SettingError(f"{name}={path}: a .npy or .csv file was wanted")
     try:
         with warnings.catch_warnings(action="ignore"):  # of an empty file; its shape tells
-            array = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2)
+            array = _read_npy(path) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8-sig")
     except OSError as error:
         raise SettingError(f"{name}={path} cannot be read ({error.strerror or error}): name a .npy or .csv file") from None
-    except (ValueError, EOFError) as error:
+    except MemoryError:
+        raise SettingError(f"{name}={path} does not fit into memory, or is damaged: give a smaller table") from None
+    except (ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two of a header that is no header
         why = "no .npy array of numbers" if path.suffix == ".npy" else " ".join(str(error).split())
         raise SettingError(f"{name}={path} holds no table of numbers ({why}): give it without header and text") from None
     if array.dtype.kind not in "fiub":
         raise SettingError(f"{name}={path} holds {array.dtype}: real numbers were wanted")
     return np.asarray(array, dtype=np.float64)
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    """The one array of a .npy file: no archive, nothing pickled."""
+    with path.open("rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _columns(which: np.ndarray) -> str:

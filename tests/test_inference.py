@@ -198,12 +198,28 @@ def files(tmp_path, monkeypatch):
     np.savetxt("good.csv", X, delimiter=",")
     (tmp_path / "text.csv").write_text("a,b\n1,2\n")
     (tmp_path / "empty.csv").write_text("")
+    np.savez("archive.npz", X)
+    (tmp_path / "archive.npz").rename("archive.npy")
+    (tmp_path / "header.npy").write_bytes(npy_header("{((((" + 80 * " "))
+    (tmp_path / "vast.npy").write_bytes(npy_header(str({"descr": "<f8", "fortran_order": False, "shape": (10**9, 10**9)})))
+    np.savetxt("marked.csv", X, delimiter=",", encoding="utf-8-sig")
+    (tmp_path / "folder.npy").mkdir()
     (tmp_path / "broken.npy").write_text("hello")
     (tmp_path / "good.txt").write_text("1 2")
     return tmp_path
 
 
+def npy_header(text):
+    """A .npy file with this header and no data."""
+    header = text.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
 BAD = [
+    ({"data": "archive.npy"}, "no .npy array of numbers"),
+    ({"data": "header.npy"}, "no .npy array of numbers"),
+    ({"data": "vast.npy"}, "does not fit into memory"),
+    ({"data": "folder.npy"}, "it is no file"),
     ({"data": "missing.npy"}, "data=missing.npy: it cannot be read"),
     ({"data": "text.csv"}, "data=text.csv holds no table of numbers"),
     ({"data": "empty.csv"}, "a matrix (d, n) was wanted"),
@@ -238,10 +254,18 @@ def test_bad_data_is_one_line(files, values, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("values", [{"query": "q7.npy"}, {"query": "hole.npy"}, {"query": "archive.npy"}, {"loops": 10**9}])
+def test_a_bad_query_or_too_many_loops_are_told_before_anything_is_written(files, values):
+    """While the settings are resolved, which comes before the run directory."""
+    with pytest.raises(SettingError, match=r"was wanted|no table|use less"):
+        resolve({"theorem": "4.6", "data": "good.npy", **values})
+
+
 def test_loaded_data(files):
     X = matrix("spiked")
     np.testing.assert_array_equal(inference_data.load(files / "good.npy").X, X)
     np.testing.assert_allclose(inference_data.load(files / "good.csv").X, X, rtol=1e-15)
+    np.testing.assert_array_equal(inference_data.load(files / "marked.csv").X, inference_data.load(files / "good.csv").X)
     loaded = inference_data.load(files / "long.npy", normalise=True)
     np.testing.assert_allclose(loaded.X, X, rtol=1e-14)
     assert "columns normalised (norms were 3 to 3)" in loaded.words
@@ -313,6 +337,37 @@ def test_a_finished_run_that_does_not_fit(tmp_path, values, message):
     with pytest.raises(SettingError) as caught:
         resolve({"theorem": "4.6", **values, "trained": str(tmp_path / "run")})
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def spoil(path, name):
+    """Damage a finished run as a bad disk, or somebody's hand, would."""
+    trajectory, settings = path / store.TRAJECTORY, path / store.SETTINGS
+    whole = trajectory.read_bytes()
+    with np.load(trajectory) as stored:
+        arrays = dict(stored)
+    match name:
+        case "cut":
+            trajectory.write_bytes(whole[: len(whole) // 2])
+        case "empty":
+            trajectory.write_bytes(b"")
+        case "one array":
+            with trajectory.open("wb") as file:
+                np.save(file, np.ones(3))
+        case "short":
+            np.savez(trajectory, **(arrays | {"exact/c": arrays["exact/c"][:2]}))
+        case "text":
+            np.savez(trajectory, **(arrays | {"exact/dc": arrays["exact/dc"].astype(str)}))
+        case _:
+            settings.write_text(json.dumps({**json.loads(settings.read_text()), name: "x"}))
+
+
+@pytest.mark.parametrize("name", ["cut", "empty", "one array", "short", "text", "spectrum", "eta", "foreign"])
+def test_a_damaged_run_is_one_line_before_anything_is_written(tmp_path, name):
+    finished(tmp_path / "run", theorem="4.3", spectrum=[3, 2, 1], steps=100)
+    spoil(tmp_path / "run", name)
+    with pytest.raises(SettingError, match=r"holds no exact descent|has damaged settings") as caught:
+        resolve({"theorem": "4.6", "steps": 100, "trained": str(tmp_path / "run")})
+    assert "\n" not in str(caught.value)
 
 
 def test_snapshots_are_finite_and_end_with_the_last(tmp_path):

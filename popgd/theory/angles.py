@@ -39,7 +39,7 @@ def _ends(runs: Iterable[Run], depths: np.ndarray) -> str:
 
 
 def _excuse(entries: np.ndarray) -> str:
-    return "" if entries.size else "float64 ends before the first loop: the angle is below its rounding"
+    return "" if entries.size else "the angle is below the rounding of float64 wherever it was looked at"
 
 
 def _compare(

@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from popgd import inference, inference_data, model
 from popgd.data import Hypothesis
+from popgd.gradient import working_set
 from popgd.inference import Angles, Bounds, Query, Rounding, Split
 from popgd.inference_data import TEST_LAWS
 from popgd.memory import Memory
@@ -189,13 +190,18 @@ def _theory(S: Split, at: Query, c: float, depths: np.ndarray, layer_norm: bool)
     return output, lengths, *inference.angles(S, at, c, depths), *inference.bounds(S, at, c, depths), *errors
 
 
+def fits_memory(d: int, n: int, matrices: int, models: int, loops: int) -> None:
+    """Raises SettingError if one test matrix of this shape, or the outputs of all loops, exceed half the memory here."""
+    queries = QUERIES + 1
+    fits(f"test data with d={d}, n={n}", queries * working_set(2 * d, n + 1))
+    fits(f"loops={loops}", ARRAYS * 8 * matrices * queries * SNAPSHOTS * models * loops * d)
+
+
 def study(setting: Setting, names: tuple[str, ...], progress: Progress, memory: Memory) -> Inference:
     """Train the models with these names, unless a finished run has them, and loop them on all test matrices."""
     last_only = "loops" not in setting.options
     tests = tests_of(setting)
     count = 1 if last_only else setting["loops"]
-    each = sum(len(test.queries) for test in tests) * SNAPSHOTS * len(names)
-    fits(f"loops={count}", ARRAYS * 8 * each * count * setting.law.d)
     depths = np.array([setting.L]) if last_only else np.arange(1, count + 1)
     models = tuple(train(setting, name, SNAPSHOTS, progress, memory.part(name)) for name in names)
     runs, total = {}, len(models) * len(tests)

@@ -16,14 +16,14 @@ from popgd.memory import Memory
 from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.theory import angles, training
 from popgd.theory.base import Progress, Setting, Theorem
-from popgd.theory.inference import Inference, Run, hypotheses, study
+from popgd.theory.inference import COLUMNS, Inference, Run, fits_memory, hypotheses, study
 from popgd.theory.power_method import PAPER, contracting_step, natural_step
 from popgd.theory.unit_columns import LAW
 from popgd.verdict import Evidence
 
 #: A limit as t -> infinity must be met this closely, its first 1/c term removed.
 LIMIT_RESOLUTION = 1e-4
-#: The models that each theorem loops, and the theorems that train them.
+#: The models that each theorem loops.
 LAYERS, LOOPED = ("LN", "norm", "unnorm"), ("looped",)
 
 
@@ -119,19 +119,26 @@ def _of_run(run: Run, depths: np.ndarray) -> Mapping[str, tuple[float, float]]:
     return found
 
 
-def make_law(values: Mapping[str, Any], theorems: tuple[str, ...]) -> training.TrainingLaw:
-    """The training law; the matrix in `data` is read first, so that what is wrong with it is said before any training."""
+def make_law(values: Mapping[str, Any], names: tuple[str, ...], deep: bool) -> training.TrainingLaw:
+    """The law that the named models are trained on; deep ones are looped `loops` times, others once at their own L.
+
+    All files are read here, so that what is wrong with them is said before any training and before anything is written.
+    """
     data = values["data"]
     if data and values["test"] != "all":
         raise SettingError(f"test={values['test']} was given beside data, which are the test data: leave out one of them")
     if values["normalise"] and not data:
         raise SettingError("normalise=true is about data, and none was given: leave it out, test laws have unit columns")
-    d = inference_data.load(inference_data.path_of(data), values["normalise"]).X.shape[0] if data else None
-    made = training.make_law(values, theorems, d)
+    d, n = inference_data.load(inference_data.path_of(data), values["normalise"]).X.shape if data else (None, None)
+    made = training.make_law(values, names, d)
     if values["test"] != "all":
         least = inference_data.TEST_LAWS[values["test"]].least_d
         if made.d < least:
             raise SettingError(f"test={values['test']} needs d >= {least}, and the model has d={made.d}")
+    if values["query"]:
+        inference_data.load_query(inference_data.path_of(values["query"]), made.d)
+    matrices = 1 if data or values["test"] != "all" else len(inference_data.TEST_LAWS)
+    fits_memory(made.d, n or COLUMNS * made.d, matrices, len(names), values["loops"] if deep else 1)
     return made
 
 
@@ -158,7 +165,7 @@ THEOREMS = (
         law_options=LAW,
         options=(*OPTIONS, "loops"),
         defaults={"L": 1},
-        make_law=partial(make_law, theorems=("4.2", "4.3")),
+        make_law=partial(make_law, names=LAYERS, deep=True),
         step_size=partial(step_size, automatic=contracting_step),
         objective=lambda setting, target: PowerIteration("normalised", layer_norm=True),
         hypotheses=hypotheses,
@@ -175,7 +182,7 @@ THEOREMS = (
         law_options=LAW,
         options=("L", *OPTIONS),
         defaults={"L": 3},
-        make_law=partial(make_law, theorems=("4.1",)),
+        make_law=partial(make_law, names=LOOPED, deep=False),
         step_size=partial(step_size, automatic=natural_step),
         objective=lambda setting, target: SubspaceDistance(setting.L),
         hypotheses=hypotheses,

@@ -1,15 +1,17 @@
 """Trained layers to loop: the exact descent of Theorems 4.1, 4.2 and 4.3, or that of a finished run."""
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float
 
+from popgd import config, store
 from popgd import curve as curves
-from popgd import store
 from popgd.config import SettingError
 from popgd.data import Hypothesis, UnitColumns
 from popgd.memory import Memory
@@ -130,7 +132,11 @@ def names_in(setting: Setting, names: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the named models that are to be looped: with `trained`, those of its run."""
     if not setting.law.run:
         return names
-    kept = setting.law.kept
+    return names_of(setting.law.kept, names)
+
+
+def names_of(kept: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the named models that a run with these settings has trained."""
     target = kept.get("target")
     return tuple(n for n in names if KINDS[n].theorem == kept["theorem"] and target in (None, "", KINDS[n].target))
 
@@ -143,7 +149,7 @@ def spiked_spectrum(d: int) -> tuple[float, ...]:
     return (float(max(d, 4)), *(3.0,) * (d - 1))
 
 
-def make_law(values: Mapping[str, Any], theorems: tuple[str, ...], test_d: int | None) -> TrainingLaw:
+def make_law(values: Mapping[str, Any], names: tuple[str, ...], test_d: int | None) -> TrainingLaw:
     """The training law, or that of the run in `trained`; by default of the dimension of the test data, if these have one.
 
     Raises SettingError if settings, run and test data do not fit together.
@@ -154,31 +160,38 @@ def make_law(values: Mapping[str, Any], theorems: tuple[str, ...], test_d: int |
             values["spectrum"] = spiked_spectrum(test_d)
         made = TrainingLaw(unit_columns.make_law(values))
     else:
-        made = _from_run(values, theorems)
+        made = _from_run(values, names)
     if test_d is not None and test_d != made.d:
         raise SettingError(f"the data have d={test_d} and the model has d={made.d}: train one with d={test_d}")
     return made
 
 
-def _from_run(values: Mapping[str, Any], theorems: tuple[str, ...]) -> TrainingLaw:
+def _from_run(values: Mapping[str, Any], names: tuple[str, ...]) -> TrainingLaw:
     run = values["trained"]
     path = Path(run.partition("#")[0])
     kept = store.read(path / store.SETTINGS)
+    theorems = sorted({KINDS[name].theorem for name in names})
     if kept.get("theorem") not in theorems:
         wanted = " or ".join(theorems)
         raise SettingError(f"trained={path} is a run of Theorem {kept.get('theorem')}: one of {wanted} was wanted")
     try:
+        kept = config.read(kept)
+    except SettingError as error:
+        raise SettingError(f"trained={path} has damaged settings ({error}): name another run") from None
+    try:
         own = {name: kept.get(name) for name in LAW}
-        clash = [name for name in LAW if values[name] is not None and _plain(values[name]) != _plain(own[name])]
+        clash = [name for name in LAW if values[name] is not None and values[name] != own[name]]
         clash += [name for name in SHARED if values[name] != kept[name]]
         clash += ["eta"] if values["eta"] not in (None, kept["eta"]) else []
-        if clash:
-            told = " ".join(f"{name}={kept[name]}" for name in clash)
-            raise SettingError(f"trained={path} was trained with {told}: say so too, or leave out what differs")
-        law = unit_columns.make_law({**values, **own})
     except KeyError as error:
         raise SettingError(f"trained={path} has no setting {error}: name the directory of a finished run") from None
-    return TrainingLaw(law, run, kept)
+    if clash:
+        told = " ".join(f"{name}={_plain(kept.get(name))}" for name in clash)
+        raise SettingError(f"trained={path} was trained with {told}: say so too, or leave out what differs")
+    law = TrainingLaw(unit_columns.make_law({**values, **own}), run, kept)
+    for name in names_of(kept, names):
+        _stored(law, KINDS[name])
+    return law
 
 
 def _plain(value: Any) -> Any:
@@ -192,6 +205,9 @@ def _stored(law: TrainingLaw, kind: Kind) -> Records:
         with np.load(path, allow_pickle=False) as arrays:
             prefix = f"{kind.target}/exact/" if f"{kind.target}/exact/c" in arrays else "exact/"
             step, a, b, c, dc, bound = (arrays[prefix + name] for name in ("step", "a", "b", "c", "dc", "bound"))
-    except (OSError, KeyError, ValueError) as error:
+        every = (step, a, b, c, dc, bound)
+        if any(x.shape != (step.size,) or x.dtype.kind not in "if" for x in every) or not np.isfinite(c[step > 0]).any():
+            raise ValueError("its arrays are not those of a descent")
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
         raise SettingError(f"{path} holds no exact descent ({error}): finish the run, or name another") from None
     return Records(step, c, (a - b) * (a + b), dc, bound, np.full(c.shape, np.nan), np.array(-1), None)
