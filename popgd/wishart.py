@@ -154,6 +154,26 @@ def least_loss(n: int, d: int, L: int) -> float:
     return rounded(_on_the_line(n, d, L, minimiser(n, d, L)), f"the least loss at n = {n}, d = {d}, L = {L}")
 
 
+def deviation(n: int, d: int, L: int, a: Fraction | float) -> float:
+    """Standard deviation of a single prompt's squared error at A = a I, over its mean.
+
+        E (w^T R^L x)^4 = 3 E[(tr R^{2L})^2 + 2 tr R^{4L}],   R = I - a S,   w, x ~ N(0, I)
+
+    Where it is large a few prompts carry the mean, and those that are sampled do not show it. Raises ValueError for
+    4L > 100.
+    Source: derived (Isserlis).
+    """
+    n, d, L = whole(n=n, d=d, L=L)
+    a, K = rational(a), 2 * L
+    moments(n, d, 2 * K)  # refuses too large an L
+    mean = _mean_of_traces(n, d)
+    terms = [comb(K, i) * (-a / n) ** i for i in range(K + 1)]
+    pairs = ((i, j) for i in range(K + 1) for j in range(K + 1))
+    square = sum((terms[i] * terms[j] * mean(tuple(sorted((i, j)))) for i, j in pairs), Fraction(0))
+    second = 3 * (square + 2 * _on_the_line(n, d, K, a))
+    return rounded(second / _on_the_line(n, d, L, a) ** 2 - 1, f"the variance at n = {n}, d = {d}, L = {L}") ** 0.5
+
+
 def unlooped(n: int, d: int, L: int) -> float:
     """The least loss of L steps of gradient descent whose L step sizes are free, instead of equal.
 

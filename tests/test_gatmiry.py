@@ -99,6 +99,26 @@ def test_exact_claims_about_the_minimiser():
     assert {c.id: c.reason for c in found if c.outcome is not Outcome.SUPPORTED} == {}
 
 
+@pytest.mark.parametrize("eta", [1e-12, 1e-300])
+def test_tiny_steps_refute_nothing(eta):
+    """A descent that has hardly begun has not ended: it stands still to the eye."""
+    whole = descended()
+    setting = dataclasses.replace(whole.setting, eta=eta, steps=1000)
+    step, A, u = (whole.values[f"exact/{name}"] for name in ("step", "A", "u"))
+    start = {"exact_step": np.array([750, 1000]), "exact_A": np.zeros_like(A[:2]), "exact_u": np.full_like(u[:2], 0.5)}
+    claims = judge([*minimiser.arrival(dataclasses.replace(values(whole, **start), setting=setting))], 1e-6)
+    assert {(c.outcome, c.reason.split()[0]) for c in claims} == {(Outcome.INCONCLUSIVE, "still")}
+    stuck = values(whole, **{**start, "exact_step": step[-2:]})
+    assert {c.outcome for c in judge([*minimiser.arrival(stuck)], 1e-6)} == {Outcome.REFUTED}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [{"d": 5, "n": 6, "L": 5}, {"d": 1, "n": 1, "L": 6}])
+def test_rare_prompts_refute_nothing(size):
+    """Few examples, many loops: the sampled mean is far below the exact one, and its standard error does not show it."""
+    assert outcomes(check("gatmiry.ood", **size))["shifted-loss-sampled"] is Outcome.INCONCLUSIVE
+
+
 # --- transcribed statements: refuted for a reason
 
 
@@ -195,6 +215,8 @@ BAD = [
     ({"theorem": "gatmiry.loops", "L": 51}, "is exact for at most 50 loops"),
     ({"n": 10**18, "d": 1, "L": 6, "theorem": "gatmiry.loops"}, None),
     ({"theorem": "gatmiry.loops", "n": 10**18, "L": 20}, "outside the range of float64"),
+    ({"covariance": [1e-200, 2e-200]}, "rescale it"),
+    ({"covariance": [1e200, 2e200]}, "rescale it"),
     ({"steps": 10**7}, "at most 1,000,000"),
     ({"d": 10**6}, "use less"),
     ({"theorem": "gatmiry.ood", "d": 2, "shift": [1, 2, 3]}, "d = 2 positive numbers were wanted"),

@@ -55,7 +55,7 @@ def theorem(largest: int, what: str, n: int = 50, options: tuple[str, ...] = (),
     return Theorem(
         law_options=LAW,
         options=("L", *options),
-        defaults={"L": 2, "n": n, "steps": LONGEST, "samples": 2**14, "sampled_steps": 320},
+        defaults={"L": 2, "n": n, "steps": LONGEST, "samples": 2**15, "sampled_steps": 320},
         make_law=make_law,
         step_size=step_size,
         objective=objective(largest, what),

@@ -15,7 +15,7 @@ from popgd.in_context import InContext, Prompt, SquaredError
 from popgd.memory import Memory
 from popgd.theory.base import Progress, Setting
 from popgd.theory.gatmiry import pictures
-from popgd.theory.gatmiry.common import INFINITE, Study, sampled_law
+from popgd.theory.gatmiry.common import INFINITE, Study, heavy_tails, sampled_law
 from popgd.verdict import Evidence
 
 #: Prompts of the bound that holds for every prompt, and the most loops.
@@ -31,6 +31,7 @@ class Shifted(NamedTuple):
     direct: Any  # exact loss in the coordinates of the inputs
     reduced: Any  # exact loss at diag(a* mu)
     sampled: Any  # (3,): Monte Carlo mean, standard error, exact at as many examples
+    heavy: Any  # relative standard error of the second moment of the gradient's entries there, the largest
     share: Any  # (BOUNDED,): error over bound, prompt by prompt
 
 
@@ -55,7 +56,7 @@ def shift(setting: Setting) -> tuple[float, ...]:
 
 def shifted_study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
     law = setting.law
-    found = memory.part("shifted").once(partial(shifted, setting, objective, law, progress), Shifted(*range(5)))
+    found = memory.part("shifted").once(partial(shifted, setting, objective, law, progress), Shifted(*range(6)))
     return Study(setting, objective, {k: np.asarray(v) for k, v in found._asdict().items()}, pictures.ood)
 
 
@@ -78,6 +79,7 @@ def shifted(setting: Setting, objective: SquaredError, law: InContext, progress:
         direct(polynomial, A, other.root),
         reduced(polynomial, wishart.a_star(n, d, L) * jnp.asarray(mu)),
         np.array([mean.loss, stderr.loss, at_few]),
+        np.max(np.asarray(stderr.square) / np.asarray(mean.square)),
         prompt_bounds(setting, d),
     )
 
@@ -140,6 +142,7 @@ def ood(study: Study) -> Iterator[Evidence]:
         allowance=0.0,
         resolution=0.25,
         reason="sampling error",
+        excuse=heavy_tails(study, float(values["heavy"]), wishart.a_star(*study.sizes) * float(values["mu"].max())),
         **common,
     )
     line = np.array([0.1, 0.5, 1.5, 1.9, 2.1, 2.5])
