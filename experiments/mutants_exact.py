@@ -98,7 +98,7 @@ RECURSION = (
            with_step(1.01), again="exact"),
     Mutant("8 times the step size", "recursion", "4.2 unnormalised", ("contraction", "monotone", "reduced-dynamics"),
            with_step(8.0), again="exact"),
-    Mutant("1/d forgotten", "recursion", "4.1", ON_D, without_d(), again="exact"),
+    Mutant("1/d forgotten", "recursion", "4.1", ON_D, without_d(), again="exact", slow=True),
     Mutant("1/d forgotten", "recursion", "4.3", ON_D, without_d(), again="exact"),
     Mutant("times half of what they are", "leap", "4.1", ("exponent-c", "exponent-a", "exponent-b"), ((leap, "_flow", late),),
            again="exact", slow=True),

@@ -124,7 +124,7 @@ def test_beyond_cond_nothing_is_claimed():
     assert np.isnan(float(_layer_slope(plane((3.0, 1.0)), np.nan).value))
 
 
-@pytest.mark.parametrize("condition", [1e6, pytest.param(1e10, marks=SLOW)])
+@pytest.mark.parametrize("condition", [pytest.param(c, marks=SLOW) for c in (1e6, 1e10)])
 def test_norm_excess_at_a_large_condition(condition):
     """E||Sq|| = (2/pi) lam_1 E(1 - (lam_2/lam_1)^2). With one step of quadrature for all conditions: 8e-7 at 1e6, 100 at 1e10."""
     got = compiled(quadrature.norm_excess, cond=condition)(plane((condition, 1.0)))
@@ -378,6 +378,7 @@ def itself(weights, sample):
     return sample
 
 
+@SLOW
 def test_means_of_float32_are_taken_in_float64():
     """A running mean in float32 is off by tens of units after 2^13 samples one by one, and stands still after some 10^8."""
     weights = model.embed(jnp.float32(1), jnp.float32(0), 1)

@@ -19,6 +19,7 @@ from popgd.model import Active, blocks, embed
 from popgd.objectives import PowerIteration, SubspaceDistance
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "reference.json").read_text())
+SLOW = pytest.mark.slow  # each case compiles for seconds; its siblings in the default suite keep the code honest
 FALSE_ALARM = 1e-6  # of each statistical test, split over its numbers
 SAMPLES = 2**13
 SEEDS, FEW = 64, 512
@@ -70,7 +71,7 @@ def references():
 CASES = {case[0]: case[1:] for case in references()}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[SLOW] if name.startswith("B") else []) for name in CASES])
 def test_loss_and_gradient_are_the_reference_within_their_error_bars(name):
     """P21's gradient has trace/d = b l'(c)/d, Q12's a l'(c)/d, at a = 2, b = c/2."""
     objective, law, c, loss, slope = CASES[name]
@@ -148,7 +149,7 @@ def test_two_samples_have_one():
 # --- what it must not depend on
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 16])
+@pytest.mark.parametrize("chunk", [pytest.param(1, marks=SLOW), 7, pytest.param(16, marks=SLOW)])
 @pytest.mark.parametrize("samples", [3, ODD])
 def test_the_chunk_does_not_matter(samples, chunk):
     wanted, found = flat(small(samples)[:2]), flat(small(samples, chunk)[:2])

@@ -11,6 +11,7 @@ from popgd import model
 from popgd.data import Sample
 from popgd.model import Active, Weights, active_weights, blocks, embed, looped
 from popgd.objectives import PowerIteration, SubspaceDistance
+from popgd.theory import invariance
 from popgd.weights import along, distance, project
 
 SIZES = [(2, 3, 1), (3, 7, 2), (5, 4, 3), (4, 9, 6)]  # d, n, L; d > n once

@@ -165,6 +165,7 @@ def test_mean_norm_is_carlson_in_three_dimensions(lam):
     close(q.mean_norm(spec, cond=1e8), elliprg(*np.square(lam)), CLOSED)
 
 
+@SLOW
 def test_norm_excess_agrees_with_the_difference_and_survives_isotropy():
     spec = spectra["B"]
     wanted = q.mean_norm(spec).value - q.moments(spec).mu

@@ -73,6 +73,7 @@ def test_half_the_degree_misses_the_tolerance_and_says_so(theorem):
     assert 1e-11 < seen <= float(loose.error)
 
 
+@pytest.mark.slow
 def test_interpolant_holds_for_condition_1e6_and_50_loops():
     hard = looped_log(np.geomspace(8, 8e-6, 6), 50)
     slope = interpolate(hard, 2, tolerance=1e-11)  # the quadrature's own logarithms round at 2e-13 there

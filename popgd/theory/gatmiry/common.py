@@ -66,9 +66,10 @@ def make_law(values: Mapping[str, Any]) -> InContext:
 
 
 def step_size(law: InContext, L: int) -> float:
-    """Half of 1/h, h = 2L(2L-1) m_2 lambda_max(Sigma)^2 the curvature of the loss at A = 0 along the identity."""
-    m_2 = float(wishart.moments(law.n, law.d, 2)[2])
-    return 0.5 / (2 * L * (2 * L - 1) * m_2 * float(np.linalg.eigvalsh(law.Sigma)[-1]) ** 2)
+    """Half of 1/h, h the larger of two curvatures: of A at 0 along the identity, 2L(2L-1) m_2 lambda_max(Sigma)^2, and of u
+    where I - G = I, 2 lambda_max(Sigma)."""
+    m_2, largest = float(wishart.moments(law.n, law.d, 2)[2]), float(np.linalg.eigvalsh(law.Sigma)[-1])
+    return 0.5 / max(2 * L * (2 * L - 1) * m_2 * largest**2, 2 * largest)
 
 
 def objective(largest: int, what: str) -> Callable[[Setting, str], SquaredError]:

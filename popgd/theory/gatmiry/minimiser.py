@@ -95,6 +95,8 @@ def engines(study: Study) -> Iterator[Evidence]:
     scatter = values["sampled/ends"].std(axis=1, ddof=1) / REPLICAS**0.5
     bias = 2 * (once - twice)
     wanted = values["sampled/exact_end"]
+    excuse = "" if np.isfinite(once + twice).all() else "a Monte Carlo descent left the finite numbers: take a smaller eta"
+    excuse = excuse or ("" if scatter.all() else "the Monte Carlo descents differ by less than rounding: take a larger eta")
     yield Evidence(
         "sampled-descent",
         f"Monte Carlo descent on (A, u), n = {n}, follows the exact one: tr A/d and u after {sampled_steps(study.setting)} "
@@ -104,7 +106,7 @@ def engines(study: Study) -> Iterator[Evidence]:
         error=T_TAIL * np.hypot(scatter[0], 2 * scatter[1]) / np.abs(wanted),
         resolution=ENGINES,
         reason="scatter of the descents; half the measured bias, for its next order",
-        excuse="" if np.isfinite(once + twice).all() else "a Monte Carlo descent left the finite numbers: take a smaller eta",
+        excuse=excuse,
         predicted=0.0,
         allowance=np.abs(bias / wanted) / 2,
         origin="derived",
