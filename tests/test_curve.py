@@ -72,7 +72,7 @@ def _full(batch):
     return q.Spectrum(batch.lam, jnp.broadcast_to(batch.mult, batch.lam.shape)), "unnormalised"
 
 
-@pytest.mark.parametrize("target", ["normalised", "unnormalised"])
+@pytest.mark.parametrize("target", [pytest.param("normalised", marks=pytest.mark.slow), "unnormalised"])
 def test_linear_curve_is_its_parabola(target):
     curve = Linear.of(sampled(3, 7, 3), target)
     star, least, A2 = (float(x.value) for x in (curve.c_star(), curve.limit(), curve.mean_square()))

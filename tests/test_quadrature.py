@@ -192,6 +192,7 @@ def test_isotropy_is_exact():
         q.looped_loss(spec, 1.0, 2)
 
 
+@SLOW
 def test_slope_is_the_derivative_of_the_loss():
     spec = spectra["A"]
     looped = jax.jit(jax.grad(lambda x: q.looped_loss(spec, x, 3, 10.0).value))
@@ -235,6 +236,7 @@ def test_layer_loss_at_zero_is_the_mean_cosine():
         close(q.layer_loss(spec, 0.0), wanted, 2e-14)  # worst seen 3e-15: two digits lost in the difference
 
 
+@SLOW
 def test_order_and_grouping_of_eigenvalues():
     a, b = q.Spectrum.of([2, 6, 4, 6, 2.0]), q.Spectrum.of([6, 6, 4, 2, 2.0])
     assert all(bool((x == y).all()) for x, y in zip(a, b, strict=True))
@@ -251,6 +253,7 @@ def test_order_and_grouping_of_eigenvalues():
         q.Spectrum.of([1.0, -1.0])
 
 
+@SLOW
 def test_vmap_and_gradient_in_the_spectrum():
     c = jnp.array([0.0, 1.0, 1e12])
     batch = q.Spectrum(jnp.array([[8.0, 5, 1], [9.0, 2, 1e-3]]), jnp.ones((2, 3)))

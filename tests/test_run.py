@@ -236,7 +236,7 @@ def test_failed_write_leaves_no_half_file(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)])
 def test_signals_end_with_a_line_and_their_code(tmp_path, number, code):
     command = [sys.executable, "-m", "popgd.run", "theorem=4.3", "out=run"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ})

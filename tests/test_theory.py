@@ -111,7 +111,15 @@ def test_step_rate_of_the_constants():
         assert found.quantities["increment_limit"][0] == pytest.approx(wanted, rel=1e-14)
 
 
-@pytest.mark.parametrize(("theorem", "exponent"), [("4.1", "1/3"), ("4.3", "1/2"), ("4.1", 0.499), ("4.3", 0.334)])
+@pytest.mark.parametrize(
+    ("theorem", "exponent"),
+    [
+        ("4.1", "1/3"),
+        pytest.param("4.3", "1/2", marks=pytest.mark.slow),
+        pytest.param("4.1", 0.499, marks=pytest.mark.slow),
+        ("4.3", 0.334),
+    ],
+)
 def test_a_wrong_exponent_is_refuted(theorem, exponent):
     found = hasty(theorem, claim_exponent=exponent)
     assert found.outcome is Outcome.REFUTED
