@@ -97,7 +97,7 @@ YIELDS: dict[str, Callable[[Any], Any]] = {
     "shifted-loss": shifted.ood,
     "shifted-loss-sampled": shifted.ood,
     "loops-converge": shifted.ood,
-    "prompt-bound": shifted.ood,
+    "prompt-bound": shifted.every_prompt,
     "factor-stuck-norm": angles.stuck,
     "factor-stuck-unnorm": angles.stuck,
     "limit-angle-looped": looping.power_limit,

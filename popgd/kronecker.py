@@ -12,6 +12,7 @@ as the gradient in a block is (dF/dtheta_k / d) I.
 Source: derived; arXiv 2606.00605 has the smaller manifold only.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -137,14 +138,15 @@ def sample_loss(objective: OfOutput, theta: Float[Array, "8"], sample: Sample) -
 
 
 @dataclass(frozen=True)
-class _Slope:
-    """Statistic: loss and gradient in theta. The weights it is given are the factors (p, r)."""
+class _Derivative:
+    """Statistic: what `derive` makes of one sample's loss in theta. The weights it is given are the factors (p, r)."""
 
     objective: OfOutput
+    derive: Callable[[Any], Callable[..., Any]]
 
-    def __call__(self, weights: Weights, sample: Sample) -> tuple[Array, Array]:
+    def __call__(self, weights: Weights, sample: Sample) -> Any:
         theta = jnp.concatenate([weights.P.ravel(), weights.Q.ravel()])
-        return jax.value_and_grad(partial(sample_loss, self.objective))(theta, sample)
+        return self.derive(partial(sample_loss, self.objective))(theta, sample)
 
 
 def population_gradient(
@@ -154,18 +156,8 @@ def population_gradient(
 
     Raises ValueError for fewer than 2 samples.
     """
-    return gradient.population_average(_Slope(objective), Weights(*factors(theta)), without_rotation(law), key, samples)
-
-
-@dataclass(frozen=True)
-class _Curvature:
-    """Statistic: the Hessian in theta. The weights it is given are the factors (p, r)."""
-
-    objective: OfOutput
-
-    def __call__(self, weights: Weights, sample: Sample) -> Float[Array, "8 8"]:
-        theta = jnp.concatenate([weights.P.ravel(), weights.Q.ravel()])
-        return jax.hessian(partial(sample_loss, self.objective))(theta, sample)
+    slope = _Derivative(objective, jax.value_and_grad)
+    return gradient.population_average(slope, Weights(*factors(theta)), without_rotation(law), key, samples)
 
 
 def population_hessian(
@@ -175,7 +167,8 @@ def population_hessian(
 
     Raises ValueError for fewer than 2 samples.
     """
-    return gradient.population_average(_Curvature(objective), Weights(*factors(theta)), without_rotation(law), key, samples)
+    curvature = _Derivative(objective, jax.hessian)
+    return gradient.population_average(curvature, Weights(*factors(theta)), without_rotation(law), key, samples)
 
 
 class Path(NamedTuple):

@@ -170,7 +170,7 @@ THEOREMS = (
         "is at most rho^T |A^-1/2 w| |A^1/2 x_q|, rho = |I - A^1/2 S A^1/2|.",
         source=f"{PAPER}, out of distribution",
         study=shifted.shifted_study,
-        claims=(shifted.ood,),
+        claims=(shifted.ood, shifted.every_prompt),
         quantities=quantities,
     ),
 )
