@@ -12,6 +12,7 @@ import numpy as np
 
 from popgd import descent, gradient, model
 from popgd.recursion import log_grid
+from popgd.structured import structured
 from popgd.theory import THEOREMS
 from popgd.theory.base import Setting
 from popgd.theory.study import RAW_BATCH, RAW_SHORTER, Exact, Point, Study, start_of
@@ -40,10 +41,10 @@ def quiet(name: str, done: int, total: int) -> None:
 # --- many seeds at once
 
 
-@partial(jax.jit, static_argnames="objective")
-def gradients(objective: Any, weights: model.Weights, law: Any, keys: jax.Array, samples: Any) -> tuple[Any, Any]:
-    """`gradient.population_gradient` of every seed: its mean and standard error. One compilation for all `samples`."""
-    statistic = gradient.GradientOf(objective, model.Active(law.d))
+@partial(jax.jit, static_argnames="how")
+def gradients(how: descent.Descent, weights: model.Weights, law: Any, keys: jax.Array, samples: Any) -> tuple[Any, Any]:
+    """`Descent.gradient` of every seed: its mean and standard error. One compilation for all `samples`."""
+    statistic = how.statistic or gradient.GradientOf(how.objective, how.manifold)
     one = lambda w, k: gradient._estimate(statistic, w, law, k, samples, CHUNK)
     return jax.vmap(one)(weights, keys)
 
@@ -58,14 +59,17 @@ def one_of(many: Any, s: int) -> Any:
 
 def points_of(study: Study, exact: Exact, seeds: Sequence[int]) -> list[tuple[Point, ...]]:
     setting, a, b, found = study.setting, *exact.short.weights, []
+    how = descent.Descent(study.objective, setting.make_optimiser(), model.Active(setting.law.d))
     for number, step in enumerate((0, max(1, setting.sampled_steps // 100), setting.sampled_steps)):
         i = int(np.searchsorted(exact.short.step, step))
         weights = model.embed(jnp.asarray(a[i]), jnp.asarray(b[i]), setting.law.d)
         many = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(seeds), *x.shape)), weights)
-        keys = keys_of(setting, seeds, 1, number)
-        mean, stderr = jax.device_get(gradients(study.objective, many, setting.law, keys, setting.samples))
-        estimates = (gradient.Estimate(one_of(mean, s), one_of(stderr, s), setting.samples) for s in range(len(seeds)))
-        found.append([Point(float(a[i]), float(b[i]), estimate) for estimate in estimates])
+        both = []
+        for purpose, (kind, law) in ((1, (how, setting.law)), (8, structured(how, setting.law))):
+            keys = keys_of(setting, seeds, purpose, number)
+            mean, stderr = jax.device_get(gradients(kind, many, law, keys, setting.samples))
+            both.append([gradient.Estimate(one_of(mean, s), one_of(stderr, s), setting.samples) for s in range(len(seeds))])
+        found.append([Point(float(a[i]), float(b[i]), *estimates) for estimates in zip(*both, strict=True)])
     return list(zip(*found, strict=True))
 
 
@@ -76,7 +80,8 @@ def descents(
     setting = study.setting
     optimiser = setting.make_optimiser()
     manifold = model.Active(setting.law.d)
-    how = descent.Descent(study.objective, optimiser, manifold)
+    how, law = descent.Descent(study.objective, optimiser, manifold), setting.law
+    how, law = structured(how, law) if projected else (how, law)
     start = manifold.embed(jnp.asarray(start_of(setting)))
     keys, grid = keys_of(setting, seeds, purpose), log_grid(steps, 8)
     one = descent._State(start, optimiser.init(start), jnp.zeros(()))
@@ -85,14 +90,14 @@ def descents(
     rows, window = [], []
     for step in range(steps + 1):
         now = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        mean, stderr = gradients(study.objective, state.weights, setting.law, now, batch)
+        mean, stderr = gradients(how, state.weights, law, now, batch)
         window.append((np.asarray(mean.coordinates), np.asarray(stderr.coordinates)))
         if step in grid:
             where = np.asarray(jax.vmap(manifold.coordinates)(state.weights))
             slopes, errors = (np.stack(x) for x in zip(*window, strict=True))
             rows.append((where, *window[-1], slopes.mean(axis=0), np.sqrt((errors**2).sum(axis=0)) / len(errors)))
             window = []
-        state, finite = move(state, mean.weights)
+        state, finite = move(state, mean.coordinates if projected else mean.weights)
         assert bool(np.all(finite)), f"a descent of the calibration breaks off at step {step}"
     where, slope, stderr, mean, error = (np.stack(x, axis=1) for x in zip(*rows, strict=True))
     nothing: Any = np.zeros(0)

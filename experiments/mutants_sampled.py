@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from mutation import Mutant, Study, with_setting
 
-from popgd import data, descent, gradient, model, objectives
+from popgd import data, descent, gradient, model, objectives, structured
 from popgd.model import Weights, blocks
 
 Code = Callable[..., Any]
@@ -98,8 +98,8 @@ MODEL = (
            ((data.Rotated, "sample", long_columns),), again="sampled", compiled=True, slow=True),
     Mutant("V of lambda_2", "law", "4.1", ("engines-agree-slope",), change=leading(1), again="sampled", sizes={"batch": 1024},
            slow=True),
-    Mutant("V of the smallest eigenvalue", "law", "4.1", ("engines-agree-slope", "gradient-negative"), change=leading(2),
-           again="sampled", sizes={"batch": 1024}),
+    Mutant("V of the smallest eigenvalue", "law", "4.1", ("engines-agree-slope",), change=leading(2),
+           again="sampled", sizes={"batch": 1024}, slow=True),
     Mutant("factor 1/2 before the loss", "objective", "4.3", ("engines-agree-slope",),
            ((objectives.PowerIteration, "__call__", lambda self, w, s: power_step(self, w, s) / 2),),
            again="sampled", compiled=True, slow=True),
@@ -114,8 +114,9 @@ MODEL = (
 
 # --- gradient, descent
 
-of_sample, estimate, fold_in = gradient.GradientOf.__call__, gradient.population_gradient, jax.random.fold_in
+of_sample, estimate, fold_in = gradient.GradientOf.__call__, gradient.population_average, jax.random.fold_in
 step = descent._step
+along, in_eigenbasis = structured.AlongActive.__call__, data.Rotated.in_eigenbasis
 
 
 def noisy(self: Any, weights: Weights, sample: data.Sample) -> Any:
@@ -134,8 +135,8 @@ def times(mean: float, stderr: float) -> Code:
     return wrong
 
 
-def over_n(objective: Any, weights: Any, law: Any, key: Any, samples: int, *rest: Any) -> gradient.Estimate:
-    found = estimate(objective, weights, law, key, samples, *rest)
+def over_n(statistic: Any, weights: Any, law: Any, key: Any, samples: int, *rest: Any) -> gradient.Estimate:
+    found = estimate(statistic, weights, law, key, samples, *rest)
     return found._replace(stderr=jax.tree.map(lambda x: x / samples**0.5, found.stderr))
 
 
@@ -152,22 +153,43 @@ def uphill(how: Any, projected: bool, state: Any, mean: Any) -> Any:
 
 
 def exchanged_gradients(how: Any, projected: bool, state: Any, mean: Any) -> Any:
-    A, B = active(mean)
-    return step(how, projected, state, model.active_weights(B, A))
+    return step(how, projected, state, mean[::-1] if projected else model.active_weights(*active(mean)[::-1]))
+
+
+def undivided(self: Any, weights: Any, sample: data.Sample) -> Any:
+    found = along(self, weights, sample)
+    d = len(sample.q)
+    return found._replace(coordinates=d * found.coordinates, square=d * d * found.square)
+
+
+def squared(self: Any, key: Any, dtype: Any) -> data.Sample:
+    found = in_eigenbasis(self, key, dtype)
+    return found._replace(X=found.X**2)
+
+
+def turned(self: Any, key: Any, dtype: Any) -> data.Sample:
+    found = in_eigenbasis(self, key, dtype)
+    return found._replace(X=found.X[::-1, ::-1])
 
 
 GRADIENT = (
     Mutant("noise in P11", "gradient", "4.3", ("inactive-gradient-zero", "inactive-blocks-zero"),
            ((gradient.GradientOf, "__call__", noisy),), again="sampled", compiled=True),
     Mutant("summed over devices twice", "gradient", "4.3", ("engines-agree-slope", "engines-agree-descent"),
-           ((gradient, "population_gradient", times(2.0, 2.0)),), again="sampled", sizes=LONG, slow=True),
+           ((gradient, "population_average", times(2.0, 2.0)),), again="sampled", sizes=LONG, slow=True),
     Mutant("standard error over n", "gradient", "4.3", ("active-gradient-scalar",),
-           ((gradient, "population_gradient", over_n),), again="sampled", slow=True),
+           ((gradient, "population_average", over_n),), again="sampled", slow=True),
     Mutant("one key for all samples", "gradient", "4.3", ("active-gradient-scalar",),
            ((jax.random, "fold_in", one_key),), again="sampled", compiled=True, slow=True),
     Mutant("trace not divided by d", "gradient", "4.3", ("engines-agree-slope",),
            ((model.Active, "coordinates", lambda self, w: jnp.stack([jnp.trace(x) for x in active(w)])),),
            again="sampled", compiled=True, slow=True),
+    Mutant("structured slope not divided by d", "gradient", "4.3", ("engines-agree-descent",),
+           ((structured.AlongActive, "__call__", undivided),), again="sampled", compiled=True, sizes=LONG, slow=True),
+    Mutant("singular values without their root", "law", "4.3", ("engines-agree-descent",),
+           ((data.Rotated, "in_eigenbasis", squared),), again="sampled", compiled=True, sizes=LONG, slow=True),
+    Mutant("spectrum turned round in the eigenbasis", "law", "4.1", ("engines-agree-descent", "gradient-negative"),
+           ((data.Rotated, "in_eigenbasis", turned),), again="sampled", compiled=True, sizes=LONG),
     Mutant("projected descent that does not project", "descent", "4.3", ("projected-on-manifold",),
            change=lambda study: dataclasses.replace(study, projected=study.raw)),
     Mutant("raw descent with twice the step", "descent", "4.3", ("engines-agree-raw",), ((descent, "_step", raw_twice),),

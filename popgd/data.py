@@ -65,6 +65,19 @@ class UnitColumns(Law, Protocol):
     def mean_square_norm(self) -> float: ...
 
 
+@runtime_checkable
+class Diagonal(UnitColumns, Protocol):
+    """A law that can draw its samples as they look in the eigenbasis of S."""
+
+    def in_eigenbasis(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample:
+        """A draw of (O^T X W, O^T q, O^T V) with X = O diag(sigma) W^T: X becomes the (d, d) matrix diag(sigma), descending,
+        and q, by (A2), is uniform on the sphere and independent of it.
+
+        The law is that of `sample` seen so; the draws of one key are others.
+        """
+        ...
+
+
 def sphere(G: Float[Array, "d n"]) -> Float[Array, "d n"]:
     """Columns uniform on the unit sphere of R^d, from a Gaussian matrix."""
     return G / jnp.linalg.norm(G, axis=0)
@@ -102,6 +115,12 @@ class UniformSphere:
         columns = sphere(jax.random.normal(key, (self.d, self.n + 1), dtype))
         X, q = columns[:, :-1], columns[:, -1]
         return Sample(X, q, jnp.linalg.eigh(X @ X.T)[1][:, -1:])
+
+    def in_eigenbasis(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample:
+        columns = sphere(jax.random.normal(key, (self.d, self.n + 1), dtype))
+        X, q = columns[:, :-1], columns[:, -1]
+        lam = jnp.maximum(jnp.linalg.eigvalsh(X @ X.T)[::-1], 0)
+        return Sample(jnp.diag(jnp.sqrt(lam)), q, jnp.eye(self.d, 1, dtype=dtype))
 
     def eigenvalues(self, key: PRNGKeyArray, count: int) -> Float[Array, "count d"]:
         """The spectra of `count` sampled S, each descending, good to some n 1e-16 absolutely; for n < d the least are 0 to
@@ -201,6 +220,11 @@ class Rotated:
         G = jax.random.normal(key, (self.d, self.d + 1), dtype)
         O, q = haar(G[:, :-1]), sphere(G[:, -1:])[:, 0]
         return Sample(O @ jnp.asarray(self.U, dtype), q, O @ jnp.asarray(self.V, dtype))
+
+    def in_eigenbasis(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample:
+        q = sphere(jax.random.normal(key, (self.d, 1), dtype))[:, 0]
+        root = jnp.sqrt(jnp.asarray(self.spectrum)).astype(dtype)
+        return Sample(jnp.diag(root), q, jnp.eye(self.d, self.r, dtype=dtype))
 
     def eigenvalues(self, key: PRNGKeyArray, count: int) -> Float[Array, "1 d"]:
         """The one spectrum that every sample has; the key and the count are not needed."""

@@ -16,7 +16,7 @@ from popgd.data import Law
 from popgd.memory import FORGETFUL, Arrays, Memory
 from popgd.objectives import Objective
 from popgd.recursion import log_grid
-from popgd.weights import Manifold, Weights, along, distance
+from popgd.weights import Manifold, Weights, distance, lift
 
 #: Called between pieces of work with (steps done, steps in all).
 Progress = Callable[[int, int], None]
@@ -50,6 +50,8 @@ class Trajectory(NamedTuple):
 class Descent:
     """How to descend: everything static. With `bank` one batch is drawn and kept, instead of fresh samples at each step.
 
+    `statistic` is what is averaged at each step, by default the gradient of every entry; one that gives `Gradient`s without
+    weights, such as `structured.AlongActive`, serves projected descents from points of the manifold.
     Valid for any optimiser; one whose updates are not finite ends the descent.
     """
 
@@ -57,6 +59,12 @@ class Descent:
     optimiser: optax.GradientTransformation
     manifold: Manifold
     bank: bool = False
+    statistic: gradient.Statistic | None = None
+
+    def gradient(self, weights: Weights, law: Law, key: PRNGKeyArray, samples: int) -> gradient.Estimate:
+        """The mean of the statistic, an Estimate of a `Gradient`."""
+        statistic = self.statistic or gradient.GradientOf(self.objective, self.manifold)
+        return gradient.population_average(statistic, weights, law, key, samples)
 
 
 class _State(NamedTuple):
@@ -76,9 +84,9 @@ class _Run(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("how", "projected"))
-def _step(how: Descent, projected: bool, state: _State, mean: Weights) -> tuple[_State, Array]:
-    """One step of the optimiser along a gradient, and whether the new weights are finite."""
-    mean = along(how.manifold, mean) if projected else mean
+def _step(how: Descent, projected: bool, state: _State, mean: Any) -> tuple[_State, Array]:
+    """One step of the optimiser along a gradient, its coordinates if projected, and whether the new weights are finite."""
+    mean = lift(how.manifold, mean) if projected else mean
     updates, inner = how.optimiser.update(mean, state.optimiser, state.weights)
     weights: Any = optax.apply_updates(state.weights, updates)
     inactive = jnp.maximum(state.inactive, how.manifold.inactive(weights))
@@ -104,8 +112,11 @@ def descend(
     descent only: in the raw one, where every entry follows its own noise, that noise biases coordinates by O(eta/batch).
     A descent that leaves the finite numbers stops: `diverged_at` is the step that failed, the records end before it.
     What `memory` recalls of the same descent is gone on from, bit for bit.
-    Raises ValueError unless 0 <= steps <= 9e18, batch >= 2 and per_decade >= 1 are whole numbers. Valid for a finite start.
+    Raises ValueError unless 0 <= steps <= 9e18, batch >= 2 and per_decade >= 1 are whole numbers, and where a statistic without
+    weights serves a descent that is not projected or starts off the manifold. Valid for a finite start.
     """
+    if how.statistic is not None and not (projected and float(distance(how.manifold, start)) == 0):
+        raise ValueError("a statistic along the manifold was given: only a projected descent from a point of it can use that")
     at = _begin(how, start, memory.recall())
     grid = set(log_grid(steps, per_decade).tolist()) if steps else {0}
     while at.step <= steps and at.diverged_at is None:
@@ -121,8 +132,8 @@ def _advance(how: Descent, law: Law, last: int, batch: int, key: PRNGKeyArray, p
     """One step, after recording the state that it starts from if it is on the grid."""
     step, state, rows, window, _ = at
     step_key = key if how.bank else jax.random.fold_in(key, step)
-    mean, stderr, _ = gradient.population_gradient(how.objective, state.weights, law, step_key, batch, how.manifold)
-    following, finite = _step(how, projected, state, mean.weights)
+    mean, stderr, _ = how.gradient(state.weights, law, step_key, batch)
+    following, finite = _step(how, projected, state, mean.coordinates if projected else mean.weights)
     if step and not np.isfinite(mean.loss):
         return at._replace(diverged_at=step)
     window.append((np.asarray(mean.coordinates), np.asarray(stderr.coordinates)))

@@ -42,14 +42,14 @@ class Estimate(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """One sample's loss, its gradient in every entry, and what a manifold makes of that (empty without one).
+    """One sample's loss, its gradient in every entry (or empty), and what a manifold makes of that (empty without one).
 
     `coordinates` holds the gradient's part along the manifold (k,), `square` its square (whose own standard error tells
     whether that of the coordinates can be trusted), `deviations` what `Manifold.deviations` says.
     """
 
     loss: Float[Array, ""]
-    weights: Weights
+    weights: Any
     coordinates: Any = ()
     square: Any = ()
     deviations: Any = ()
@@ -96,11 +96,7 @@ def population_gradient(
     heavy tails (small n in Task 1, large c) trust them only for many samples. For float32 weights every sample is computed in
     float32 and means over many in float64; what that rounding does to a mean: `rounding`.
     """
-    if samples < 2 or samples != int(samples):
-        raise ValueError(f"samples={samples}: at least 2 are needed for a standard error, and a whole number of them")
-    weights, law, key = everywhere((weights, law, key))
-    mean, stderr = _estimate(GradientOf(objective, manifold), weights, law, key, samples, chunk)
-    return Estimate(mean, stderr, samples)
+    return population_average(GradientOf(objective, manifold), weights, law, key, samples, chunk)
 
 
 def population_average(
@@ -109,10 +105,10 @@ def population_average(
     """E[statistic(weights, sample)] under the law, entry by entry, from `samples` fresh samples, `chunk` at a time.
 
     A statistic that takes derivatives must take them at a point made from the weights: at a constant, which all devices
-    share, they come out summed over the devices. Raises ValueError for fewer than 2 samples.
+    share, they come out summed over the devices. Raises ValueError for samples that are no whole number >= 2.
     """
-    if samples < 2:
-        raise ValueError(f"samples={samples}: at least 2 are needed for a standard error")
+    if samples < 2 or samples != int(samples):
+        raise ValueError(f"samples={samples}: at least 2 are needed for a standard error, and a whole number of them")
     weights, law, key = everywhere((weights, law, key))
     mean, stderr = _estimate(statistic, weights, law, key, samples, chunk)
     return Estimate(mean, stderr, samples)

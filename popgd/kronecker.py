@@ -15,7 +15,7 @@ Source: derived; arXiv 2606.00605 has the smaller manifold only.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,20 +25,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from popgd import gradient
 from popgd.data import Law, Rotated, Sample, sphere
 from popgd.model import UNROLL, blocks
-from popgd.objectives import OfLoops
+from popgd.objectives import OfOutput
 from popgd.weights import Weights
 
 #: The blocks in the order of the coordinates.
 BLOCKS = ("P11", "P12", "P21", "P22", "Q11", "Q12", "Q21", "Q22")
 #: Where the two active ones stand: P21 and Q12.
 ACTIVE = (2, 5)
-
-
-@runtime_checkable
-class OfOutput(OfLoops, Protocol):
-    """An objective that is a function of the model's output."""
-
-    def of_output(self, f: Float[Array, " d"], sample: Sample) -> Float[Array, ""]: ...
 
 
 def point(a: float | Float[Array, ""], b: float | Float[Array, ""]) -> Float[Array, "8"]:

@@ -34,6 +34,13 @@ class OfLoops(Objective, Protocol):
     def layer_norm(self) -> bool: ...
 
 
+@runtime_checkable
+class OfOutput(OfLoops, Protocol):
+    """An objective that is a function of the model's output."""
+
+    def of_output(self, f: Float[Array, " d"], sample: Sample) -> Float[Array, ""]: ...
+
+
 @dataclass(frozen=True)
 class SubspaceDistance:
     """Theorem 4.1: dist^2(f_L, V), the squared distance of the L-loop output to the principal subspace, any r.

@@ -45,8 +45,12 @@ def along(manifold: Manifold, gradient: Weights) -> Weights:
     Unbiased for a Monte Carlo gradient taken on the manifold, where the population gradient has no other part.
     Valid for finite gradients; NaN and inf pass through.
     """
-    coordinates = manifold.coordinates(gradient)
-    return jax.tree.map(jnp.subtract, manifold.embed(coordinates), manifold.embed(jnp.zeros_like(coordinates)))
+    return lift(manifold, manifold.coordinates(gradient))
+
+
+def lift(manifold: Manifold, slope: Float[Array, " k"]) -> Weights:
+    """The gradient along the manifold whose coordinates are `slope`. Valid for finite numbers; NaN and inf pass through."""
+    return jax.tree.map(jnp.subtract, manifold.embed(slope), manifold.embed(jnp.zeros_like(slope)))
 
 
 def distance(manifold: Manifold, weights: Weights) -> Float[Array, ""]:

@@ -70,5 +70,6 @@ def test_the_skewness_of_a_trace_is_bounded_from_above():
     samples = 100
     moments = [gradient.Gradient(0.0, None, coordinates=np.full(2, t), square=np.full(2, q))
                for t, q in ((-1.0, 2.0), (0.1, 20**0.5 / 10))]  # fmt: skip
-    bound = manifold.downward_skewness(Point(1.0, 0.0, gradient.Estimate(*moments, samples)))
+    estimate = gradient.Estimate(*moments, samples)
+    bound = manifold.downward_skewness(Point(1.0, 0.0, estimate, estimate))
     assert bound == pytest.approx(20**0.5 - 2)

@@ -35,7 +35,8 @@ def random_active(key: jax.Array, d: int, dtype: jnp.dtype) -> np.ndarray:
     return (rng.standard_normal((2, d, d)) / np.sqrt(d)).astype(dtype)
 
 
-@partial(jax.jit, static_argnames="objective")
+# Unoptimised: it runs once on a few samples, and takes a quarter of the time to compile.
+@partial(jax.jit, static_argnames="objective", compiler_options={"xla_backend_optimization_level": 0})
 def _outputs(objective: OfLoops, law: UnitColumns, key: jax.Array, weights: Weights) -> tuple[jax.Array, jax.Array, jax.Array]:
     """X, q and the transformer's output for SAMPLEWISE samples."""
 

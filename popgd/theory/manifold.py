@@ -21,6 +21,8 @@ TRAJECTORY_RESOLUTION = 0.13
 #: bounds skewness/sqrt(samples), and a studentised mean exceeds z at most exp(h z^3/3) times as often as a normal one
 #: (Wang 2005): 5 times at the z = 5.5 of a default run, whose h is 0.01 and that factor 1.7.
 HEAVY = 0.03
+#: Rounding of a sampled slope, in units of eps.
+SLOPE_UNITS = 100
 #: Raw descents scatter more than the noise of their traces explains: 1.22 times, measured over 60 seeds of 4.3.
 RAW_SCATTER = 1.25
 #: Below this a limit of the loss counts as 0 (losses start at order one).
@@ -41,18 +43,19 @@ def slope_rounding(point: Point, d: int) -> float:
 
 def descent_rounding(study: Study, run: Trajectory) -> float:
     """What rounding may move c of a sampled descent by, relative to c: half a unit of a and of b a step, all the same way, and
-    in float32 that of the slopes, which move c no more than they are moved themselves."""
-    d = study.setting.law.d
+    that of the slopes, which move c no more than they are moved themselves; and the bound of the exact descent's slopes."""
+    d, exact = study.setting.law.d, study.exact
     slopes = [slope_rounding(p, d) / max(abs(slope_of(p, d)[0]), 1e-300) for p in study.points if slope_rounding(p, d)]
-    return float(run.step[-1]) * study.eps + max(slopes, default=0.0)
+    slope = exact.slope_error if exact.power else float(exact.curve.c_star().bound / abs(exact.curve.c_star().value))
+    return (float(run.step[-1]) + SLOPE_UNITS) * study.eps + max(slopes, default=0.0) + slope
 
 
 def downward_skewness(point: Point) -> float:
-    """An upper bound of minus the skewness of one sample's trace x, from the moments of x and x^2.
+    """An upper bound of minus the skewness of the projected descent's sample x of the trace, from the moments of x and x^2.
 
     E(x - m)^3 = Cov(x^2, x) - 2 m s^2 with |Cov(x^2, x)| <= sd(x^2) s, s = sd(x); near equality for x of one sign.
     """
-    mean, stderr, samples = point.estimate
+    mean, stderr, samples = point.along
     k = int(point.a >= point.b)
     m, variance = float(mean.coordinates[k]), float(stderr.coordinates[k]) ** 2 * samples
     spread = float(stderr.square[k]) * samples**0.5
@@ -115,7 +118,8 @@ def blind(study: Study, run: Trajectory | None = None) -> str:
     make |a^2 - b^2| themselves, their noise is never forgotten, which the noise of `sampling_noise` leaves out.
     """
     for point in study.points:
-        mean, stderr = point.estimate.mean.square, point.estimate.stderr.square
+        estimate = point.along if run is not None and run is study.projected else point.estimate
+        mean, stderr = estimate.mean.square, estimate.stderr.square
         k = int(point.a >= point.b)
         if not float(stderr[k]) <= HEAVY * float(mean[k]):
             return f"heavy tails: at c = {point.c:.3g} a few of {point.estimate.samples} samples carry all, raise samples"
@@ -142,7 +146,7 @@ def cross_examination(study: Study) -> Iterator[Evidence]:
         predicted=1.0,
         measured=1 + (value - exact.value) / scale,
         error=np.hypot(error, exact.stderr) / scale,
-        allowance=(exact.bound + 100 * study.eps * abs(value) + rounding) / scale,
+        allowance=(exact.bound + SLOPE_UNITS * study.eps * abs(value) + rounding) / scale,
         resolution=SLOPE_RESOLUTION,
         reason="quadrature bound and rounding (that of float32 measured); sampling error of the gradient and of the spectra",
         origin="derived",
@@ -156,14 +160,14 @@ def _trajectories(study: Study) -> Iterator[Evidence]:
     gap, c, noise, outer = deviation(study, projected)
     yield Evidence(
         "engines-agree-descent",
-        f"The Schur-projected Monte Carlo descent follows the exact recursion: c at step {projected.step[-1]}, as a ratio",
+        f"Monte Carlo descent along the manifold follows the exact recursion: c at step {projected.step[-1]}, as a ratio",
         "derived: reduced dynamics",
         predicted=1.0,
         measured=1 + gap / c,
         error=float(np.hypot(noise, outer)) / abs(c),
         allowance=(noise / c) ** 2 + descent_rounding(study, projected),
         resolution=TRAJECTORY_RESOLUTION,
-        reason="second order in the noise, and rounding; error: gradient noise summed over all steps, and the sampled spectra",
+        reason="second order in the noise, rounding, bound of exact slopes; error: noise of all steps, and the sampled spectra",
         origin="derived",
         excuse=blind(study, projected),
     )

@@ -14,6 +14,7 @@ from popgd.memory import FORGETFUL, Memory
 from popgd.objectives import OfLoops
 from popgd.quadrature import Spectrum
 from popgd.recursion import Records
+from popgd.structured import structured
 from popgd.theory.base import Progress, Setting
 from popgd.weights import Weights
 
@@ -38,11 +39,12 @@ def path_of(run: descent.Trajectory) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 class Point(NamedTuple):
     """A Monte Carlo population gradient at an exact point (a, b) of the manifold, and what float32 may have done to its
-    coordinates."""
+    coordinates; and the same by the statistic of the projected descent."""
 
     a: float
     b: float
     estimate: gradient.Estimate
+    along: gradient.Estimate
     rounding: Any = (0.0, 0.0)
 
     @property
@@ -93,7 +95,7 @@ class Study:
 
     raw is the descent in which every entry follows its own noisy gradient, at RAW_BATCH times the batch and for a shorter
     time (noise in the active blocks grows), raw_double the same at twice that;
-    projected is the descent along Schur-projected gradients.
+    projected is the descent along Schur-projected gradients, by the structured statistic where that is valid.
     """
 
     setting: Setting
@@ -168,20 +170,25 @@ def population_gradients(
     """Monte Carlo gradients at the start, early in and at the end of the short descent."""
     law, dtype, steps = setting.law, jnp.dtype(setting.dtype), setting.sampled_steps
     a, b = exact.short.weights
+    how = descent.Descent(objective, setting.make_optimiser(), model.Active(law.d))
+    cheap, seen = structured(how, law)
     blank = gradient.Gradient(0, Weights(0, 0), 0, 0, 0)  # pyright: ignore
+    blank_along = blank if cheap is how else blank._replace(weights=(), deviations=())  # pyright: ignore
+    like = (blank, blank), (blank_along, blank_along), 0
+
+    def measure(number: int, weights: Weights) -> Any:
+        full = how.gradient(weights, law, setting.key(1, number), setting.samples)
+        along = cheap.gradient(weights, seen, setting.key(8, number), setting.samples)
+        few = min(setting.samples, ROUNDED)
+        return full[:2], along[:2], gradient.rounding(objective, weights, law, setting.key(6, number), few, how.manifold)
+
     for number, step in enumerate((0, max(1, steps // 100), steps)):
         progress("population gradients", number, 3)
         i = int(np.searchsorted(exact.short.step, step))
         weights = model.embed(jnp.asarray(a[i], dtype), jnp.asarray(b[i], dtype), law.d)
-        measure = partial(
-            gradient.population_gradient, objective, weights, law, setting.key(1, number), setting.samples, model.Active(law.d)
-        )
-        few = partial(
-            gradient.rounding, objective, weights, law, setting.key(6, number), min(setting.samples, ROUNDED), model.Active(law.d)
-        )
-        found = memory.part(f"point {number}").once(lambda measure=measure, few=few: (*measure()[:2], few()), (blank, blank, 0))
-        mean, stderr, rounding = found
-        yield Point(float(a[i]), float(b[i]), gradient.Estimate(mean, stderr, setting.samples), rounding)
+        *both, rounding = memory.part(f"point {number}").once(partial(measure, number, weights), like)
+        estimate, along = (gradient.Estimate(mean, stderr, setting.samples) for mean, stderr in both)
+        yield Point(float(a[i]), float(b[i]), estimate, along, rounding)
 
 
 def sampled(setting: Setting, objective: OfLoops, exact: Exact, progress: Progress, memory: Memory = FORGETFUL) -> Study:
@@ -195,8 +202,7 @@ def sampled(setting: Setting, objective: OfLoops, exact: Exact, progress: Progre
 
     def run(name: str, purpose: int, count: int, batch: int, projected: bool) -> descent.Trajectory:
         return descent.descend(
-            how,
-            law,
+            *(structured(how, law) if projected else (how, law)),
             start,
             count,
             batch,
