@@ -24,6 +24,7 @@ def progress() -> Iterator[Report]:
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, tuple[Any, float, int]] = {}
+        compiled: set[str] = set()
         announced: set[str] = set()
 
         def report(name: str, done: int, total: int) -> None:
@@ -32,6 +33,9 @@ def progress() -> Iterator[Report]:
                     bars.update(task, visible=False)
                 tasks[name] = (bars.add_task(name), time.monotonic(), done)
             task, start, first = tasks[name]
+            if done > first and name not in compiled:  # compiling was in the first step's time
+                compiled.add(name)
+                tasks[name] = task, start, first = task, time.monotonic(), done
             bars.update(task, completed=done, total=total)
             spent = time.monotonic() - start
             left = spent * (total - done) / (done - first) if done > first else 0.0

@@ -31,7 +31,7 @@ def sampling_noise(study: Study, run: Trajectory, late: int = 1) -> float:
     if run.diverged_at is not None:
         return np.inf
     a, b, c = path_of(run)
-    kick = setting.eta * (abs(b) * run.slope_stderr[:, 0] + abs(a) * run.slope_stderr[:, 1])
+    kick = setting.eta * (abs(b) * run.slope_stderr[:, 0] + abs(a) * run.slope_stderr[:, 1]).astype(float)
     if setting.bank:
         return float(np.trapezoid(kick, run.step) + kick[0])
     if exact.power:
