@@ -1,4 +1,4 @@
-"""The structured statistic of projected descents (popgd/structured.py) against the full gradient, and what its orbit average gains.
+"""The structured statistic of projected descents (popgd/structured.py) against the full gradient, and what its shifts gain.
 
 work = seconds times squared standard error: the time that one and the same error takes. Both are unbiased for the same
 number. `without shifts` is the structured statistic at one query a sample; sign flips of the query in the eigenbasis of S
