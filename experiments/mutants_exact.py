@@ -137,7 +137,8 @@ more = lambda *a, **k: exact_c_star(*a, **k)._replace(value=1.2 * exact_c_star(*
 
 CURVE = (
     Mutant("half the nodes", "quadrature", "4.1", ("engines-agree-slope",), ((looped_quadrature, "node_count", half),),
-           compiled=True, slow=True, survives="the stated bound grows with the step, and every number stays within it"),
+           compiled=True, slow=True,
+           survives="the stated bound grows with the step, and every number stays within it: tests/test_half_nodes.py"),
     Mutant("an eigenvalue dropped from the log-determinant", "quadrature", "4.1", ("engines-agree-slope",),
            ((trapezoid, "_log_terms", dropped),), compiled=True, slow=True),
     Mutant("weights of the pole rule 1.5 times too large", "quadrature", "4.3", ("engines-agree-slope",),

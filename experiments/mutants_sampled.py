@@ -159,7 +159,7 @@ def exchanged_gradients(how: Any, projected: bool, state: Any, mean: Any) -> Any
 def undivided(self: Any, weights: Any, sample: data.Sample) -> Any:
     found = along(self, weights, sample)
     d = len(sample.q)
-    return found._replace(coordinates=d * found.coordinates, square=d * d * found.square)
+    return found._replace(coordinates=d * found.coordinates, square=d**2 * found.square, cube=d**3 * found.cube)
 
 
 def squared(self: Any, key: Any, dtype: Any) -> data.Sample:

@@ -139,7 +139,7 @@ def _advance(how: Descent, law: Law, last: int, batch: int, key: PRNGKeyArray, p
     window.append((np.asarray(mean.coordinates), np.asarray(stderr.coordinates)))
     # The last state of a descent that breaks off is recorded too.
     if step in grid or not finite:
-        rows.append(_record(how.manifold, step, state, mean, stderr, window))
+        rows.append(_record(how, step, state, mean, stderr, window))
         window = []
     diverged_at = step + 1 if not finite and step < last else None
     return _Run(step + 1, following, rows, window, diverged_at)
@@ -167,11 +167,17 @@ def _begin(how: Descent, start: Weights, kept: Arrays | None) -> _Run:
     return _Run(int(kept["step"]), gradient.everywhere(state), rows, window, None if diverged_at < 0 else diverged_at)
 
 
-def _record(
-    manifold: Manifold, step: int, state: _State, mean: gradient.Gradient, stderr: gradient.Gradient, window: list
-) -> tuple:
+def window_mean(window: list[tuple], bank: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of (slope, standard error) pairs of successive steps, and its standard error.
+
+    Fresh samples are independent from step to step; those of a bank are the same, and so is nearly what they are off by.
+    """
     slopes, errors = (np.stack(column) for column in zip(*window, strict=True))
-    window_stderr = np.sqrt((errors**2).sum(axis=0)) / len(errors)
+    return slopes.mean(axis=0), errors.mean(axis=0) if bank else np.sqrt((errors**2).sum(axis=0)) / len(errors)
+
+
+def _record(how: Descent, step: int, state: _State, mean: gradient.Gradient, stderr: gradient.Gradient, window: list) -> tuple:
+    manifold = how.manifold
     return (step, *state.weights, manifold.coordinates(state.weights), mean.loss, stderr.loss,
-            mean.coordinates, stderr.coordinates, slopes.mean(axis=0), window_stderr,
+            mean.coordinates, stderr.coordinates, *window_mean(window, how.bank),
             distance(manifold, state.weights), state.inactive)  # fmt: skip

@@ -44,8 +44,8 @@ class Estimate(NamedTuple):
 class Gradient(NamedTuple):
     """One sample's loss, its gradient in every entry (or empty), and what a manifold makes of that (empty without one).
 
-    `coordinates` holds the gradient's part along the manifold (k,), `square` its square (whose own standard error tells
-    whether that of the coordinates can be trusted), `deviations` what `Manifold.deviations` says.
+    `coordinates` holds the gradient's part along the manifold (k,), `square` the square of it and of the loss (k + 1,), whose
+    own standard error tells whether theirs can be trusted, `cube` their cube, `deviations` what `Manifold.deviations` says.
     """
 
     loss: Float[Array, ""]
@@ -53,6 +53,7 @@ class Gradient(NamedTuple):
     coordinates: Any = ()
     square: Any = ()
     deviations: Any = ()
+    cube: Any = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class GradientOf:
         if self.manifold is None:
             return Gradient(loss, grad)
         coordinates = self.manifold.coordinates(grad)
-        return Gradient(loss, grad, coordinates, coordinates**2, self.manifold.deviations(grad))
+        both = jnp.append(coordinates, loss)
+        return Gradient(loss, grad, coordinates, both**2, self.manifold.deviations(grad), both**3)
 
 
 def working_set(D: int, N: int) -> int:
@@ -112,6 +114,20 @@ def population_average(
     weights, law, key = everywhere((weights, law, key))
     mean, stderr = _estimate(statistic, weights, law, key, samples, chunk)
     return Estimate(mean, stderr, samples)
+
+
+def skewness(found: Estimate) -> Float[np.ndarray, " values"]:
+    """Of the mean of each coordinate, and of the mean loss: that of one sample over the root of their number.
+
+    0 where rounding is all that there is of a third moment, as for constants. Worth something where the second moment is known
+    well: rare samples carry the third even more than that.
+    """
+    mean, stderr, samples = found
+    x, s = (np.append(part.coordinates, part.loss).astype(float) for part in (mean, stderr))
+    parts = np.stack([mean.cube, -3 * x * mean.square, 2 * x**3])
+    third, rounding = parts.sum(axis=0), 16 * np.finfo(mean.cube.dtype).eps * abs(parts).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(abs(third) > rounding, third / (s**3 * float(samples) ** 2), 0.0)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ class AlongActive:
         shifts = (jnp.arange(d)[:, None] + jnp.arange(d)) % d
         of_query = lambda q: jax.value_and_grad(self.loss)(ab, sample._replace(q=q))
         loss, slope = jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.vmap(of_query)(sample.q[shifts]))
-        return Gradient(loss, (), slope / d, (slope / d) ** 2)
+        both = jnp.append(slope / d, loss)
+        return Gradient(loss, (), slope / d, both**2, cube=both**3)
 
 
 def structured(how: Descent, law: Law) -> tuple[Descent, Law]:

@@ -4,14 +4,17 @@ Intervals are wide enough that a calibrated claim fails here with probability 1e
 """
 
 import dataclasses
+import json
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 import pytest
-from calibrate import NOMINAL, calibrate, check_same, measure, quiet, statistical
+from calibrate import NOMINAL, calibrate, check_same, quiet, statistical, uncalibrated
+from calibrate_manifold import exact_of, measure
 from runs import study
 
-from popgd import gradient
+from popgd import gradient, verdict
 from popgd.theory import manifold
 from popgd.theory.study import Point, sampled
 from popgd.verdict import POWER
@@ -46,6 +49,14 @@ def test_the_batched_measurement_is_that_of_the_package(small, studies):
     check_same(studies[0], sampled(small.setting, small.objective, small.exact, quiet))
 
 
+def test_the_exact_half_is_that_of_the_package(small):
+    """The study of seeds takes the descent's steps by the curve itself, popgd by an interpolant."""
+    mine, wanted = exact_of(small.setting, small.objective).short, small.exact.short
+    assert mine.c == pytest.approx(wanted.c[: mine.c.size], rel=1e-11) and mine.dc == pytest.approx(
+        wanted.dc[: mine.c.size], rel=1e-10
+    )
+
+
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_false_alarms_and_power(claim, found):
     row = found[claim]
@@ -62,7 +73,16 @@ def test_no_claim_but_the_raw_descent_is_conservative(found):
 
 
 def test_every_statistical_claim_is_calibrated(found):
-    assert set(found) == set(CLAIMS)
+    """Of all theorems and findings, by the source of their claims: each is in the numbers of the study, and keeps its word."""
+    numbers = json.loads((Path(__file__).parents[1] / "figures" / "calibration.json").read_text())["claims"]
+    assert set(found) == set(CLAIMS) and uncalibrated(numbers) == []
+    assert all(row["seeds"] >= 1000 and row["verdict"] in ("calibrated", "conservative") for row in numbers)
+
+
+def test_a_claim_that_is_not_calibrated_is_missed():
+    every = uncalibrated([])
+    assert {"4.1 gradient-negative", "gatmiry.loops median-vanishes", "4.3.stability saddle"} < set(every)
+    assert not [row for row in every if row.startswith(("4.6", "gatmiry.flow")) or "forward" in row]
 
 
 def test_the_skewness_of_a_trace_is_bounded_from_above():
@@ -73,3 +93,25 @@ def test_the_skewness_of_a_trace_is_bounded_from_above():
     estimate = gradient.Estimate(*moments, samples)
     bound = manifold.downward_skewness(Point(1.0, 0.0, estimate, estimate))
     assert bound == pytest.approx(20**0.5 - 2)
+
+
+def test_the_third_moment_gives_the_skewness_of_a_mean():
+    """Of 1, 1, 1, 5 and of a loss that is always 2: (3 1 - 27) ... = 2/3^(1/2) in one sample, and 0."""
+    x = np.array([1.0, 1.0, 1.0, 5.0])
+    stderr = np.sqrt(x.var() / x.size)
+    moments = gradient.Gradient(2.0, None, x.mean()[None], np.array([(x**2).mean(), 4.0]), None, np.array([(x**3).mean(), 8.0]))
+    errors = gradient.Gradient(0.0, None, np.array([stderr]))
+    assert gradient.skewness(gradient.Estimate(moments, errors, 4)) == pytest.approx([2 / 3**0.5 / 2, 0.0])
+
+
+@pytest.mark.parametrize(("tail", "degrees", "quantile"), [(0.01, 15, 2.602480), (1e-3, 15, 3.732834), (0.05, 10, 1.812461)])
+def test_few_degrees_of_freedom_widen_the_quantile(tail, degrees, quantile):
+    assert verdict.student(verdict.z_score(tail), degrees) == pytest.approx(quantile, rel=0.01)
+    assert verdict.student(2.0, np.inf) == 2.0 and verdict.student(2.0, 1) == np.inf
+
+
+def test_windows_are_joined_to_many_samples():
+    steps = np.array([1, 1, 1, 2, 5, 10, 1])
+    assert manifold.joined(steps, 256) == [slice(0, 4), slice(4, 5), slice(5, 7)]
+    assert manifold.joined(steps, 2) == [slice(0, 7)]
+    assert manifold.joined(steps[:3], 1024) == [slice(0, 1), slice(1, 2), slice(2, 3)]

@@ -11,7 +11,7 @@ from scipy import stats
 from slopes import plane_looped
 
 from popgd.data import Rotated
-from popgd.descent import Descent, descend
+from popgd.descent import Descent, descend, window_mean
 from popgd.model import Active, blocks, embed
 from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.recursion import log_grid, recurse
@@ -142,3 +142,10 @@ def test_divergence_stops_at_a_finite_record_and_says_where():
     for column in found[:5]:
         assert np.isfinite(column).all()
     assert abs(path_of(found)[2][-1]) > 1e3  # the last record is close to the end, not at the start
+
+
+def test_a_bank_does_not_average_its_error_away():
+    """Four steps of the same samples are off by the same; fresh ones by half of that."""
+    window = [(np.array([1.0 + step]), np.array([2.0])) for step in range(4)]
+    assert window_mean(window, bank=False) == (pytest.approx([2.5]), pytest.approx([1.0]))
+    assert window_mean(window, bank=True) == (pytest.approx([2.5]), pytest.approx([2.0]))

@@ -407,16 +407,24 @@ def test_rounding_of_float32_is_covered():
     assert not gradient.rounding(objective, wide, law, jax.random.key(1), 16, manifold).any()
 
 
+#: n = d = 3, condition 1e4.
+N_IS_D = [30000 / 10002, 3 / 10002, 3 / 10002]
+
+
 @SLOW
 @pytest.mark.parametrize(
     ("theorem", "law"),
     [
+        ("4.1", {"spectrum": N_IS_D}),
         ("4.1", {"spectrum": [3, 1], "L": 50}),
         ("4.1", {"spectrum": [2, 2, 1], "L": 1}),
         ("4.1", {"spectrum": [10000, 1, 1]}),
         ("4.1", {"law": "uniform", "d": 2, "n": 4}),
         ("4.2", {"spectrum": [10000, 1, 1]}),
+        ("4.2", {"spectrum": N_IS_D}),
         ("4.3", {"spectrum": [2, 2, 1]}),
+        ("4.3", {"spectrum": [10000, 1, 1]}),
+        ("4.3", {"spectrum": N_IS_D}),
         ("4.3", {"law": "uniform", "d": 3, "n": 5}),
     ],
 )

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from popgd import gradient
 from popgd.descent import Trajectory
 from popgd.theory.study import Study, path_of
 
@@ -31,18 +32,36 @@ def sampling_noise(study: Study, run: Trajectory, late: int = 1) -> float:
     if run.diverged_at is not None:
         return np.inf
     a, b, c = path_of(run)
-    kick = setting.eta * (abs(b) * run.slope_stderr[:, 0] + abs(a) * run.slope_stderr[:, 1]).astype(float)
+    kick = kicks(study, run)
     if setting.bank:
         return float(np.trapezoid(kick, run.step) + kick[0])
     if exact.power:
-        dc = exact.short.dc[: len(kick)]
-        kick = kick * dc[-1] / dc
         return float(np.sqrt(np.trapezoid(kick**2, run.step) + kick[0] ** 2))
     if not np.all(np.isfinite(kick)) or kick.max() > 1e100:
         return np.inf
     s = a**2 + b**2
     away = c - float(exact.curve.c_star().value)
     return damped_noise(kick, setting.eta * exact.curvature / setting.law.d * (s + 4 * c * away / s), run.step, late)
+
+
+def kicks(study: Study, run: Trajectory) -> np.ndarray:
+    """What the noise of one step adds to c, at the recorded steps; where c grows, as much of it as is left at the end."""
+    a, b, _ = path_of(run)
+    kick = study.setting.eta * (abs(b) * run.slope_stderr[:, 0] + abs(a) * run.slope_stderr[:, 1]).astype(float)
+    dc = study.exact.short.dc[: len(kick)]
+    return kick * dc[-1] / dc if study.exact.power and not study.setting.bank else kick
+
+
+def noise_skewness(study: Study, run: Trajectory, noise: float, batch: int) -> float:
+    """A bound of the skewness of c at the end of a descent with batches of this size.
+
+    That of a sum of independent kicks is sum kick^3 skew/noise^3 <= max(kick skew)/noise, as sum kick^2 = noise^2; and no
+    kick exceeds the noise. skew: of one step's trace, the largest at any of the exact points.
+    """
+    estimates = ((p, p.along if run is study.projected else p.estimate) for p in study.points)
+    found = [abs(gradient.skewness(estimate)[int(p.a >= p.b)]) for p, estimate in estimates]
+    share = min(float(kicks(study, run).max()) / noise, 1.0) if 0 < noise < np.inf else 1.0
+    return float(max(found)) * (study.setting.samples / batch) ** 0.5 * share
 
 
 def damped_noise(kick: np.ndarray, rate: np.ndarray, step: np.ndarray, late: int) -> float:

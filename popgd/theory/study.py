@@ -172,7 +172,7 @@ def population_gradients(
     a, b = exact.short.weights
     how = descent.Descent(objective, setting.make_optimiser(), model.Active(law.d))
     cheap, seen = structured(how, law)
-    blank = gradient.Gradient(0, Weights(0, 0), 0, 0, 0)  # pyright: ignore
+    blank = gradient.Gradient(0, Weights(0, 0), 0, 0, 0, 0)  # pyright: ignore
     blank_along = blank if cheap is how else blank._replace(weights=(), deviations=())  # pyright: ignore
     like = (blank, blank), (blank_along, blank_along), 0
 

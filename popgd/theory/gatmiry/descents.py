@@ -48,6 +48,7 @@ class Sampled(NamedTuple):
     loss: Any  # (points, 3): mean, standard error, exact
     grad_A: Any  # (points, 3, d, d): the same
     heavy: Any  # (points,): relative standard error of the second moment of the gradient's entries, the largest
+    skewness: Any  # (points, d^2 + d + 1): of those entries and of the loss
     odd: Any  # largest entry that changing the sign of w cancels, over prompts, relative
     scaling: Any  # largest relative gap between the gradient of P22 and <A, grad_A>, over prompts
     identity: Any  # largest relative gap between the transformer and its reduction, over prompts
@@ -133,18 +134,20 @@ def sample(setting: Setting, objective: SquaredError, law: InContext, progress: 
     polynomial = exact.polynomial(n, d, L)
     inverse = np.linalg.inv(law.Sigma)
     where = (0.3 * inverse, np.asarray(starts(setting, law)[1]), 0.6 * inverse)
-    losses, gradients, heavy = [], [], []
+    losses, gradients, heavy, skewness = [], [], [], []
     for number, A in enumerate(where):
         progress("population gradients", number, len(where))
         weights = in_context.embed(jnp.asarray(A, dtype), jnp.zeros(d, dtype))
         key, support = setting.key(1, number), in_context.Support(d)
-        mean, stderr, _ = gradient.population_gradient(objective, weights, law, key, setting.samples, support)
+        found = gradient.population_gradient(objective, weights, law, key, setting.samples, support)
+        mean, stderr, _ = found
         loss, slope = loss_and_slope(polynomial, law.root, A)
         losses.append((mean.loss, stderr.loss, loss))
         gradients.append((mean.weights.Q[:d, :d], stderr.weights.Q[:d, :d], slope))
         heavy.append(np.max(np.asarray(stderr.square) / np.asarray(mean.square)))
+        skewness.append(gradient.skewness(found))
     ends = memory.part("ends").once(lambda: monte_carlo(setting, objective, law, progress), np.zeros(()))
-    points = (np.array(losses), np.array(gradients), np.array(heavy))
+    points = (np.array(losses), np.array(gradients), np.array(heavy), np.array(skewness))
     return Sampled(*points, *samplewise(setting, objective, law), ends, exact_end(setting, law))
 
 
@@ -217,7 +220,7 @@ def random_weights(setting: Setting, law: InContext) -> tuple[Any, Any]:
 def study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
     law = setting.law
     found = memory.part("descents").once(lambda: descend(setting, law, progress), Descents(*range(7)))
-    seen = memory.part("sampled").once(lambda: sample(setting, objective, sampled_law(law), progress, memory), Sampled(*range(8)))
+    seen = memory.part("sampled").once(lambda: sample(setting, objective, sampled_law(law), progress, memory), Sampled(*range(9)))
     values = {f"exact/{k}": np.asarray(v) for k, v in found._asdict().items()}
     values |= {f"sampled/{k}": np.asarray(v) for k, v in seen._asdict().items()}
     return Study(setting, objective, values, pictures.minimiser)

@@ -21,8 +21,6 @@ ARRIVED = 1e-8
 SETTLED = 1.0
 #: A gradient or a loss must agree this closely: half of what a forgotten factor 2 does.
 ENGINES = 0.25
-#: A t variable with REPLICAS - 1 degrees of freedom in units of the normal one, at a tail of 1e-7 (Gaver, Kafadar 1984).
-T_TAIL = 1.8
 #: n, in units of d, of the laws for many examples: their next order is 1e-8 d.
 MANY = 10**8
 #: d of the proportional limit, and its two ratios d/n.
@@ -76,6 +74,7 @@ def engines(study: Study) -> Iterator[Evidence]:
         "derived: exact moments",
         measured=(loss[:, 0] - loss[:, 2]) / loss[:, 2],
         error=loss[:, 1] / loss[:, 2],
+        skewness=np.abs(values["sampled/skewness"][:, -1]),
         resolution=ENGINES,
         reason="sampling error",
         **common,
@@ -87,6 +86,7 @@ def engines(study: Study) -> Iterator[Evidence]:
         "derived: exact moments",
         measured=(grad[:, 0] - grad[:, 2]) / scale,
         error=grad[:, 1] / scale,
+        skewness=np.abs(values["sampled/skewness"][:, : few.d**2]).reshape(grad[:, 1].shape),
         resolution=ENGINES,
         reason="sampling error",
         **common,
@@ -103,9 +103,10 @@ def engines(study: Study) -> Iterator[Evidence]:
         "steps, less the bias of noise, from two batch sizes",
         "derived: exact moments",
         measured=(2 * twice - once - wanted) / np.abs(wanted),
-        error=T_TAIL * np.hypot(scatter[0], 2 * scatter[1]) / np.abs(wanted),
+        error=np.hypot(scatter[0], 2 * scatter[1]) / np.abs(wanted),
         resolution=ENGINES,
-        reason="scatter of the descents; half the measured bias, for its next order",
+        reason="scatter of the descents, by Student's t; half the measured bias, for its next order",
+        degrees=REPLICAS - 1,
         excuse=excuse,
         predicted=0.0,
         allowance=np.abs(bias / wanted) / 2,

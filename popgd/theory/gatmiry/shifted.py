@@ -32,6 +32,7 @@ class Shifted(NamedTuple):
     reduced: Any  # exact loss at diag(a* mu)
     sampled: Any  # (3,): Monte Carlo mean, standard error, exact at as many examples
     heavy: Any  # relative standard error of the second moment of the gradient's entries there, the largest
+    skewness: Any  # of the sampled loss
     share: Any  # (BOUNDED,): error over bound, prompt by prompt
 
 
@@ -56,7 +57,7 @@ def shift(setting: Setting) -> tuple[float, ...]:
 
 def shifted_study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
     law = setting.law
-    found = memory.part("shifted").once(partial(shifted, setting, objective, law, progress), Shifted(*range(6)))
+    found = memory.part("shifted").once(partial(shifted, setting, objective, law, progress), Shifted(*range(7)))
     return Study(setting, objective, {k: np.asarray(v) for k, v in found._asdict().items()}, pictures.ood)
 
 
@@ -71,7 +72,8 @@ def shifted(setting: Setting, objective: SquaredError, law: InContext, progress:
     few, dtype = sampled_law(other), jnp.dtype(setting.dtype)
     weights = in_context.embed(A.astype(dtype), jnp.zeros(d, dtype))
     key, support = setting.key(1), in_context.Support(d)
-    mean, stderr, _ = gradient.population_gradient(objective, weights, few, key, setting.samples, support)
+    found = gradient.population_gradient(objective, weights, few, key, setting.samples, support)
+    mean, stderr, _ = found
     at_few = direct(exact.polynomial(few.n, d, L), A, other.root)
     progress("prompts of another law", 1, 2)
     return Shifted(
@@ -80,6 +82,7 @@ def shifted(setting: Setting, objective: SquaredError, law: InContext, progress:
         reduced(polynomial, wishart.a_star(n, d, L) * jnp.asarray(mu)),
         np.array([mean.loss, stderr.loss, at_few]),
         np.max(np.asarray(stderr.square) / np.asarray(mean.square)),
+        gradient.skewness(found)[-1],
         prompt_bounds(setting, d),
     )
 
@@ -139,6 +142,7 @@ def ood(study: Study) -> Iterator[Evidence]:
         "derived: exact moments",
         measured=float(mean / at_few),
         error=float(stderr / at_few),
+        skewness=abs(float(values["skewness"])),
         allowance=0.0,
         resolution=0.25,
         reason="sampling error",
