@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from popgd import processes
 from popgd.data import Law
 from popgd.objectives import Objective
 from popgd.weights import Manifold, Weights
@@ -103,8 +104,7 @@ def population_gradient(
     """
     if samples < 2 or samples != int(samples):
         raise ValueError(f"samples={samples}: at least 2 are needed for a standard error, and a whole number of them")
-    weights, law, key = everywhere((weights, law, key))
-    mean, stderr = _estimate(GradientOf(objective, manifold), weights, law, key, samples, chunk)
+    mean, stderr = _over_all(GradientOf(objective, manifold), weights, law, key, samples, chunk)
     return Estimate(mean, stderr, samples)
 
 
@@ -118,8 +118,7 @@ def population_average(
     """
     if samples < 2:
         raise ValueError(f"samples={samples}: at least 2 are needed for a standard error")
-    weights, law, key = everywhere((weights, law, key))
-    mean, stderr = _estimate(statistic, weights, law, key, samples, chunk)
+    mean, stderr = _over_all(statistic, weights, law, key, samples, chunk)
     return Estimate(mean, stderr, samples)
 
 
@@ -146,9 +145,16 @@ def rounding(objective: Objective, weights: Weights, law: Law, key: PRNGKeyArray
     """
     if weights.P.dtype == jnp.float64:
         return np.zeros(len(manifold.coordinates(weights)))
-    weights, law, key = everywhere((weights, law, key))
-    mean, stderr = _estimate(RoundingOf(objective, manifold), weights, law, key, samples, None)
+    mean, stderr = _over_all(RoundingOf(objective, manifold), weights, law, key, samples, None)
     return np.asarray(abs(mean) + 3 * stderr)
+
+
+def _over_all(
+    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: int, chunk: int | None
+) -> tuple[Any, Any]:
+    """`_estimate` by all devices of all processes. Raises PeerLost if a process has ended."""
+    with processes.watched():
+        return processes.here(_estimate(statistic, *everywhere((weights, law, key)), samples, chunk))
 
 
 @partial(jax.jit, static_argnames=("statistic", "chunk"))
@@ -228,6 +234,11 @@ def everywhere(tree: PyTree) -> Any:
         return jax.device_put(tree, placement)
     put = lambda x: [jax.device_put(x, device) for device in jax.local_devices()]
     return jax.tree.map(lambda x: jax.make_array_from_single_device_arrays(jnp.shape(x), placement, put(x)), tree)
+
+
+def placed(tree: PyTree) -> Any:
+    """The arrays where those of an `Estimate` are, so that one compilation serves the first step and all others."""
+    return everywhere(tree) if jax.process_count() == 1 else jax.device_put(tree, jax.local_devices()[0])
 
 
 def _mesh() -> Mesh:

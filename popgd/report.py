@@ -79,6 +79,15 @@ def environment(setting: Setting) -> dict[str, Any]:
     }
 
 
+def identity_of(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an environment the bits of a number depend on: of the devices their kind, and whether there is only one.
+
+    Programs for one device are compiled in another way than those for several, whose number does not matter (`gradient`).
+    """
+    kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
+    return {**environment, "devices": f"{kinds}, {'one' if jax.device_count() == 1 else 'several'}"}
+
+
 def find_theorem(name: str) -> Theorem:
     every = THEOREMS | FINDINGS
     if name not in every:
