@@ -6,6 +6,7 @@ JAX is not imported here, so that a slip of the pen is answered at once.
 import difflib
 import hashlib
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,10 @@ TESTS = ("spiked", "clustered", "heavy", "axes", "near", "repeated", "deficient"
 
 class SettingError(ValueError):
     """A setting that cannot be used: one line that says what came, what was wanted and what to do."""
+
+
+class TooLarge(SettingError):
+    """A setting that this machine has no memory for; another may have."""
 
 
 def whole(least: int) -> Callable[[Any], int]:
@@ -70,11 +75,12 @@ def numbers(value: Any) -> tuple[float, ...]:
     if isinstance(value, str):
         inner = value.strip().removeprefix("[").removesuffix("]").removeprefix("(").removesuffix(")")
         value = [x for x in inner.split(",") if x.strip()]
+    wanted = "a list of positive numbers like [3,2,1] was wanted"
     if not hasattr(value, "__iter__"):
-        raise ValueError("a list of positive numbers like [8,5,4,2,1] was wanted")
+        raise ValueError(wanted)
     result = tuple(_number(x) for x in value)
     if not result or min(result) <= 0:
-        raise ValueError("a list of positive numbers like [8,5,4,2,1] was wanted")
+        raise ValueError(wanted + (f", and {min(result):g} is not positive" if result else ""))
     return result
 
 
@@ -91,12 +97,18 @@ def text(value: Any) -> str:
     return str(value)
 
 
+def named(value: Any) -> tuple[str, str]:
+    """The path and the checksum, if there is one, of PATH#CHECKSUM. A # that no checksum follows belongs to the path."""
+    name, _, told = str(value).rpartition("#")
+    return (name, told) if name and re.fullmatch(f"[0-9a-f]{{{CHECKSUM}}}", told) else (str(value), "")
+
+
 def file(value: Any) -> str:
     """PATH#CHECKSUM: the name of a file together with what is in it, so that a run is known by its data.
 
     A checksum that comes with the name must still be right. Raises ValueError if it is not, or there is no such file.
     """
-    name, _, told = str(value).partition("#")
+    name, told = named(value)
     if Path(name).exists() and not Path(name).is_file():
         raise ValueError("it is no file; name a file that is there")  # a device or a pipe might never end
     try:
@@ -111,8 +123,8 @@ def file(value: Any) -> str:
 
 def run_directory(value: Any) -> str:
     """The same of the directory of a finished run, by its trajectory.npz."""
-    name, mark, told = str(value).partition("#")
-    path = Path(name)
+    name, told = named(value)
+    path, mark = Path(name), "#" if told else ""
     if not path.is_dir():
         raise ValueError("no run is there; name the directory of a finished run")
     if not (path / "trajectory.npz").exists():
@@ -197,8 +209,8 @@ class Peers(NamedTuple):
 
 def peers(words: Sequence[str]) -> tuple[Peers | None, list[str]]:
     """The processes that the words name, None for this one alone, and the other words. Raises SettingError."""
-    pairs = [word.partition("=")[::2] for word in words if word.partition("=")[0] in PROCESSES]
-    given, rest = dict(pairs), [word for word in words if word.partition("=")[0] not in PROCESSES]
+    given = {name: value for name, _, value in (word.partition("=") for word in words) if name in PROCESSES}
+    rest = [word for word in words if word.partition("=")[0] not in PROCESSES]
     if not given:
         return None, rest
     missing = [name for name in PROCESSES if name not in given]
@@ -208,7 +220,7 @@ def peers(words: Sequence[str]) -> tuple[Peers | None, list[str]]:
         return Peers(None, None, None), rest
     if missing:
         raise SettingError(f"{missing[0]} is missing; give processes=N process=K coordinator=HOST:PORT, or processes=auto")
-    readers = {"processes": whole(1), "process": whole(0), "coordinator": _address}
+    readers: dict[str, Callable[[Any], Any]] = {"processes": whole(1), "process": whole(0), "coordinator": _address}
     read = {}
     for name, value in given.items():
         try:

@@ -5,9 +5,11 @@ All of them judge the same setting; the samples of every Monte Carlo average are
 """
 
 import contextlib
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -54,6 +56,20 @@ def from_first(content: bytes | None) -> bytes | None:
             return None if size < 0 else b""
         array = np.frombuffer(own, np.uint8) if own is not None else np.zeros(size, np.uint8)
         return np.asarray(multihost_utils.broadcast_one_to_all(array)).tobytes()
+
+
+def told(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+    """What the first process reads, plain data, in all processes."""
+    content = from_first(json.dumps(read()).encode() if first() else None)
+    return json.loads(content or b"null")
+
+
+def alike(identity: dict[str, Any]) -> None:
+    """Raises SettingError if this process has other settings or versions than the first: their sums would be of nothing."""
+    own, wanted = json.loads(json.dumps(identity)), told(lambda: identity) or {}
+    for name, value in own.items():
+        if wanted.get(name) != value:
+            raise SettingError(f"process 0 has {name} = {wanted.get(name)}, and this one {value}: start all with the same words")
 
 
 def here(tree: PyTree) -> PyTree:

@@ -108,7 +108,8 @@ def resolve(values: Mapping[str, Any]) -> Setting:
     settings = {name: entry.default for name, entry in TABLE.items()} | dict(theorem.defaults)
     own = (*theorem.law_options, *theorem.options)
     for name, value in given.items():
-        if name not in own and (name not in COMMON or name == "L") and value != settings[name]:
+        # A stored run tells its L = 1 even where the theorem has no loops
+        if name not in own and (name not in COMMON or (name == "L" and value != settings[name])):
             raise SettingError(f"{name}={values[name]}: Theorem {theorem.name} does not take {name}; leave it out")
     settings |= given | own_law
     law = theorem.make_law(settings)

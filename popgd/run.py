@@ -5,7 +5,6 @@ nothing, and whatever goes wrong becomes one line and an exit code.
 """
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -140,7 +139,7 @@ def _main(arguments: list[str]) -> int:
     sweep = bool({"-m", "--multirun"} & set(arguments))
     words = [word for word in arguments if word not in ("-m", "--multirun")]
     try:
-        codes = compose(words, sweep, lambda settings: _job(settings, sweep))
+        codes = compose(words, sweep, lambda settings: _job(settings, sweep), _resolved)
     except Lost as error:
         return _say(str(error), INTERNAL)
     if sweep and _STOP.signal:
@@ -160,14 +159,20 @@ def _job(values: dict[str, Any], sweep: bool) -> int:
 
     def open_run() -> tuple[Any, Path]:
         from popgd import store
-        from popgd.report import resolve
 
-        out = values.pop("out")
-        setting = resolve({name: value for name, value in values.items() if value is not None})
+        out, setting = values["out"], _resolved(values)
         name = store.run_name(setting.describe())
         return setting, Path(out) / name if out and sweep else Path(out) if out else Path("runs") / name
 
     return _run(open_run)
+
+
+def _resolved(values: dict[str, Any]) -> Any:
+    """The setting of a job. Raises SettingError."""
+    _start_jax()
+    from popgd.report import resolve
+
+    return resolve({name: value for name, value in values.items() if value is not None and name != "out"})
 
 
 def _resume(path: Path) -> int:
@@ -179,7 +184,7 @@ def _resume(path: Path) -> int:
 
         if processes.first() and not (path / store.SETTINGS).exists():
             raise SettingError(f"resume={path}: no run is there; name a run directory, or begin a run by theorem=...")
-        return restore(_told(lambda: store.read(path / store.SETTINGS))), path
+        return restore(processes.told(lambda: store.read(path / store.SETTINGS)) or {}), path
 
     return _run(open_run)
 
@@ -197,7 +202,7 @@ def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
         setting, path = open_run()
         claim = store.claimed(path, setting.describe()) if processes.first() else contextlib.nullcontext()
         with _STOP.later(), claim as mine:
-            stored = _told(lambda: mine)
+            stored = processes.told(lambda: mine)
             content = _judge(setting, path) if stored is None else stored
         if processes.first():
             show(content, path, stored is not None)
@@ -216,14 +221,6 @@ def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
         if isinstance(error, PeerLost):
             return _lost(path)
         return _internal((path or Path(".")) / "popgd-error.txt" if path is None or path.is_dir() else Path("popgd-error.txt"))
-
-
-def _told(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
-    """What the first process reads, in all processes."""
-    from popgd import processes
-
-    content = processes.from_first(json.dumps(read()).encode() if processes.first() else None)
-    return json.loads(content or "null")
 
 
 def _lost(path: Path | None) -> int:
@@ -274,7 +271,7 @@ def _judge(setting: Any, path: Path) -> dict[str, Any]:
 
     own = {"settings": store.settings_hash(setting.describe()), "revision": store.revision()}
     identity = {**own, **identity_of(environment(setting))}
-    _alike(identity)
+    processes.alike(identity)
     checkpoint = Checkpoint(path / store.CHECKPOINT, identity)
 
     def stop_if_told() -> None:
@@ -294,17 +291,9 @@ def _judge(setting: Any, path: Path) -> dict[str, Any]:
             checkpoint.flush()
             raise
         stop_if_told()
-        content = _told(lambda: store.save_report(path, found))
+        content = processes.told(lambda: store.save_report(path, found))
         assert content is not None
         return content
-
-
-def _alike(identity: dict[str, Any]) -> None:
-    """Raises SettingError if this process has other settings or versions than the first: their sums would be of nothing."""
-    first = _told(lambda: identity) or {}
-    for name, value in json.loads(json.dumps(identity)).items():
-        if first.get(name) != value:
-            raise SettingError(f"process 0 has {name} = {first.get(name)}, and this one {value}: start all with the same words")
 
 
 if __name__ == "__main__":
