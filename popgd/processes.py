@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from popgd.config import Peers, SettingError
@@ -51,11 +51,21 @@ def from_first(content: bytes | None) -> bytes | None:
         return content
     with watched():
         own = content if first() else None
-        size = int(multihost_utils.broadcast_one_to_all(np.array(-1 if own is None else len(own))))
+        size = int(_sum(np.array([-1 if own is None else len(own)] if first() else [0]))[0])
         if size < 1:
             return None if size < 0 else b""
-        array = np.frombuffer(own, np.uint8) if own is not None else np.zeros(size, np.uint8)
-        return np.asarray(multihost_utils.broadcast_one_to_all(array)).tobytes()
+        return _sum(np.frombuffer(own, np.uint8) if own is not None else np.zeros(size, np.uint8)).tobytes()
+
+
+def _sum(own: np.ndarray) -> np.ndarray:
+    """The sum of an array over all processes, which may have different numbers of devices."""
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    split, whole = NamedSharding(mesh, PartitionSpec("devices")), NamedSharding(mesh, PartitionSpec())
+    rows = [own if i == 0 else np.zeros_like(own) for i in range(jax.local_device_count())]
+    parts = [jax.device_put(row[None], device) for row, device in zip(rows, jax.local_devices(), strict=True)]
+    every = jax.make_array_from_single_device_arrays((jax.device_count(), *own.shape), split, parts)
+    total = jax.jit(lambda x: x.sum(axis=0, dtype=x.dtype), out_shardings=whole)(every)
+    return np.asarray(total.addressable_data(0))
 
 
 def told(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:

@@ -63,12 +63,13 @@ def started(command, where=None, devices=None, **own):
 
 
 def estimates(devices, *counts, samples=SAMPLES, processes=1, **own):
-    """The bits on each number of devices, as each process prints them."""
+    """The bits on each number of devices, as each process prints them; a tuple has the devices of each process."""
     place = f"127.0.0.1:{free_port()}"
+    own_devices = devices if isinstance(devices, tuple) else (devices,) * processes
     numbers = [str(x) for x in counts]
     return bits(
         *(
-            started(["-c", ESTIMATE, str(samples), str(devices), str(processes), str(k), place, *numbers], **own)
+            started(["-c", ESTIMATE, str(samples), str(own_devices[k]), str(processes), str(k), place, *numbers], **own)
             for k in range(processes)
         )
     )
@@ -100,8 +101,8 @@ def test_any_number_of_devices_and_processes_gives_the_same_bits():
     """Three devices are no divisor of the number of shards, and none of them is idle."""
     ((two, three, four, one),) = estimates(4, 2, 3, 4, 1)
     assert two == three == four and agrees(one, two)
-    for devices in (1, 2):
-        assert estimates(devices, 2 * devices, processes=2) == [[two], [two]]
+    for devices in ((1, 1), (1, 2)):
+        assert estimates(devices, sum(devices), processes=2) == [[two], [two]]
 
 
 def test_products_have_all_digits_of_their_format():
