@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ import pytest
 from popgd import gradient, run, store
 from popgd.config import Peers, SettingError, peers
 from popgd.data import Rotated, UniformSphere
-from popgd.model import Active, embed
+from popgd.model import Active, embed, looped
 from popgd.objectives import SubspaceDistance
 
 #: Enough for more than the FEWEST shards, for more than one round of them on four devices, and a last one that is not full.
@@ -105,14 +106,19 @@ def test_any_number_of_devices_and_processes_gives_the_same_bits():
         assert estimates(devices, sum(devices), processes=2) == [[two], [two]]
 
 
+def products(lowered):
+    return [line for line in lowered.as_text().splitlines() if "dot_general" in line]
+
+
 def test_products_have_all_digits_of_their_format():
-    """A device that multiplies float32 with the digits of a shorter format by default is told not to."""
-    weights = embed(jnp.float32(2.0), jnp.float32(0.25), 2)
+    """A device that multiplies float32 with the digits of a shorter format by default is told not to, in the model too."""
+    weights, law = embed(jnp.float32(2.0), jnp.float32(0.25), 2), UniformSphere(2, 4)
     statistic = gradient.GradientOf(SubspaceDistance(2), Active(2))
-    lowered = gradient._estimate.lower(statistic, weights, UniformSphere(2, 4), jax.random.key(0), 64, None).as_text()
-    products = [line for line in lowered.splitlines() if "dot_general" in line]
-    assert len(products) > 10
-    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+    X, q, _ = law.sample(jax.random.key(0), jnp.dtype("float32"))
+    sampled = products(gradient._estimate.lower(statistic, weights, law, jax.random.key(0), 64, None))
+    forward = products(jax.jit(partial(looped, L=1)).lower(weights, X, q))
+    assert len(sampled) > 10 and len(forward) == 4
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in sampled + forward)
 
 
 # --- the words
