@@ -46,7 +46,9 @@ THREE = ([3, 2, 1], [4, 1, 1], [2.5, 2.5, 1], [2, 2, 2], [5.9, 0.09, 0.01], [5.9
 OTHERS = ([3, 1], [2, 2], [3.96, 0.04], [8, 5, 4, 2, 1], [16, 1, 1, 1, 1], [4, 4, 4, 4, 4])
 MORE = ([8, 8, 2, 1, 1], [6, 4, 3, 2, 1, 1, 1, 1], [5, 5, 5, 1, 1, 1, 1, 1])
 #: d and n of uniform columns; the theorems want n >= d + 2.
-UNIFORM = ((2, 3), (3, 4), (5, 6), (2, 4))
+UNIFORM = ((2, 3), (3, 4), (5, 6), (2, 4), (2, 20), (5, 20))
+#: L and n of most of the second paper's theorems.
+IN_CONTEXT = ((2, 1000), (1, 20))
 #: Step sizes by the block that starts at I: that of the law, small ones, and one too large for Theorem 4.2.
 STEPS = {"P21": ("auto", 0.02, 0.1, 1.0), "Q12": ("auto", 1.0)}
 
@@ -65,9 +67,10 @@ def settings() -> Iterator[dict[str, Any]]:
         for d, n in UNIFORM:
             yield {"theorem": theorem, **loops[0], "law": "uniform", "d": d, "n": n, "spectra": 8}
     for L, n in ((1, 10), (2, 10), (2, 1000), (3, 1000)):
-        yield {"theorem": "gatmiry.minimiser", "d": 2, "n": n, "covariance": [1.5, 0.5], "L": L}
+        yield {"theorem": "gatmiry.minimiser", "d": 2, "n": n, "covariance": [1.5, 0.5], "L": L, "samples": 2**14, "batch": 768}
     for theorem in ("dominance", "flow", "flow-transcribed", "loops", "loops-mean", "ood", "minimiser-all"):
-        yield {"theorem": f"gatmiry.{theorem}", "d": 4, "n": 1000, "L": 2}
+        for L, n in ((2, 10**9), *IN_CONTEXT) if theorem.startswith("flow") else IN_CONTEXT:  # theirs is n = infinity
+            yield {"theorem": f"gatmiry.{theorem}", "d": 4, "n": n, "L": L}
 
 
 def judge(values: dict[str, Any], runs: Path) -> dict[str, Any]:
