@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from popgd import processes
 from popgd.config import SettingError
 from popgd.memory import Arrays, Memory
 from popgd.store import write
@@ -17,7 +18,7 @@ from popgd.store import write
 #: Seconds of work that a crash may cost.
 INTERVAL = 10.0
 #: The number of the file's format; it changes whenever what any piece of work keeps changes.
-FORMAT = 2
+FORMAT = 3
 #: The array that says whose checkpoint it is; the others are called "part:array".
 IDENTITY = "identity"
 #: Bytes of the digest at the end of the file.
@@ -25,7 +26,7 @@ DIGEST = 32
 
 
 class Checkpoint(Memory):
-    """A memory in a file, written whole every INTERVAL seconds and by `flush`.
+    """A memory in a file, written whole every INTERVAL seconds and by `flush`; by the first process, read for all.
 
     identity: settings and versions, which a stored checkpoint must have too. Raises SettingError on any other file.
     """
@@ -33,7 +34,9 @@ class Checkpoint(Memory):
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self._path, self._identity = path, {"format": FORMAT, **identity}
         self._packs: dict[str, Callable[[], Arrays]] = {}
-        self._found = _read(path, self._identity) if path.exists() else {}
+        self._writes = processes.first()
+        content = processes.from_first(_content(path) if self._writes and path.exists() else None)
+        self._found = {} if content is None else _read(path, content, self._identity)
         self._saved = time.monotonic()
 
     def part(self, name: str) -> Memory:
@@ -41,6 +44,8 @@ class Checkpoint(Memory):
 
     def flush(self) -> None:
         """Write what has been offered."""
+        if not self._writes:
+            return
         self._found |= {name: pack() for name, pack in self._packs.items()}
         self._packs.clear()
         if self._found:
@@ -56,7 +61,7 @@ class Checkpoint(Memory):
 
     def _offer(self, name: str, pack: Callable[[], Arrays]) -> None:
         self._packs[name] = pack
-        if time.monotonic() - self._saved >= INTERVAL:
+        if self._writes and time.monotonic() - self._saved >= INTERVAL:
             self.flush()
 
 
@@ -78,10 +83,16 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _read(path: Path, identity: dict[str, Any]) -> dict[str, Arrays]:
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingError(f"{path} cannot be read ({error.strerror}): delete it to start the run afresh") from None
+
+
+def _read(path: Path, content: bytes, identity: dict[str, Any]) -> dict[str, Arrays]:
     """The parts of a checkpoint: an npz archive and its digest, without which nothing in it is believed."""
     try:
-        content = path.read_bytes()
         content, digest = content[:-DIGEST], content[-DIGEST:]
         if digest != _digest(content):
             raise ValueError("its digest is another")

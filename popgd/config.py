@@ -6,7 +6,8 @@ JAX is not imported here, so that a slip of the pen is answered at once.
 import difflib
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,10 @@ TESTS = ("spiked", "clustered", "heavy", "axes", "near", "repeated", "deficient"
 
 class SettingError(ValueError):
     """A setting that cannot be used: one line that says what came, what was wanted and what to do."""
+
+
+class TooLarge(SettingError):
+    """A setting that this machine has no memory for; another may have."""
 
 
 def whole(least: int) -> Callable[[Any], int]:
@@ -70,11 +75,12 @@ def numbers(value: Any) -> tuple[float, ...]:
     if isinstance(value, str):
         inner = value.strip().removeprefix("[").removesuffix("]").removeprefix("(").removesuffix(")")
         value = [x for x in inner.split(",") if x.strip()]
+    wanted = "a list of positive numbers like [3,2,1] was wanted"
     if not hasattr(value, "__iter__"):
-        raise ValueError("a list of positive numbers like [8,5,4,2,1] was wanted")
+        raise ValueError(wanted)
     result = tuple(_number(x) for x in value)
     if not result or min(result) <= 0:
-        raise ValueError("a list of positive numbers like [8,5,4,2,1] was wanted")
+        raise ValueError(wanted + (f", and {min(result):g} is not positive" if result else ""))
     return result
 
 
@@ -91,12 +97,18 @@ def text(value: Any) -> str:
     return str(value)
 
 
+def named(value: Any) -> tuple[str, str]:
+    """The path and the checksum, if there is one, of PATH#CHECKSUM. A # that no checksum follows belongs to the path."""
+    name, _, told = str(value).rpartition("#")
+    return (name, told) if name and re.fullmatch(f"[0-9a-f]{{{CHECKSUM}}}", told) else (str(value), "")
+
+
 def file(value: Any) -> str:
     """PATH#CHECKSUM: the name of a file together with what is in it, so that a run is known by its data.
 
     A checksum that comes with the name must still be right. Raises ValueError if it is not, or there is no such file.
     """
-    name, _, told = str(value).partition("#")
+    name, told = named(value)
     if Path(name).exists() and not Path(name).is_file():
         raise ValueError("it is no file; name a file that is there")  # a device or a pipe might never end
     try:
@@ -111,8 +123,8 @@ def file(value: Any) -> str:
 
 def run_directory(value: Any) -> str:
     """The same of the directory of a finished run, by its trajectory.npz."""
-    name, mark, told = str(value).partition("#")
-    path = Path(name)
+    name, told = named(value)
+    path, mark = Path(name), "#" if told else ""
     if not path.is_dir():
         raise ValueError("no run is there; name the directory of a finished run")
     if not (path / "trajectory.npz").exists():
@@ -179,6 +191,53 @@ COMMANDS = {
     "recheck": "judge the finished run in this directory afresh and tell what comes out differently; writes nothing",
 }
 
+#: Words that say how a run is done, and not which: several processes that do it together.
+PROCESSES = {
+    "processes": "how many processes do this run together; auto: as srun or mpirun started them",
+    "process": "which of them this is: 0, which alone reads and writes, to processes - 1",
+    "coordinator": "HOST:PORT of process 0, any free port there",
+}
+
+
+class Peers(NamedTuple):
+    """The processes of a run; None where the launcher that started them knows."""
+
+    processes: int | None
+    process: int | None
+    coordinator: str | None
+
+
+def peers(words: Sequence[str]) -> tuple[Peers | None, list[str]]:
+    """The processes that the words name, None for this one alone, and the other words. Raises SettingError."""
+    given = {name: value for name, _, value in (word.partition("=") for word in words) if name in PROCESSES}
+    rest = [word for word in words if word.partition("=")[0] not in PROCESSES]
+    if not given:
+        return None, rest
+    missing = [name for name in PROCESSES if name not in given]
+    if given.get("processes") == "auto":
+        if len(given) > 1:
+            raise SettingError("processes=auto: the launcher knows the rest; leave out process and coordinator")
+        return Peers(None, None, None), rest
+    if missing:
+        raise SettingError(f"{missing[0]} is missing; give processes=N process=K coordinator=HOST:PORT, or processes=auto")
+    readers: dict[str, Callable[[Any], Any]] = {"processes": whole(1), "process": whole(0), "coordinator": _address}
+    read = {}
+    for name, value in given.items():
+        try:
+            read[name] = readers[name](value)
+        except ValueError as error:
+            raise SettingError(f"{name}={value}: {error}") from None
+    if read["process"] >= read["processes"]:
+        raise SettingError(f"process={read['process']}: 0 to {read['processes'] - 1} was wanted, there are that many processes")
+    return (Peers(**read) if read["processes"] > 1 else None), rest
+
+
+def _address(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError("HOST:PORT was wanted, as in node1:5555")
+    return value
+
 
 def nearest(name: str, known: Any) -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
@@ -213,10 +272,13 @@ def help_text(papers: Mapping[str, Mapping[str, str]]) -> str:
         lines.append(f"  {name:<15} {entry.help}{default}")
     lines += ["", "with a stored run, instead of settings:"]
     lines += [f"  {name + '=DIR':<15} {help}" for name, help in COMMANDS.items()]
+    lines += ["", "with several processes (README):"]
+    lines += [f"  {name:<15} {help}" for name, help in PROCESSES.items()]
     for paper, theorems in papers.items():
         width = max(map(len, [*theorems, " " * 15]))
         lines += ["", f"theorems of {paper}:"] + [f"  {name:<{width}} {title}" for name, title in theorems.items()]
     lines += ["", "exit codes: 0 supported, 1 a claim refuted, 3 inconclusive, 4 not applicable, 2 bad input,"]
-    lines += ["            70 internal error, 130 interrupted, 143 terminated (what was done is saved; again: end at once);"]
+    lines += ["            70 internal error, 75 another process of the run is gone (again: goes on),"]
+    lines += ["            130 interrupted, 143 terminated (what was done is saved; again: end at once);"]
     lines += ["            a sweep returns its worst: 70, 2, 1, 3, 4, 0; recheck: 0 all the same, 1 something differs"]
     return "\n".join(lines)

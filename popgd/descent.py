@@ -158,13 +158,13 @@ def _begin(how: Descent, start: Weights, kept: Arrays | None) -> _Run:
     """A descent at its start, or where it was packed."""
     state = _State(start, how.optimiser.init(start), how.manifold.inactive(start))
     if kept is None:
-        return _Run(0, gradient.everywhere(state), [], [])
+        return _Run(0, gradient.placed(state), [], [])
     leaves, tree = jax.tree.flatten(state)
     state = jax.tree.unflatten(tree, [jnp.asarray(kept[f"state{i}"]) for i in range(len(leaves))])
     columns = [kept[f"row{i}"] for i in range(sum(name.startswith("row") for name in kept))]
     rows, window = list(zip(*columns, strict=True)), [tuple(pair) for pair in kept["window"]]
     diverged_at = int(kept["diverged_at"])
-    return _Run(int(kept["step"]), gradient.everywhere(state), rows, window, None if diverged_at < 0 else diverged_at)
+    return _Run(int(kept["step"]), gradient.placed(state), rows, window, None if diverged_at < 0 else diverged_at)
 
 
 def window_mean(window: list[tuple], bank: bool) -> tuple[np.ndarray, np.ndarray]:

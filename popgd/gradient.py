@@ -1,7 +1,8 @@
 """Monte Carlo population averages, each with its standard error; above all the gradient of every block.
 
-Samples are drawn by global index, so the samples depend on the key alone, and sums agree to rounding whatever the
-chunk and the number of devices.
+Samples are drawn by global index, so they depend on the key alone. They are split over all devices of all processes along
+one mesh axis; sums are the same bits for any number of devices of one kind, and agree to rounding whatever the chunk. Where
+`jax.distributed` has several processes, all must ask for the same averages in the same order, and all get them.
 """
 
 from collections.abc import Callable
@@ -12,16 +13,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from popgd import processes
 from popgd.data import Law
 from popgd.objectives import Objective
 from popgd.weights import Manifold, Weights
 
-#: Samples are split over this many logical shards whatever the number of devices, and their sums are added in
-#: shard order; with more devices than this, the rest are idle.
-SHARDS = 8
+#: Samples are split over logical shards, whose number depends on that of the samples and on nothing else, and the shards'
+#: sums are added in shard order: a shard for every SHARD_CHUNKS chunks, so that its overhead is a few per cent, but at least
+#: FEWEST, so that small batches are shared too. More than MOST are no gain before there are as many devices.
+SHARD_CHUNKS, FEWEST, MOST = 4, 8, 4096
+#: Sums of this many shards (of one a device, if that is more) are gathered at a time: it bounds what they take in memory.
+GATHERED = 16
 AXIS = "samples"
 #: A chunk's working set should stay in a core's second-level cache.
 CHUNK_BYTES = 2**18
@@ -111,8 +117,7 @@ def population_average(
     """
     if samples < 2 or samples != int(samples):
         raise ValueError(f"samples={samples}: at least 2 are needed for a standard error, and a whole number of them")
-    weights, law, key = everywhere((weights, law, key))
-    mean, stderr = _estimate(statistic, weights, law, key, samples, chunk)
+    mean, stderr = _over_all(statistic, weights, law, key, samples, chunk)
     return Estimate(mean, stderr, samples)
 
 
@@ -153,28 +158,39 @@ def rounding(objective: Objective, weights: Weights, law: Law, key: PRNGKeyArray
     """
     if weights.P.dtype == jnp.float64:
         return np.zeros(len(manifold.coordinates(weights)))
-    weights, law, key = everywhere((weights, law, key))
-    mean, stderr = _estimate(RoundingOf(objective, manifold), weights, law, key, samples, None)
+    mean, stderr = _over_all(RoundingOf(objective, manifold), weights, law, key, samples, None)
     return np.asarray(abs(mean) + 3 * stderr)
 
 
+def _over_all(
+    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: int, chunk: int | None
+) -> tuple[Any, Any]:
+    """`_estimate` by all devices of all processes. Raises PeerLost if a process has ended."""
+    with processes.watched():
+        return processes.here(_estimate(statistic, *everywhere((weights, law, key)), samples, chunk))
+
+
 @partial(jax.jit, static_argnames=("statistic", "chunk"))
+@jax.default_matmul_precision("highest")
 def _estimate(
     statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: Any, chunk: int | None
 ) -> tuple[Any, Any]:
     """Mean and standard error of statistic(weights, sample) over samples number 0 .. samples - 1 of the key.
 
-    Memory does not grow with `samples`: each device loops over chunks and keeps a running mean and sum of squares.
+    Memory does not grow with `samples`: each device loops over chunks and keeps a running mean and sum of squares. Products are
+    those of the number format: by default some devices multiply float32 with the digits of a shorter format.
     """
     dtype = weights.P.dtype
     size = chunk or chunk_size(weights.P.shape[0], law, dtype)
     samples = jnp.asarray(samples)
+    shards = jnp.clip(samples // (SHARD_CHUNKS * size), FEWEST, MOST)
     # In float32 a running mean over 10^9 samples stands still: what a chunk adds is below half a unit of it
     wide = jnp.result_type(float)
     shape = jax.eval_shape(lambda w, k: statistic(w, law.sample(k, dtype)), weights, key)
+    empty = (jnp.zeros((), wide), *2 * (jax.tree.map(lambda s: jnp.zeros(s.shape, wide), shape),))
 
-    def shard(index: Array, weights: Weights, law: Law, key: PRNGKeyArray, samples: Array) -> tuple:
-        per_shard = (samples + SHARDS - 1) // SHARDS
+    def shard(index: Array, weights: Weights, law: Law, key: PRNGKeyArray, samples: Array, shards: Array) -> tuple:
+        per_shard = (samples + shards - 1) // shards
 
         def one(i: Array) -> PyTree:
             return statistic(weights, law.sample(jax.random.fold_in(key, i), dtype))
@@ -186,35 +202,60 @@ def _estimate(
             moments = _moments(jax.vmap(one)(number), inside.astype(dtype))
             return _merge(carry, jax.tree.map(lambda x: x.astype(wide), moments))
 
-        empty = jax.tree.map(lambda s: jnp.zeros(s.shape, wide), shape)
-        start = jax.tree.map(_unshare, (jnp.zeros((), wide), empty, empty))
-        return jax.lax.fori_loop(0, (per_shard + size - 1) // size, step, start)
+        return jax.lax.fori_loop(0, (per_shard + size - 1) // size, step, jax.tree.map(_unshare, empty))
 
-    def device(indices: Array, *shared: Any) -> tuple:
-        # A gradient with respect to weights that all devices share would be summed over the devices: unshare them.
-        weights, *rest = jax.tree.map(_unshare, shared)
-        return jax.lax.map(lambda index: shard(index, weights, *rest), indices)
-
-    split, whole = PartitionSpec(AXIS), PartitionSpec()
-    run = jax.shard_map(device, mesh=_mesh(), in_specs=(split, whole, whole, whole, whole), out_specs=split)
-    parts = run(jnp.arange(SHARDS), weights, law, key, samples)
-    first, rest = jax.tree.map(lambda x: x[0], parts), jax.tree.map(lambda x: x[1:], parts)
-    (_, mean, squares), _ = jax.lax.scan(lambda total, part: (_merge(total, part), None), first, rest)
+    run = jax.shard_map(partial(_device, shard, empty), mesh=_mesh(), in_specs=PartitionSpec(), out_specs=PartitionSpec())
+    _, mean, squares = run(weights, law, key, samples, shards)
     count = samples.astype(wide)
     stderr = jax.tree.map(lambda s: jnp.sqrt(s / (count * jnp.maximum(count - 1, 1))), squares)
     mean, stderr = (jax.tree.map(lambda x, s: x.astype(s.dtype), part, shape) for part in (mean, stderr))
     return mean, stderr
 
 
+def _device(shard: Callable[..., tuple], empty: tuple, *shared: Any) -> tuple:
+    """What each device does: shards j D + k for the k-th of D devices, in rounds; all add up the shards of all in one order.
+
+    The numbers of shards and rounds are not known to the compiler: one body, and so one rounding, for any number of devices.
+    """
+    devices, k, shards = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS), shared[-1]
+    slots = -(-GATHERED // devices)
+    # A gradient with respect to weights that all devices share would be summed over the devices: unshare them.
+    own = jax.tree.map(_unshare, shared)
+
+    flat, unflatten = ravel_pytree(empty)  # one array is one collective
+
+    def round(number: Array, total: tuple) -> tuple:
+        first = number * slots * devices
+        mine = jnp.clip((own[-1] - first - k + devices - 1) // devices, 0, slots)
+        slot = lambda j, parts: parts.at[j].set(ravel_pytree(shard(first + j * devices + k, *own))[0])
+        parts = _unshare(jnp.zeros((slots, flat.size), flat.dtype))
+        parts = jax.lax.fori_loop(jnp.zeros_like(mine), mine, slot, parts)
+        every = jax.lax.all_gather(parts, AXIS, to="invarying")
+        there = jnp.minimum(shards - first, slots * devices)
+        return jax.lax.fori_loop(0, there, lambda i, sums: _merge(sums, unflatten(every[i % devices, i // devices])), total)
+
+    return jax.lax.fori_loop(0, (shards + slots * devices - 1) // (slots * devices), round, empty)
+
+
 def everywhere(tree: PyTree) -> Any:
-    """The arrays on every device: one placement for all callers, so that one compilation serves them all."""
-    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
+    """The arrays on every device of every process: one placement for all callers, so that one compilation serves them all.
+
+    Each process puts its own on its devices: they must be the same.
+    """
+    placement = NamedSharding(_mesh(), PartitionSpec())
+    if jax.process_count() == 1:
+        return jax.device_put(tree, placement)
+    put = lambda x: [jax.device_put(x, device) for device in jax.local_devices()]
+    return jax.tree.map(lambda x: jax.make_array_from_single_device_arrays(jnp.shape(x), placement, put(x)), tree)
+
+
+def placed(tree: PyTree) -> Any:
+    """The arrays where those of an `Estimate` are, so that one compilation serves the first step and all others."""
+    return everywhere(tree) if jax.process_count() == 1 else jax.device_put(tree, jax.local_devices()[0])
 
 
 def _mesh() -> Mesh:
-    devices = jax.devices()
-    count = max(k for k in (1, 2, 4, 8) if k <= len(devices))
-    return Mesh(np.array(devices[:count]), (AXIS,))
+    return Mesh(np.array(jax.devices()), (AXIS,))
 
 
 def _unshare(x: Array) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from popgd.config import SettingError
+from popgd.config import SettingError, named
 from popgd.data import UNIT_ATOL, sphere
 
 #: The relative gap of the nearly repeated law: a thousand times what counts as equal, and far below what training closes.
@@ -171,7 +171,7 @@ def load_query(path: Path, d: int) -> Float[np.ndarray, " d"]:
 
 def path_of(name: str) -> Path:
     """The file of a setting of the form PATH#CHECKSUM."""
-    return Path(name.partition("#")[0])
+    return Path(named(name)[0])
 
 
 def read_array(path: Path, name: str) -> np.ndarray:

@@ -90,9 +90,11 @@ def layer_norm(Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
     return Z / jnp.where(norm < jnp.inf, norm, jnp.nan)  # Z/inf = 0 would look like an output
 
 
+@jax.default_matmul_precision("highest")
 def attention(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
     """Linear attention P Z Z^T Q Z. Z Z^T is never divided by n.
 
+    Products have all digits of their format: by default some devices multiply float32 with those of a shorter one.
     Valid while no product over- or underflows; beyond it inf, NaN or 0.
     """
     return (weights.P @ (Z @ Z.T) @ weights.Q) @ Z

@@ -79,6 +79,15 @@ def environment(setting: Setting) -> dict[str, Any]:
     }
 
 
+def identity_of(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an environment the bits of a number depend on: of the devices their kind, and whether there is only one.
+
+    Programs for one device are compiled in another way than those for several, whose number does not matter (`gradient`).
+    """
+    kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
+    return {**environment, "devices": f"{kinds}, {'one' if jax.device_count() == 1 else 'several'}"}
+
+
 def find_theorem(name: str) -> Theorem:
     every = THEOREMS | FINDINGS
     if name not in every:
@@ -99,7 +108,8 @@ def resolve(values: Mapping[str, Any]) -> Setting:
     settings = {name: entry.default for name, entry in TABLE.items()} | dict(theorem.defaults)
     own = (*theorem.law_options, *theorem.options)
     for name, value in given.items():
-        if name not in own and (name not in COMMON or name == "L") and value != settings[name]:
+        # A stored run tells its L = 1 even where the theorem has no loops
+        if name not in own and (name not in COMMON or (name == "L" and value != settings[name])):
             raise SettingError(f"{name}={values[name]}: Theorem {theorem.name} does not take {name}; leave it out")
     settings |= given | own_law
     law = theorem.make_law(settings)

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from popgd import config
 from popgd.config import SettingError, help_text
-from popgd.sweep import Lost, compose
+from popgd.sweep import LAUNCHER, Lost, compose
 
 EXIT = {"SUPPORTED": 0, "REFUTED": 1, "INCONCLUSIVE": 3, "NOT APPLICABLE": 4}
-BAD_INPUT, INTERNAL = 2, 70
+BAD_INPUT, INTERNAL, PEER_LOST = 2, 70, 75
 #: A sweep returns the first of these that any of its jobs returned.
 WORST = (INTERNAL, BAD_INPUT, 1, 3, 4, 0)
 
@@ -71,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _STOP.told)
     try:
-        return _main(arguments)
+        return _part(_main(arguments))
     except SettingError as error:
         return _say(str(error), BAD_INPUT)
     except OSError as error:
@@ -81,7 +82,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(line: str, code: int) -> int:
+    """The one line that ends a run before its time, and its exit code; several processes end here, each for itself."""
     print(f"popgd: {' '.join(line.split())}", file=sys.stderr)
+    if "jax" in sys.modules:
+        from popgd import processes
+
+        processes.leave(code)
+    return code
+
+
+def _part(code: int) -> int:
+    """The exit code of what all its processes have finished."""
+    if "jax" in sys.modules:
+        from popgd import processes
+
+        processes.part()
     return code
 
 
@@ -102,6 +117,7 @@ def _main(arguments: list[str]) -> int:
         groups = {**PAPERS, TITLE_OF_FINDINGS: tuple(FINDINGS.values())}
         print(help_text({paper: {t.name: t.title for t in theorems} for paper, theorems in groups.items()}))
         return 0
+    peers, arguments = config.peers(arguments)
     given = {word.partition("=")[0] for word in arguments}
     for name, command in (("resume", _resume), ("recheck", _recheck)):
         if name in given:
@@ -109,11 +125,21 @@ def _main(arguments: list[str]) -> int:
                 raise SettingError(
                     f"{' '.join(arguments)}: {name}=DIR stands alone, the run has its settings; leave out the rest"
                 )
+            if peers and name == "recheck":
+                raise SettingError("recheck is the work of one process; leave out processes")
+            if peers:
+                _start_jax(peers)
             return command(Path(arguments[0].partition("=")[2]))
+    if peers:
+        if any(word.startswith(LAUNCHER) for word in arguments):
+            raise SettingError(
+                "the jobs that a launcher starts are processes by themselves; leave out processes, or the launcher"
+            )
+        _start_jax(peers)
     sweep = bool({"-m", "--multirun"} & set(arguments))
     words = [word for word in arguments if word not in ("-m", "--multirun")]
     try:
-        codes = compose(words, sweep, lambda settings: _job(settings, sweep))
+        codes = compose(words, sweep, lambda settings: _job(settings, sweep), _resolved)
     except Lost as error:
         return _say(str(error), INTERNAL)
     if sweep and _STOP.signal:
@@ -133,26 +159,32 @@ def _job(values: dict[str, Any], sweep: bool) -> int:
 
     def open_run() -> tuple[Any, Path]:
         from popgd import store
-        from popgd.report import resolve
 
-        out = values.pop("out")
-        setting = resolve({name: value for name, value in values.items() if value is not None})
+        out, setting = values["out"], _resolved(values)
         name = store.run_name(setting.describe())
         return setting, Path(out) / name if out and sweep else Path(out) if out else Path("runs") / name
 
     return _run(open_run)
 
 
+def _resolved(values: dict[str, Any]) -> Any:
+    """The setting of a job. Raises SettingError."""
+    _start_jax()
+    from popgd.report import resolve
+
+    return resolve({name: value for name, value in values.items() if value is not None and name != "out"})
+
+
 def _resume(path: Path) -> int:
     """Go on with the run in this directory."""
 
     def open_run() -> tuple[Any, Path]:
-        from popgd import store
+        from popgd import processes, store
         from popgd.report import restore
 
-        if not (path / store.SETTINGS).exists():
+        if processes.first() and not (path / store.SETTINGS).exists():
             raise SettingError(f"resume={path}: no run is there; name a run directory, or begin a run by theorem=...")
-        return restore(store.read(path / store.SETTINGS)), path
+        return restore(processes.told(lambda: store.read(path / store.SETTINGS)) or {}), path
 
     return _run(open_run)
 
@@ -164,13 +196,16 @@ def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
     path = None
     try:
         _start_jax()
-        from popgd import store
+        from popgd import processes, store
         from popgd.screen import show
 
         setting, path = open_run()
-        with _STOP.later(), store.claimed(path, setting.describe()) as stored:
+        claim = store.claimed(path, setting.describe()) if processes.first() else contextlib.nullcontext()
+        with _STOP.later(), claim as mine:
+            stored = processes.told(lambda: mine)
             content = _judge(setting, path) if stored is None else stored
-        show(content, path, stored is not None)
+        if processes.first():
+            show(content, path, stored is not None)
         return EXIT[content["outcome"]]
     except Interrupted:
         return _say(f"{_STOP.word}; what was done is saved, continue with resume={path}", _STOP.code)
@@ -180,8 +215,20 @@ def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
         where = f"cannot write in {path}" if path else f"cannot read or write {error.filename}"
         goes_on = f", then continue with resume={path}" if path else " or name another directory"
         return _say(f"{where} ({error.strerror}): make room there{goes_on}", BAD_INPUT)
-    except Exception:
+    except Exception as error:
+        from popgd.processes import PeerLost
+
+        if isinstance(error, PeerLost):
+            return _lost(path)
         return _internal((path or Path(".")) / "popgd-error.txt" if path is None or path.is_dir() else Path("popgd-error.txt"))
+
+
+def _lost(path: Path | None) -> int:
+    """The end of a run one of whose processes is gone; if a signal has told this one to end too, it says so."""
+    goes_on = f"what was done is saved, continue with resume={path}, with as many processes as you like"
+    if _STOP.signal:
+        return _say(f"{_STOP.word}; {goes_on}", _STOP.code)
+    return _say(f"another process of this run has ended, which ends it here too; {goes_on}", PEER_LOST)
 
 
 def _recheck(path: Path) -> int:
@@ -196,26 +243,35 @@ def _recheck(path: Path) -> int:
     return 1 if found.differences else 0
 
 
-def _start_jax() -> None:
-    """float64, and one virtual CPU device per core, before JAX starts its backend."""
+def _start_jax(peers: config.Peers | None = None) -> None:
+    """float64, and a virtual CPU device for each core that this process may use, before JAX starts its backend.
+
+    Two at least: programs for one device are compiled in another way, with other roundings, than those for any more.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
     jax.config.update("jax_enable_x64", True)
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # a backend already runs, as in the second job of a sweep
-            jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            jax.config.update("jax_num_cpu_devices", max(2, cores))
+    if peers:
+        from popgd import processes
+
+        processes.start(peers)
 
 
 def _judge(setting: Any, path: Path) -> dict[str, Any]:
     """Judge a setting, from its last checkpoint on, and store the report."""
-    from popgd import store
+    from popgd import processes, store
     from popgd.checkpoint import Checkpoint
-    from popgd.report import check_setting, environment
+    from popgd.report import check_setting, environment, identity_of
     from popgd.screen import progress
 
     own = {"settings": store.settings_hash(setting.describe()), "revision": store.revision()}
-    identity = {**own, **environment(setting)}
+    identity = {**own, **identity_of(environment(setting))}
+    processes.alike(identity)
     checkpoint = Checkpoint(path / store.CHECKPOINT, identity)
 
     def stop_if_told() -> None:
@@ -223,15 +279,21 @@ def _judge(setting: Any, path: Path) -> dict[str, Any]:
             checkpoint.flush()
             raise Interrupted
 
-    with progress() as show:
+    with progress(quiet=not processes.first()) as show:
 
         def report(name: str, done: int, total: int) -> None:
             stop_if_told()
             show(name, done, total)
 
-        found = check_setting(setting, report, checkpoint)
+        try:
+            found = check_setting(setting, report, checkpoint)
+        except processes.PeerLost:
+            checkpoint.flush()
+            raise
         stop_if_told()
-        return store.save_report(path, found)
+        content = processes.told(lambda: store.save_report(path, found))
+        assert content is not None
+        return content
 
 
 if __name__ == "__main__":

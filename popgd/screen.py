@@ -18,10 +18,10 @@ LONG = 60
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Report]:
+def progress(quiet: bool = False) -> Iterator[Report]:
     """Bars on a terminal; elsewhere only a word about parts that take long."""
     columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeRemainingColumn(compact=True))
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=quiet)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, tuple[Any, float, int]] = {}
         compiled: set[str] = set()

@@ -1,16 +1,16 @@
 """Hydra composes the settings, in sweeps too, and has the jobs done: here in sequence, or where a launcher sends them."""
 
-import math
+import itertools
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from popgd.config import COMMANDS, TABLE, SettingError, nearest
+from popgd.config import COMMANDS, TABLE, SettingError, TooLarge, nearest
 
 #: Words that go to Hydra as they are: which launcher does the jobs of a sweep, and how.
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
@@ -23,10 +23,13 @@ class Lost(Exception):
     """Jobs of a sweep that left no exit code: killed, or still under way where a launcher sent them."""
 
 
-def compose(words: Sequence[str], sweep: bool, job: Callable[[dict[str, Any]], int]) -> list[int]:
+def compose(
+    words: Sequence[str], sweep: bool, job: Callable[[dict[str, Any]], int], check: Callable[[dict[str, Any]], Any]
+) -> list[int]:
     """Do the job of these words, or all jobs of a sweep over them, and return their exit codes.
 
-    `job` takes the settings by name. With a launcher among the words `popgd.run.job` does it in other processes.
+    `job` takes the settings by name. With a launcher among the words `popgd.run.job` does it in other processes. `check` is
+    called with those of every job of a sweep before the first begins, and raises SettingError for bad ones.
     Raises SettingError for words that are no settings, and Lost.
     """
     launched = [word for word in words if word.startswith(LAUNCHER)]
@@ -34,14 +37,18 @@ def compose(words: Sequence[str], sweep: bool, job: Callable[[dict[str, Any]], i
         raise SettingError(f"{launched[0]}: a launcher runs the jobs of a sweep; add -m")
     settings = [word for word in words if word not in launched]
     overrides = [override(word, sweep) for word in settings]
+    if sweep:
+        for values in combinations(settings):
+            with suppress(*[TooLarge] if launched else []):  # the machines of a launcher may be larger
+                check(values)
     with _scratch(settings, bool(launched)) as scratch:
         _hydra([*overrides, *launched], sweep, scratch, None if launched else job)
         codes = [int(file.read_text()) for file in scratch.glob(f"*{CODE}")]
-    jobs = math.prod(len(_split(word.partition("=")[2])) if sweep else 1 for word in settings)
+    jobs = sum(1 for _ in combinations(settings)) if sweep else 1
     if len(codes) < jobs:
         raise Lost(
-            f"{jobs - len(codes)} of {jobs} jobs left no word: killed, or still under way (logs in {scratch}); "
-            "the same command does what is missing"
+            f"{jobs - len(codes)} of {jobs} jobs left no word: killed, or still under way, where they go on by themselves "
+            f"(logs in {scratch}); the same command, when those have ended, does what is missing"
         )
     return codes
 
@@ -76,6 +83,12 @@ def override(word: str, sweep: bool) -> str:
         raise SettingError(f"unknown setting {name}{nearest(name, [*TABLE, *COMMANDS]) or '; --help lists all'}")
     values = _split(value) if sweep else [value]
     return f"{name}=" + ",".join("'" + v.replace("\\", "\\\\").replace("'", "\\'") + "'" for v in values)
+
+
+def combinations(settings: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The settings of every job of a sweep over these words."""
+    pairs = {word.partition("=")[0]: _split(word.partition("=")[2]) for word in settings}
+    return (dict(zip(pairs, values, strict=True)) for values in itertools.product(*pairs.values()))
 
 
 def _split(value: str) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from popgd import PowerIteration, Rotated, SubspaceDistance, UniformSphere, check, run, store
+from popgd import PowerIteration, Rotated, SubspaceDistance, UniformSphere, check, config, run, store
 from popgd.config import TABLE
 from popgd.quadrature import Spectrum
 from popgd.report import FORMAT
@@ -67,6 +67,9 @@ BAD = [
     (["theorem=4.1", "d=5", "n=1e12"], "use less"),
     (["theorem=4.1", "spectrum=[1e300,1]"], "use less"),
     (["theorem=4.1", "law=uniform", "spectra=1e12"], "spectra=1000000000000 needs about"),
+    (["theorem=gatmiry.ood", "shift=[1,-1]"], "a list of positive numbers like [3,2,1] was wanted, and -1 is not positive"),
+    (["theorem=gatmiry.ood", "covariance=[1e200,1]"], "wanted a ratio above"),
+    (["theorem=gatmiry.ood", "init=P21"], "does not take init"),
     (["theorem=4.1", "out=/dev/null/run"], "cannot be written"),
     (["theorem=4.1", "out=/dev/full"], "is a file"),
 ]
@@ -125,6 +128,19 @@ def test_bad_input_is_one_line_and_writes_nothing(here, capsys, arguments, messa
     assert error.count("\n") == 1
     assert message in error
     assert list(here.iterdir()) == []
+
+
+def test_a_path_may_have_a_number_sign(tmp_path):
+    """Only what looks like a checksum is one."""
+    path = tmp_path / "points #1.npy"
+    path.write_bytes(b"1")
+    told = config.file(str(path))
+    assert config.named(told) == (str(path), told[-config.CHECKSUM :]) and config.file(told) == told
+    path.write_bytes(b"2")
+    with pytest.raises(ValueError, match="the file has changed"):
+        config.file(told)
+    with pytest.raises(ValueError, match="cannot be read"):
+        config.file(f"{tmp_path / 'points '}#{told[-config.CHECKSUM :]}")
 
 
 def test_no_arguments_and_help_list_settings_and_theorems(here, capsys):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from popgd import collect, run, store
+from popgd import collect, run, store, sweep
 
 TINY = Path(__file__).parent / "data" / "tiny_run"
 
@@ -80,3 +80,34 @@ def test_a_killed_job_loses_no_other_and_is_made_up_for(tmp_path):
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert again.returncode in run.EXIT.values(), again.stderr
     assert len(list(tmp_path.glob("sweep/4.2-*/report.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["theorem=4.1,4.3", "L=1,2"], "L=2: Theorem 4.3 does not take L"),
+        (["theorem=4.1", "spectrum=[3,1],[3,1.5]"], "must be an integer"),
+        (["theorem=4.1", "d=3", "n=9,1e12", "law=uniform"], "use less"),
+    ],
+)
+def test_one_bad_job_stops_the_sweep_before_the_first(tmp_path, capsys, monkeypatch, words, line):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["-m", *words, "out=sweep"]) == run.BAD_INPUT
+    error = capsys.readouterr().err
+    assert line in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_job_is_checked_as_it_will_run(tmp_path):
+    words = ["theorem=4.1,4.3", "spectrum=[3,1],[2,2]", "seed=1"]
+    done, checked = [], []
+    codes = sweep.compose(words, True, lambda values: done.append(values) or 0, checked.append)
+    assert codes == [0] * 4
+    assert checked == [{name: value for name, value in values.items() if value is not None} for values in done]
+
+
+def test_where_a_launcher_sends_jobs_there_may_be_more_memory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["-m", "theorem=4.1", "law=uniform", "d=3", "n=1e12", "hydra/launcher=no_such_launcher"]
+    assert run.main(words) == run.BAD_INPUT
+    assert "no_such_launcher" in capsys.readouterr().err

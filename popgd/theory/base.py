@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from popgd.config import SettingError
+from popgd.config import TooLarge
 from popgd.data import Hypothesis, Law
 from popgd.memory import FORGETFUL, Memory
 from popgd.objectives import Objective
@@ -140,7 +140,7 @@ def examine(theorem: Theorem, setting: Setting, progress: Progress, memory: Memo
 
 
 def fits(what: str, size: float) -> None:
-    """Raises SettingError if `size` bytes, which `what` needs, exceed half the memory here."""
+    """Raises TooLarge if `size` bytes, which `what` needs, exceed half the memory here."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else np.inf
     if size > memory / 2:
-        raise SettingError(f"{what} needs about {size / 1e9:.3g} GB, half of {memory / 1e9:.3g} is there: use less")
+        raise TooLarge(f"{what} needs about {size / 1e9:.3g} GB, half of {memory / 1e9:.3g} is there: use less")

@@ -55,7 +55,12 @@ def single_steps(study: Study) -> Iterator[Evidence]:
 
 
 def gradient_steps(study: Study, records: Records) -> tuple[np.ndarray, np.ndarray]:
-    """(c, Delta) at recorded steps over one gradient step on (a, b) from the step before, where both are on record."""
+    """(c, Delta) at recorded steps over one gradient step on (a, b) from the step before, where both are on record.
+
+    With h = eta l'(c)/d a step is c+ = c (1 + h^2) - h s and Delta+ = Delta (1 - h^2), s = a^2 + b^2 >= 2 |c|. So an error dh of
+    h moves c+ by s (1 + |h|) dh at most and Delta+ by 2 |h Delta| dh: much, relative to it, where a large first step leaves
+    little of Delta.
+    """
     exact, eta, d = study.exact, study.setting.eta, study.setting.law.d
     i = np.flatnonzero(np.diff(records.step) == 1)
     a, b = (x[i] for x in records.weights)
@@ -63,9 +68,9 @@ def gradient_steps(study: Study, records: Records) -> tuple[np.ndarray, np.ndarr
     h = eta * slope.value / d
     a, b, s = a - h * b, b - h * a, a * a + b * b
     c, Delta = a * b, (a - b) * (a + b)
-    slip = eta / d * (slope.bound + exact.slope_error * abs(slope.value))
-    rounding = STEP_UNITS * np.finfo(float).eps * s
+    dh = eta / d * (slope.bound + exact.slope_error * abs(slope.value))
+    rounding = STEP_UNITS * np.finfo(float).eps * s * (1 + abs(h)) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.concatenate([records.c[i + 1] / c, records.Delta[i + 1] / Delta])
-        error = np.concatenate([(slip * s + rounding) / abs(c), 2 * abs(h) * slip + rounding / abs(Delta)])
-    return ratio, error
+        error = np.concatenate([s * (1 + abs(h)) * dh + rounding, 2 * abs(h * records.Delta[i]) * dh + rounding])
+        return ratio, error / abs(np.concatenate([c, Delta]))

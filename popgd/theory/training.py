@@ -168,7 +168,7 @@ def make_law(values: Mapping[str, Any], names: tuple[str, ...], test_d: int | No
 
 def _from_run(values: Mapping[str, Any], names: tuple[str, ...]) -> TrainingLaw:
     run = values["trained"]
-    path = Path(run.partition("#")[0])
+    path = Path(config.named(run)[0])
     kept = store.read(path / store.SETTINGS)
     theorems = sorted({KINDS[name].theorem for name in names})
     if kept.get("theorem") not in theorems:
@@ -200,7 +200,7 @@ def _plain(value: Any) -> Any:
 
 def _stored(law: TrainingLaw, kind: Kind) -> Records:
     """The exact descent in a run's trajectory.npz."""
-    path = Path(law.run.partition("#")[0]) / store.TRAJECTORY
+    path = Path(config.named(law.run)[0]) / store.TRAJECTORY
     try:
         with np.load(path, allow_pickle=False) as arrays:
             prefix = f"{kind.target}/exact/" if f"{kind.target}/exact/c" in arrays else "exact/"

@@ -63,4 +63,4 @@ def _made(values: Mapping[str, Any]) -> UnitColumns:
 
 def _fits(d: int, n: int) -> None:
     """One sample on each device; all else is done in chunks, so that memory does not grow with batch, samples or steps."""
-    fits(f"d={d}, n={n:.15g}", working_set(2 * d, n + 1) * jax.device_count())
+    fits(f"d={d}, n={n:.15g}", working_set(2 * d, n + 1) * jax.local_device_count())
