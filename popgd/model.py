@@ -98,6 +98,11 @@ def attention(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
     return (weights.P @ (Z @ Z.T) @ weights.Q) @ Z
 
 
+def attention_of_query(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, " D"]:
+    """The last column of `attention`, by four matrix-vector products. Valid where `attention` is."""
+    return weights.P @ (Z @ (Z.T @ (weights.Q @ Z[:, -1])))
+
+
 def layer(weights: Weights, Z: Float[Array, "D N"], normalise: bool = True) -> Float[Array, "D N"]:
     """Z <- LN(Z + P Z Z^T Q Z), or the same without LN. Valid where `attention` and `layer_norm` are."""
     Z = Z + attention(weights, Z)
@@ -109,8 +114,13 @@ def looped(
 ) -> Float[Array, " d"]:
     """The output f(X, q; P, Q) of the same layer applied L times: the last d rows of the last column; q itself for L = 0.
 
-    Valid where `layer` is at every loop; without LN numbers may grow like a cube at each. Raises ValueError for L < 0, TypeError
-    for an L that is no whole number.
+    Of the last layer only the query is computed, 1/D of the work: nobody looks at its other tokens. Valid where `layer` is at
+    every loop; without LN numbers may grow like a cube at each. Raises ValueError for L < 0, TypeError for an L that is no
+    whole number.
     """
-    Z, _ = jax.lax.scan(lambda Z, _: (layer(weights, Z, normalise), None), tokens(X, q), length=L, unroll=min(L, UNROLL))
-    return Z[X.shape[0] :, -1]
+    if L == 0:
+        return q
+    once = lambda Z, _: (layer(weights, Z, normalise), None)
+    Z, _ = jax.lax.scan(once, tokens(X, q), length=L - 1, unroll=max(1, min(L - 1, UNROLL)))
+    z = Z[:, -1] + attention_of_query(weights, Z)
+    return (layer_norm(z[:, None])[:, 0] if normalise else z)[X.shape[0] :]
