@@ -90,12 +90,25 @@ def layer_norm(Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
     return Z / jnp.where(norm < jnp.inf, norm, jnp.nan)  # Z/inf = 0 would look like an output
 
 
+@jax.custom_jvp
+def gram(Z: Float[Array, "D N"]) -> Float[Array, "D D"]:
+    """Z Z^T. Its derivative is T + T^T with T = dZ Z^T: one product, where that of `@` takes two, forwards and backwards."""
+    return Z @ Z.T
+
+
+@gram.defjvp
+def _gram(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (Z,), (dZ,) = primals, tangents
+    T = dZ @ Z.T
+    return gram(Z), T + T.T
+
+
 def attention(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
     """Linear attention P Z Z^T Q Z. Z Z^T is never divided by n.
 
     Valid while no product over- or underflows; beyond it inf, NaN or 0.
     """
-    return (weights.P @ (Z @ Z.T) @ weights.Q) @ Z
+    return (weights.P @ gram(Z) @ weights.Q) @ Z
 
 
 def attention_of_query(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, " D"]:
