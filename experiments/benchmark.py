@@ -17,6 +17,7 @@ jax.config.update("jax_num_cpu_devices", os.cpu_count())
 import benchmark_exact  # noqa: E402
 import benchmark_gradient  # noqa: E402
 import benchmark_process  # noqa: E402
+import benchmark_profile  # noqa: E402
 from benchmark_figure import draw  # noqa: E402
 from common import FIGURES, save  # noqa: E402
 
@@ -88,6 +89,14 @@ def gradient_text(rows: list[dict[str, Any]]) -> list[str]:
     return table(head, lines)
 
 
+def profile_text(rows: list[dict[str, Any]]) -> list[str]:
+    rows = [row for row in rows if "profile" in row]
+    lines = [[", ".join(map(str, size(row))), *(f"{value:.2g} s" for value in row["profile"].values())] for row in rows]
+    says = "What limits it, float32. First three columns: the sampler, whose QR is LAPACK's, one small call a sample. Then the "
+    says += "gradient: its products if they ran like a large one, the standard errors, and what small matrices cost beyond that."
+    return [says, *table(["d, n, L", *rows[0]["profile"]], lines)]
+
+
 def exact_text(exact: dict[str, Any]) -> list[str]:
     lines = [[str(r["d"]), str(r["L"]), str(r["nodes"]), f"{r['seconds'] * 1e6:.1f} us", f"{r['bound']:.0e}"]
              for r in exact["slopes"]]  # fmt: skip
@@ -130,7 +139,13 @@ def report(found: dict[str, Any], judged: list[Target]) -> str:
     lines += ["## Targets", *table(["target", "wanted", "measured", ""], [[*row[:3], met[row[3]]] for row in judged])]
     lines += ["## Gradient of every block, batch 4,096", "", *(benchmark_gradient.__doc__ or "").strip().splitlines()[2:]]
     lines += ["", "Seconds a gradient, and how many times as long as popgd on given samples; the NumPy loop is forward only."]
-    lines += [*gradient_text(found["gradient"]), "## Exact engine", *exact_text(found["exact"]), ""]
+    lines += [
+        *gradient_text(found["gradient"]),
+        *profile_text(found["gradient"]),
+        "## Exact engine",
+        *exact_text(found["exact"]),
+        "",
+    ]
     return "\n".join([*lines, "## Cold start and memory", *process_text(found)])
 
 
@@ -147,6 +162,7 @@ def main() -> None:
     found["memory"] = benchmark_process.memory()
     found["exact"] = benchmark_exact.measure()
     found["gradient"] = benchmark_gradient.measure()
+    benchmark_profile.measure(found["gradient"])
     judged = targets(found)
     found["targets"] = judged
     text = report(found, judged)

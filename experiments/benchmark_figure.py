@@ -47,9 +47,8 @@ def start(axes: Any, found: dict[str, dict[str, Any]]) -> None:
         left += width
     axes.plot([20, 20], [-0.4, 0.4], color=BLACK, lw=1)
     axes.plot([10, 10], [0.6, 1.4], color=BLACK, lw=1, label="target")
-    axes.invert_yaxis()
-    axes.set(xlabel="seconds", title="theorem=4.1 in a new process")
-    axes.legend(fontsize=7)
+    axes.set(xlabel="seconds", title="theorem=4.1 in a new process", ylim=(1.5, -1))
+    axes.legend(fontsize=7, ncols=5, loc="upper center")
 
 
 def memory(axes: Any, rows: list[dict[str, Any]]) -> None:
