@@ -10,6 +10,7 @@ popgd leaves out what nobody looks at (`executed`), so its rate by that count ma
 popgd alone also has the standard error of every entry; all others have the mean only.
 """
 
+import importlib
 import statistics
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from popgd.objectives import SubspaceDistance
 from popgd.weights import Weights
 
 try:
-    import torch
+    torch: Any = importlib.import_module("torch")
 except ImportError:
     torch = None
 
@@ -110,10 +111,10 @@ def numpy_forward(weights: Weights, samples: Sample, L: int) -> Callable[[], flo
 
 def torch_gradient(weights: Weights, samples: Sample, L: int) -> Callable[[], Weights]:
     """PyTorch, eager: batched products and autograd."""
-    assert torch is not None
     torch.set_num_threads(len(jax.devices()))
     P, Q, X, q, V = (torch.from_numpy(np.array(part)) for part in (*weights, *samples))
-    P.requires_grad_(), Q.requires_grad_()
+    for matrix in (P, Q):
+        matrix.requires_grad_()
     count, d, n = X.shape
 
     def run() -> Weights:
@@ -124,7 +125,7 @@ def torch_gradient(weights: Weights, samples: Sample, L: int) -> Callable[[], We
             Z = Z / torch.linalg.vector_norm(Z, dim=1, keepdim=True)
         f = Z[:, d:, -1:]
         loss = (f - V @ (V.mT @ f)).square().sum((1, 2)).mean()
-        return Weights(*(part.numpy() for part in torch.autograd.grad(loss, (P, Q))))  # pyright: ignore
+        return Weights(*(part.numpy() for part in torch.autograd.grad(loss, (P, Q))))
 
     return run
 

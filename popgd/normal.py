@@ -48,4 +48,4 @@ def normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Float
     fraction = jax.lax.bitcast_convert_type((bits >> word(kind.bits - kind.nmant)) | one.view(word), dtype) - one
     least = np.nextafter(-one, 0 * one)
     uniform = jnp.maximum(least, fraction * (one - least) + least)
-    return np.sqrt(2 * one) * jax.lax.erf_inv(uniform)
+    return jnp.asarray(np.sqrt(2 * one)) * jax.lax.erf_inv(uniform)
