@@ -20,7 +20,7 @@ LONG = {"sampled_steps": 40, "batch": 1024}
 
 # --- model, law, objective
 
-attention, looped = model.attention, model.looped
+attention, of_query, looped = model.attention, model.attention_of_query, model.looped
 sample = data.Rotated.sample
 subspace, power_step = objectives.SubspaceDistance.__call__, objectives.PowerIteration.__call__
 
@@ -29,14 +29,22 @@ def active(weights: Weights) -> tuple[Any, Any]:
     return blocks(weights.P).b21, blocks(weights.Q).b12
 
 
-def exchanged(weights: Weights, Z: Any) -> Any:
-    A, B = active(weights)
-    return attention(model.active_weights(B, A), Z)
+def attending(change: Callable[[Weights], Weights], factor: Callable[[Any], Any] = lambda Z: 1) -> tuple:
+    """Attention with other weights and a factor, in every layer."""
+    return tuple(
+        (model, name, lambda w, Z, right=right: right(change(w), Z) * factor(Z))
+        for name, right in (("attention", attention), ("attention_of_query", of_query))
+    )
 
 
-def transposed(weights: Weights, Z: Any) -> Any:
+def exchanged(weights: Weights) -> Weights:
     A, B = active(weights)
-    return attention(model.active_weights(A.T, B.T), Z)
+    return model.active_weights(B, A)
+
+
+def transposed(weights: Weights) -> Weights:
+    A, B = active(weights)
+    return model.active_weights(A.T, B.T)
 
 
 def over_rows(Z: Any) -> Any:
@@ -79,11 +87,9 @@ MODEL = (
     Mutant("LN over the wrong axis", "model", "4.3", ("forward-reduced",), ((model, "layer_norm", over_rows),), compiled=True,
            slow=True),
     Mutant("S divided by n", "model", "4.3", ("forward-reduced",),
-           ((model, "attention", lambda w, Z: attention(w, Z) / (Z.shape[1] - 1)),), compiled=True, slow=True),
-    Mutant("A and B exchanged", "model", "4.3", ("forward-reduced",), ((model, "attention", exchanged),), compiled=True,
-           slow=True),
-    Mutant("A and B transposed", "model", "4.3", ("forward-reduced",), ((model, "attention", transposed),), compiled=True,
-           slow=True),
+           attending(lambda w: w, lambda Z: 1 / (Z.shape[1] - 1)), compiled=True, slow=True),
+    Mutant("A and B exchanged", "model", "4.3", ("forward-reduced",), attending(exchanged), compiled=True, slow=True),
+    Mutant("A and B transposed", "model", "4.3", ("forward-reduced",), attending(transposed), compiled=True, slow=True),
     Mutant("one loop too few", "model", "4.1", ("forward-reduced",), ((model, "looped", fewer_loops),), compiled=True, slow=True),
     Mutant("rotation of positive entries", "law", "4.2 unnormalised", ("active-gradient-scalar",),
            ((data, "haar", of_positive_entries),), again="sampled", compiled=True),

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from popgd.normal import normal
+
 #: Eigenvalues closer than this, relative to the largest, count as one multiple eigenvalue.
 MULTIPLICITY_RTOL = 1e-9
 #: A column counts as a unit vector if its norm is within this of 1 (a few roundings of a float64 norm).
@@ -112,7 +114,7 @@ class UniformSphere:
         return 1
 
     def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample:
-        columns = sphere(jax.random.normal(key, (self.d, self.n + 1), dtype))
+        columns = sphere(normal(key, (self.d, self.n + 1), dtype))
         X, q = columns[:, :-1], columns[:, -1]
         return Sample(X, q, jnp.linalg.eigh(X @ X.T)[1][:, -1:])
 
@@ -217,7 +219,7 @@ class Rotated:
         return self.V.shape[1]
 
     def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample:
-        G = jax.random.normal(key, (self.d, self.d + 1), dtype)
+        G = normal(key, (self.d, self.d + 1), dtype)
         O, q = haar(G[:, :-1]), sphere(G[:, -1:])[:, 0]
         return Sample(O @ jnp.asarray(self.U, dtype), q, O @ jnp.asarray(self.V, dtype))
 

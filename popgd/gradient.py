@@ -29,8 +29,8 @@ SHARD_CHUNKS, FEWEST, MOST = 4, 8, 4096
 #: Sums of this many shards (of one a device, if that is more) are gathered at a time: it bounds what they take in memory.
 GATHERED = 16
 AXIS = "samples"
-#: A chunk's working set should stay in a core's second-level cache.
-CHUNK_BYTES = 2**18
+#: A chunk's working set should stay near a core's second-level cache; twice or half of it costs a few per cent.
+CHUNK_BYTES = 2**19
 #: Arrays of the size of the token matrix, and of P, that one sample's gradient keeps alive at least: a layer's input,
 #: output, their gradients and norms; P, Q, Z Z^T, their products, gradients, running means and squares.
 LIVE_TOKENS, LIVE_WEIGHTS = 8, 12
@@ -84,7 +84,7 @@ def working_set(D: int, N: int) -> int:
 
 
 def chunk_size(D: int, law: Law, dtype: jnp.dtype) -> int:
-    """How many samples to put through the model at once: measured best where the token matrices fill half a cache."""
+    """How many samples to put through the model at once: measured best where the token matrices about fill a core's cache."""
     per_sample = 8 * D * (law.n + 1) * jnp.dtype(dtype).itemsize
     return int(2 ** np.clip(np.floor(np.log2(CHUNK_BYTES / per_sample)), 0, 6))
 

@@ -90,6 +90,21 @@ def layer_norm(Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
     return Z / jnp.where(norm < jnp.inf, norm, jnp.nan)  # Z/inf = 0 would look like an output
 
 
+@jax.custom_jvp
+@jax.default_matmul_precision("highest")
+def gram(Z: Float[Array, "D N"]) -> Float[Array, "D D"]:
+    """Z Z^T. Its derivative is T + T^T with T = dZ Z^T: one product, where that of `@` takes two, forwards and backwards."""
+    return Z @ Z.T
+
+
+@gram.defjvp
+@jax.default_matmul_precision("highest")
+def _gram(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (Z,), (dZ,) = primals, tangents
+    T = dZ @ Z.T
+    return gram(Z), T + T.T
+
+
 @jax.default_matmul_precision("highest")
 def attention(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
     """Linear attention P Z Z^T Q Z. Z Z^T is never divided by n.
@@ -97,7 +112,13 @@ def attention(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
     Products have all digits of their format: by default some devices multiply float32 with those of a shorter one.
     Valid while no product over- or underflows; beyond it inf, NaN or 0.
     """
-    return (weights.P @ (Z @ Z.T) @ weights.Q) @ Z
+    return (weights.P @ gram(Z) @ weights.Q) @ Z
+
+
+@jax.default_matmul_precision("highest")
+def attention_of_query(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, " D"]:
+    """The last column of `attention`, by four matrix-vector products. Valid where `attention` is."""
+    return weights.P @ (Z @ (Z.T @ (weights.Q @ Z[:, -1])))
 
 
 def layer(weights: Weights, Z: Float[Array, "D N"], normalise: bool = True) -> Float[Array, "D N"]:
@@ -111,13 +132,19 @@ def looped(
 ) -> Float[Array, " d"]:
     """The output f(X, q; P, Q) of the same layer applied L times: the last d rows of the last column; q itself for L = 0.
 
-    Valid where `layer` is at every loop; without LN numbers may grow like a cube at each. Raises ValueError for L < 0, TypeError
-    for an L that is no whole number.
+    Of the last layer only the query is computed, 1/D of the work: nobody looks at its other tokens. Valid where `layer` is at
+    every loop; without LN numbers may grow like a cube at each. Raises ValueError for L < 0, TypeError for an L that is no
+    whole number.
     """
-    Z, _ = jax.lax.scan(lambda Z, _: (layer(weights, Z, normalise), None), tokens(X, q), length=L, unroll=min(L, UNROLL))
-    return Z[X.shape[0] :, -1]
+    if L == 0:
+        return q
+    once = lambda Z, _: (layer(weights, Z, normalise), None)
+    Z, _ = jax.lax.scan(once, tokens(X, q), length=L - 1, unroll=max(1, min(L - 1, UNROLL)))
+    z = Z[:, -1] + attention_of_query(weights, Z)
+    return (layer_norm(z[:, None])[:, 0] if normalise else z)[X.shape[0] :]
 
 
+@jax.default_matmul_precision("highest")
 def power_loop(
     c: Float[Array, ""], X: Float[Array, "d n"], q: Float[Array, " d"], L: int = 1, normalise: bool = True
 ) -> Float[Array, " d"]:
