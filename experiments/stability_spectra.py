@@ -13,7 +13,7 @@ from popgd.objectives import SubspaceDistance
 from popgd.plot import BLUE, GREEN, GREY, ORANGE
 
 #: Samples of a Hessian of three layers; of one layer twice as many.
-HESSIAN = 2**10
+HESSIAN = 2**11
 
 
 def spectra() -> None:

@@ -25,7 +25,7 @@ SHARE = 64
 class Growth(NamedTuple):
     """The component along its start of a perturbation x (x) M, over its start, at the recorded steps.
 
-    vectors are the starts x: each sector's lowest mode of the sampled Hessian among the inactive blocks. predicted, for each set
+    vectors are the starts x. predicted, for each set
     of sampled series, mean for their mean, shorter for that without its last two coefficients; measured for each run.
     sharpest is the largest eigenvalue of eta times the mean Hessian that was passed: beyond 2 a step overshoots.
     """
@@ -52,8 +52,7 @@ def sector_growth(
     objective: Any,
     slope: Any,
     base: Path,
-    found: gradient.Estimate,
-    blocks: Sequence[int],
+    vectors: Float[np.ndarray, "3 8"],
     steps: int,
     decades: float = DECADES,
 ) -> Growth:
@@ -64,7 +63,7 @@ def sector_growth(
     top = 1.1 * float((base.theta[:, 2] * base.theta[:, 5])[last].max())
     lam = law.n / law.d * 2
     series = tangent.series(objective, law, lam, top, setting.key(12), max(2, setting.samples // SHARE), first)
-    vectors, start = lowest(found, blocks), jnp.asarray(start_of(setting))
+    start = jnp.asarray(start_of(setting))
     grid = log_grid(steps, 16)[1:]
 
     def predicted(some: tangent.Series) -> np.ndarray:
