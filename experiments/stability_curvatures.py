@@ -28,7 +28,7 @@ CASES = (
 
 
 def curvatures() -> None:
-    """At a = b = sqrt c: eigenvectors of one sampled Hessian with their curvatures in another, motion along the manifold left out.
+    """At a = b = sqrt c: eigenvectors of one sampled Hessian with their curvatures in another, but for motion along the manifold.
 
     Mean-centred LN is missing: it is not invariant under rotations, and Schur's lemma does not hold.
     """

@@ -29,6 +29,8 @@ SETTLED = 1e-3
 #: Growth of a sector by sampling must be known to less than half of its logarithm, what a forgotten factor 1/2 makes of it, or
 #: where that is small to a tenth of an e-fold.
 SECTOR_RESOLUTION, SECTOR_FLOOR = 0.4, 0.1
+#: 31 degrees of freedom: what Student's quantile of a tail of 1e-8 to 1e-7 is over the normal one (1.29 to 1.33).
+STUDENT = 1.35
 #: Beyond eta * curvature = 2 a step overshoots along the sharpest direction.
 SHARP = 2.0
 #: Rounding of the exact losses: measured 1e-15 for those of order one.
@@ -169,7 +171,7 @@ def sectors(study: Stability) -> Iterator[Evidence]:
             "first order and Schur's lemma",
             predicted=wanted,
             measured=float(np.log(abs(mean))),
-            error=float(np.hypot(ours, theirs)),
+            error=STUDENT * float(np.hypot(ours, theirs)),
             allowance=ours**2 + theirs**2 + abs(wanted - shorter),
             resolution=max(SECTOR_RESOLUTION * abs(wanted), SECTOR_FLOOR),
             reason="sampling errors of the two, their squares, and the last two coefficients of the series",
