@@ -170,7 +170,7 @@ def sectors(study: Stability) -> Iterator[Evidence]:
             f"{np.exp(wanted):.4g} of the reduced Hessian along the manifold: logarithm",
             "first order and Schur's lemma",
             predicted=wanted,
-            measured=float(np.log(abs(mean))),
+            measured=wanted + float(np.log(mean / growth.mean[-1, k])) if mean * growth.mean[-1, k] > 0 else np.nan,
             error=STUDENT * float(np.hypot(ours, theirs)),
             allowance=ours**2 + theirs**2 + abs(wanted - shorter),
             resolution=max(SECTOR_RESOLUTION * abs(wanted), SECTOR_FLOOR),
