@@ -54,7 +54,7 @@ def test_all_claims_hold(number, changes):
 
 @pytest.mark.slow
 def test_claims_of_two_layers():
-    """Nothing is claimed of p22 - r22 alone, which mixes with P11, nor of where it ends."""
+    """Nothing is claimed of p22 - r22 alone, which mixes with P11 and Q11, nor of where it ends."""
     outcomes = {claim.id: claim.outcome for claim in judged("4.1", **DEEP).claims}
     assert not {"escape-rate", "falls-below"} & outcomes.keys() and "hessian-p12-q21" in outcomes
     assert set(outcomes.values()) == {Outcome.SUPPORTED}, outcomes

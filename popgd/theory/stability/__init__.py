@@ -10,7 +10,7 @@ that of the sampled ones; of more layers it is sampled. To first order, for one 
 
 and with LN, eta -> 0, dc/dt = -(l'/d) sqrt(4c^2 + Delta^2) and d log u/dt = -c l'/d give d log u/dc = c/sqrt(4c^2 + Delta^2), so
 u grows by exp{(sqrt(4c^2 + Delta^2) - |Delta|)/4} from c = 0. For L > 1 the quadratic form along P22 - Q22 is still -h/d < 0,
-but P11 mixes with P22 and Q22, so that u alone follows no such law, and nothing is claimed of it.
+but P11 and Q11 mix with P22 and Q22, so that u alone follows no such law, and nothing is claimed of it.
 Source: derived; see also `popgd.hessian`.
 """
 
