@@ -21,8 +21,8 @@ Closed forms, on the manifold P21 = a I, Q12 = b I, c = ab, l(c) the loss there:
 * (P22, Q22), multiples of I, with LN, any L: with P11 = P12 = 0 and m = p22 r22 a layer makes (1 + m) q + c S q out of q, which
   LN makes the same as q + (c/(1 + m)) S q: the loss is l(c/(1 + m)), and H_{P22,Q22} = -c l'(c)/d, H_{P22,P22} = H_{Q22,Q22} = 0.
   P22 - Q22 is an eigenvector for L = 1 only: for L > 1 what Q11 moves into the lower halves of the data tokens, and P11 into the
-  upper half of the query, is read through P22 and Q22 in the next layer, and the four mix. The curvature along P22 - Q22, -h/d, is
-  then an upper bound of the lowest one.
+  upper half of the query, is read through P22 and Q22 in the next layer, and the four mix. The curvature along P22 - Q22, -h/d,
+  is then an upper bound of the lowest one.
 * the same without LN, one layer: f = (1 + m) q + c S q, so H_{P22,Q22} = 2 E[(f - y).q]/d. At c* E[(f - y).Sq] = 0, so for
   y = Sq it is 2 E[(f - y).(q + (c* - 1) Sq)]/d = 2 L*/d.
 * P11 = M, one layer with LN: the upper half b M S q makes ||v||^2 larger by b^2 ||M S q||^2 and f shorter, no more. So the
