@@ -270,6 +270,7 @@ def draw(numbers: dict[str, Any]) -> Figure:
         reached = (sizes[None, :] * abs(tangent[:, k, None])).ravel()
         second.loglog(reached, np.maximum(abs(ratio[:, :, k] - 1).ravel(), 1e-16), ".", color=colour, ms=4, label=sector)
     second.set(xlabel="amplitude reached", ylabel="deviation from the tangent, same samples", title=f"4.1, eta = {seen['eta']}")
+    second.set(xlim=(1e-12, 10.0), ylim=(None, 10.0))
     second.legend(fontsize=7)
     rows = numbers["batches"]
     inverse = [1 / row["batch"] for row in rows]
@@ -284,7 +285,7 @@ def draw(numbers: dict[str, Any]) -> Figure:
         title=f"4.2, y = Sq: log growth {rows[0]['manifold']:.4f}",
         xlim=(0, None),
     )
-    third.legend(fontsize=7)
+    third.legend(fontsize=7, loc="lower left")
     for row, mark in zip(numbers["active"], "os", strict=True):
         for k, colour in ((1, ORANGE), (2, GREEN)):
             measured, error = np.array(row["measured"])[:, k], np.array(row["error"])[:, k]
