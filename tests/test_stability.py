@@ -101,7 +101,7 @@ def half_turned(*x, plain=hessian.p12_q21_coupling):
 
 MUTANTS = {
     "a direction leaks into another block": ("4.2", hessian, "moved", leaking, {"hessian-does-not-mix"}),
-    "half the coupling": ("4.2", prediction, "coupling", lambda *x, plain=prediction.coupling: plain(*x) / 2,
+    "half the coupling": ("4.2", prediction, "coupling", lambda *x, plain=prediction.coupling: tuple(y / 2 for y in plain(*x)),
                           {"hessian-coupling", "escape-rate", "shrinking-rate"}),
     "m has the wrong sign": ("4.2", one_layer, "products", wrong_sign, {"hessian-exact"}),
     "the loss has the wrong sign": ("4.2", PowerIteration, "of_output", negative, {"saddle", "hessian-exact"}),
