@@ -124,24 +124,26 @@ def mean_square_output(theta: Float[Array, "8"], spectrum: Spectrum) -> Float[Ar
 
 
 def _linear(target: str, spectrum: Spectrum) -> Loss:
+    mean = jnp.mean(linear_constants(spectrum), axis=0)
+    return lambda theta: linear_loss(target, mean, theta)
+
+
+def linear_constants(spectrum: Spectrum) -> Float[Array, "K 4"]:
+    """What 4.2's loss is linear in, for each spectrum: E q.Sq, E||Sq||^2, E q.Sq/||Sq||, E||Sq||."""
     rows = batched(*spectrum)
     moments = jax.vmap(quadrature.moments)(rows)
-    mean, A = jnp.mean(moments.mu), jnp.mean(moments.A)
-    if target == "unnormalised":
-
-        def exact(theta: Float[Array, "8"]) -> Float[Array, ""]:
-            _, _, m, c = products(theta)
-            return (1 + m) ** 2 + 2 * (1 + m) * (c - 1) * mean + (c - 1) ** 2 * A
-
-        return exact
     options = (("cond", sample_condition(rows)),)
-    along, norm = (jnp.mean(over(f, options, rows).value) for f in (quadrature.mean_cosine, quadrature.mean_norm))
+    along, norm = (over(f, options, rows).value for f in (quadrature.mean_cosine, quadrature.mean_norm))
+    return jnp.stack([moments.mu, moments.A, along, norm], axis=1)
 
-    def normalised(theta: Float[Array, "8"]) -> Float[Array, ""]:
-        _, _, m, c = products(theta)
-        return (1 + m) ** 2 + 2 * (1 + m) * c * mean + c**2 * A - 2 * ((1 + m) * along + c * norm) + 1
 
-    return normalised
+def linear_loss(target: str, constants: Float[Array, "4"], theta: Float[Array, "8"]) -> Float[Array, ""]:
+    """4.2's loss: exactly 0 at m = -1, c = 1 for y = Sq."""
+    mean, A, along, norm = constants
+    _, _, m, c = products(theta)
+    if target == "unnormalised":
+        return (1 + m) ** 2 + 2 * (1 + m) * (c - 1) * mean + (c - 1) ** 2 * A
+    return (1 + m) ** 2 + 2 * (1 + m) * c * mean + c**2 * A - 2 * ((1 + m) * along + c * norm) + 1
 
 
 def slope(objective: SubspaceDistance | PowerIteration, spectrum: Spectrum) -> Callable[..., tuple[Array, Array]]:

@@ -87,7 +87,7 @@ def sharpness(series: tangent.Series, theta: Float[np.ndarray, "points 8"], firs
     """The largest curvature of the mean Hessian in any sector at points of the manifold."""
     largest = 0.0
     for a, b in theta[:, [2, 5]]:
-        D = np.asarray(tangent.scales(a, b, first))
+        D = np.asarray(tangent.scales(jnp.asarray(a), jnp.asarray(b), first))
         H = D[:, None] * np.asarray(series.mean()(jnp.asarray(a * b)))[0] * D
         largest = max(largest, float(np.linalg.eigvalsh(H).max()))
     return largest

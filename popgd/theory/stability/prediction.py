@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -70,23 +71,18 @@ def whole(objective: Objective, spectrum: Spectrum) -> bool:
 
 def exact_hessian(objective: Objective, spectrum: Spectrum, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The Hessian of the exact loss at theta over d, and its standard error over the spectra."""
-    rows = [Spectrum(*row) for row in zip(*spectrum, strict=True)] if np.ndim(spectrum.lam) == 2 else [spectrum]
-    if len(rows) == 1 or not objective.layer_norm:
-        found = np.asarray(jax.jit(jax.hessian(one_layer.loss(objective, spectrum)))(jnp.asarray(theta)))[None]
-        rows_error = np.zeros(found.shape[1:]) if len(rows) == 1 else _linear_error(objective, rows, theta)
+    theta = jnp.asarray(theta)
+    d = float(np.asarray(spectrum.mult).reshape(-1, spectrum.mult.shape[-1])[0].sum())
+    if np.ndim(spectrum.lam) == 1:
+        found = np.asarray(jax.jit(jax.hessian(one_layer.loss(objective, spectrum)))(theta))
+        return found / d, np.zeros_like(found)
+    if isinstance(objective, PowerIteration):
+        of = jax.hessian(partial(one_layer.linear_loss, objective.target), argnums=1)
+        found = np.asarray(jax.jit(jax.vmap(of, (0, None)))(one_layer.linear_constants(spectrum), theta))
     else:
-        one = lambda row: jax.hessian(one_layer.loss(objective, row))(jnp.asarray(theta))
+        one = lambda row: jax.hessian(one_layer.loss(objective, row))(theta)
         found = np.asarray(jax.jit(lambda s: jax.lax.map(one, s, batch_size=spectra.CHUNK))(spectrum))
-        rows_error = stderr(np.moveaxis(found, 0, -1))
-    d = float(rows[0].mult.sum())
-    return found.mean(axis=0) / d, rows_error / d
-
-
-def _linear_error(objective: Objective, rows: list[Spectrum], theta: np.ndarray) -> np.ndarray:
-    """Standard error over the spectra of the Hessian of 4.2: from a sixteenth of them, each by itself."""
-    some = rows[:: max(1, len(rows) // 64)]
-    found = np.array([jax.hessian(one_layer.loss(objective, row))(jnp.asarray(theta)) for row in some])
-    return found.std(axis=0, ddof=1) / len(rows) ** 0.5
+    return found.mean(axis=0) / d, stderr(np.moveaxis(found, 0, -1)) / d
 
 
 def coupling(known: Any, objective: Objective, c: float | Float[np.ndarray, " points"]) -> tuple[Any, Any]:
