@@ -71,16 +71,16 @@ def whole(objective: Objective, spectrum: Spectrum) -> bool:
 
 def exact_hessian(objective: Objective, spectrum: Spectrum, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The Hessian of the exact loss at theta over d, and its standard error over the spectra."""
-    theta = jnp.asarray(theta)
+    at = jnp.asarray(theta)
     d = float(np.asarray(spectrum.mult).reshape(-1, spectrum.mult.shape[-1])[0].sum())
     if np.ndim(spectrum.lam) == 1:
-        found = np.asarray(jax.jit(jax.hessian(one_layer.loss(objective, spectrum)))(theta))
+        found = np.asarray(jax.jit(jax.hessian(one_layer.loss(objective, spectrum)))(at))
         return found / d, np.zeros_like(found)
     if isinstance(objective, PowerIteration):
         of = jax.hessian(partial(one_layer.linear_loss, objective.target), argnums=1)
-        found = np.asarray(jax.jit(jax.vmap(of, (0, None)))(one_layer.linear_constants(spectrum), theta))
+        found = np.asarray(jax.jit(jax.vmap(of, (0, None)))(one_layer.linear_constants(spectrum), at))
     else:
-        one = lambda row: jax.hessian(one_layer.loss(objective, row))(theta)
+        one = lambda row: jax.hessian(one_layer.loss(objective, row))(at)
         found = np.asarray(jax.jit(lambda s: jax.lax.map(one, s, batch_size=spectra.CHUNK))(spectrum))
     return found.mean(axis=0) / d, stderr(np.moveaxis(found, 0, -1)) / d
 
