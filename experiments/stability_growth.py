@@ -56,7 +56,7 @@ def growth() -> None:
             axes.loglog(short[1:], p11[1:], color=ORANGE, label="p11, descent")
             numbers[name]["p11"] = {"step": short.tolist(), "growth": p11.tolist()}
         else:
-            rate = eta * float(prediction.coupling(known(objective), objective, SPECTRUM, b[-1:] * a[-1:])[0]) / D
+            rate = eta * float(prediction.coupling(known(objective), objective, b[-1:] * a[-1:])[0][0]) / D
             late = grid > 200
             axes.loglog(
                 grid[late], seen[late][0] * (1 + rate) ** (grid[late] - grid[late][0]), "--", color=BLACK, label="1 + 2 eta L*/d"

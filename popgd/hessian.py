@@ -20,6 +20,9 @@ Closed forms, on the manifold P21 = a I, Q12 = b I, c = ab, l(c) the loss there:
 * active and inactive blocks do not mix: the inactive gradient is exactly 0 for all active blocks and all samples.
 * (P22, Q22), multiples of I, with LN, any L: with P11 = P12 = 0 and m = p22 r22 a layer makes (1 + m) q + c S q out of q, which
   LN makes the same as q + (c/(1 + m)) S q: the loss is l(c/(1 + m)), and H_{P22,Q22} = -c l'(c)/d, H_{P22,P22} = H_{Q22,Q22} = 0.
+  P22 - Q22 is an eigenvector for L = 1 only: for L > 1 what Q11 moves into the lower halves of the data tokens, and P11 into the
+  upper half of the query, is read through P22 and Q22 in the next layer, and the four mix. The curvature along P22 - Q22, -h/d,
+  is then an upper bound of the lowest one.
 * the same without LN, one layer: f = (1 + m) q + c S q, so H_{P22,Q22} = 2 E[(f - y).q]/d. At c* E[(f - y).Sq] = 0, so for
   y = Sq it is 2 E[(f - y).(q + (c* - 1) Sq)]/d = 2 L*/d.
 * P11 = M, one layer with LN: the upper half b M S q makes ||v||^2 larger by b^2 ||M S q||^2 and f shorter, no more. So the
@@ -28,13 +31,22 @@ Closed forms, on the manifold P21 = a I, Q12 = b I, c = ab, l(c) the loss there:
 
       H_{P11,P11} = -(2 b^2/d) E[dist^2(f, V) ||S q||^2/||v||^2]  (4.1),    -(2 b^2/d) E[(1 - cos) ||S q||^2/||v||^2]  (4.3).
 
+* (P12, Q21), any L, with LN: neither of them alone does anything, as the upper half of the query token is 0. P12 = x M with
+  Q21 = y M lets the query token q_l move the data tokens of layer l + 1, x_i <- LN(x_i + x y M q_l (q_l^T M x_i)), and nothing
+  else. So H_{P12,P12} = H_{Q21,Q21} = 0, the two mix with no other block, and H_{P12,Q21} = d/d eps E[loss] at eps = 0 for
+
+      q_(l+1) = LN(q_l + c X_l X_l^T q_l),   X_(l+1) = LN(X_l + eps M q_l (q_l^T M X_l)),   l = 0 .. L - 1:
+
+  0 for L = 1, and otherwise a saddle whichever its sign, with curvatures +-H_{P12,Q21} along P12 +- Q21. For multiples of I,
+  M = I/sqrt d, LN takes dX_l = eps (q_l q_l^T X_l - X_l diag(X_l^T q_l)^2)/d: it needs fourth moments of the columns, not S only.
+
 Source: derived.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -144,6 +156,22 @@ def p11_curvature(b: float | Float[Array, ""], c: float | Float[Array, ""], targ
     gap = f - s / jnp.linalg.norm(s)  # 1 - cos = ||gap||^2/2 without cancellation
     weight = {"subspace": jnp.sum((f - V @ (V.T @ f)) ** 2), "power": jnp.sum(gap**2) / 2}[target]
     return -2 * b**2 / q.shape[0] * weight * (s @ s) / (v @ v)
+
+
+def p12_q21_coupling(objective: Any, c: float | Float[Array, ""], M: Float[Array, "d d"], sample: Sample) -> Float[Array, ""]:
+    """One sample's d/d eps of the loss, whose mean is H_{P12,Q21} in M's sector: see the module's docstring.
+
+    `objective` is a function of the output of a layer with LN (`kronecker.OfOutput`). The data must have unit columns.
+    """
+    norm = lambda Z: Z / jnp.linalg.norm(Z, axis=0)
+
+    def loss(eps: Float[Array, ""]) -> Float[Array, ""]:
+        X, q = sample.X, sample.q
+        for _ in range(objective.L):
+            X, q = norm(X + eps * jnp.outer(M @ q, q @ M @ X)), norm(q + c * (X @ (X.T @ q)))
+        return objective.of_output(q, sample)
+
+    return jax.jvp(loss, (jnp.zeros_like(sample.q[0]),), (jnp.ones_like(sample.q[0]),))[1]
 
 
 @partial(jax.jit, static_argnames="objective")

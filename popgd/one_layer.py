@@ -1,4 +1,4 @@
-"""The exact population loss of one layer on the Kronecker manifold, for a fixed spectrum of S.
+"""The exact population loss of one layer on the Kronecker manifold, for a fixed spectrum of S or the mean over several.
 
 With alpha = p11 r12, beta = p12 r22, m = p22 r22, c = p21 r12 the layer's output is the lower half of
 
@@ -30,13 +30,14 @@ from jaxtyping import Array, Float
 from popgd import quadrature
 from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.quadrature import Spectrum
+from popgd.spectra import batched, over, sample_condition
 
 #: The integrand of a ratio lies below (d/2) e^{s}, and below (d/2) e^{-s/2}, in s + log(2 max V): 40 and 75 units leave
 #: less than 1e-16; a step of 0.25 leaves e^{-pi^2/0.25} = 7e-18 of it.
 LEFT, RIGHT, STEP = 40.0, 75.0, 0.25
-#: Nodes in x: the error is rho^{-2N}, rho = (sqrt A + sqrt B)/|sqrt A - sqrt B| for the worst ratio of A and B; it is 1e-14
-#: for A/B = 64 and 1e-9 for 200, A and B being scaled to one trace first.
-CHEBYSHEV = 64
+#: Nodes in x, at least, for each root of the worst ratio R of A and B (scaled to one trace), and at most: the error is
+#: rho^{-2N}, rho = (sqrt R + 1)/(sqrt R - 1), so N = 10 sqrt R leaves e^{-40}.
+CHEBYSHEV, PER_ROOT, MOST = 64, 10, 4096
 
 Loss = Callable[[Float[Array, "8"]], Float[Array, ""]]
 
@@ -50,11 +51,24 @@ def mean_ratio(top: Float[Array, " m"], bottom: Float[Array, " m"], mult: Float[
     return STEP * jnp.sum(t * product * (y @ (top * mult)))
 
 
+def nodes(spectrum: Spectrum) -> int:
+    """Nodes in x that 4.3's loss needs for m > -1 and c >= 0, where A/B is the most uneven at c = 0: there A = 1, B = lam^2.
+
+    Raises ValueError for a spectrum that would need more than MOST: one of condition number 400 or more.
+    """
+    lam, mult = (np.asarray(x) for x in spectrum)
+    mean = (lam**2 @ mult) / mult.sum()
+    count = int(np.ceil(PER_ROOT * max(lam.max() ** 2 / mean, mean / lam.min() ** 2) ** 0.5))
+    if count > MOST:
+        raise ValueError(f"spectrum of condition number {lam.max() / lam.min():.3g}: {count} nodes, at most {MOST} are used")
+    return max(CHEBYSHEV, count)
+
+
 def mean_cosine(
-    top: Float[Array, " m"], A: Float[Array, " m"], B: Float[Array, " m"], mult: Float[Array, " m"]
+    top: Float[Array, " m"], A: Float[Array, " m"], B: Float[Array, " m"], mult: Float[Array, " m"], count: int = CHEBYSHEV
 ) -> Float[Array, ""]:
-    """E[ sum top_g X_g / sqrt(sum A_g X_g  sum B_g X_g) ]."""
-    x = (1 + jnp.cos((2 * jnp.arange(CHEBYSHEV) + 1) * jnp.pi / (2 * CHEBYSHEV))) / 2
+    """E[ sum top_g X_g / sqrt(sum A_g X_g  sum B_g X_g) ] by `count` nodes in x."""
+    x = (1 + jnp.cos((2 * jnp.arange(count) + 1) * jnp.pi / (2 * count))) / 2
     scale = jax.lax.stop_gradient((B @ mult) / (A @ mult))
     mixed = x[:, None] * (scale * A) + (1 - x[:, None]) * B
     return jnp.sqrt(scale) * jnp.mean(jax.vmap(mean_ratio, (None, 0, None))(top, mixed, mult))
@@ -67,14 +81,23 @@ def products(theta: Float[Array, "8"]) -> tuple[Array, Array, Array, Array]:
 
 
 def loss(objective: SubspaceDistance | PowerIteration, spectrum: Spectrum) -> Loss:
-    """theta -> F(theta). Raises ValueError for more than one layer, for a random spectrum, and for 4.1 without LN."""
-    if objective.L != 1 or np.ndim(spectrum.lam) != 1:
-        raise ValueError(f"L={objective.L}: the exact loss is that of one layer and one fixed spectrum; use kronecker")
-    lam, mult = spectrum
+    """theta -> F(theta), for K spectra (K, m) the mean over them.
+
+    Raises ValueError for more than one layer, for 4.1 without LN, for 4.3 with a spectrum that `nodes` refuses, and for 4.3
+    with several spectra.
+    """
+    if objective.L != 1:
+        raise ValueError(f"L={objective.L}: the exact loss is that of one layer; use kronecker")
     if isinstance(objective, PowerIteration) and not objective.layer_norm:
         return _linear(objective.target, spectrum)
     if not objective.layer_norm or (isinstance(objective, PowerIteration) and objective.target != "normalised"):
         raise ValueError(f"{objective}: of the losses of a layer with LN that of 4.1 or 4.3 is known here; use kronecker")
+    if np.ndim(spectrum.lam) == 2:
+        if isinstance(objective, PowerIteration):
+            raise ValueError("4.3 with random spectra: their worst condition numbers need too many nodes; use kronecker")
+        return lambda theta: jnp.mean(jax.vmap(lambda row: loss(objective, row)(theta))(spectrum))
+    lam, mult = spectrum
+    count = nodes(spectrum) if isinstance(objective, PowerIteration) else 0
 
     def distance(theta: Float[Array, "8"]) -> Float[Array, ""]:
         alpha, beta, m, c = products(theta)
@@ -85,13 +108,15 @@ def loss(objective: SubspaceDistance | PowerIteration, spectrum: Spectrum) -> Lo
         alpha, beta, m, c = products(theta)
         below = (1 + m + c * lam) ** 2
         V = below + (alpha * lam + beta) ** 2
-        return 1 + mean_ratio(below, V, mult) - 2 * mean_cosine((1 + m + c * lam) * lam, V, lam**2, mult)
+        return 1 + mean_ratio(below, V, mult) - 2 * mean_cosine((1 + m + c * lam) * lam, V, lam**2, mult, count)
 
     return distance if isinstance(objective, SubspaceDistance) else power
 
 
 def mean_square_output(theta: Float[Array, "8"], spectrum: Spectrum) -> Float[Array, ""]:
-    """E||f||^2 of the layer with LN: 1 where nothing is moved to the upper half of v."""
+    """E||f||^2 of the layer with LN: 1 where nothing is moved to the upper half of v. For K spectra the mean over them."""
+    if np.ndim(spectrum.lam) == 2:
+        return jnp.mean(jax.vmap(lambda row: mean_square_output(theta, row))(spectrum))
     lam, mult = spectrum
     alpha, beta, m, c = products(theta)
     below = (1 + m + c * lam) ** 2
@@ -99,22 +124,26 @@ def mean_square_output(theta: Float[Array, "8"], spectrum: Spectrum) -> Float[Ar
 
 
 def _linear(target: str, spectrum: Spectrum) -> Loss:
-    moments = quadrature.moments(spectrum)
-    mean, A = moments.mu, moments.A
+    mean = jnp.mean(linear_constants(spectrum), axis=0)
+    return lambda theta: linear_loss(target, mean, theta)
+
+
+def linear_constants(spectrum: Spectrum) -> Float[Array, "K 4"]:
+    """What 4.2's loss is linear in, for each spectrum: E q.Sq, E||Sq||^2, E q.Sq/||Sq||, E||Sq||."""
+    rows = batched(*spectrum)
+    moments = jax.vmap(quadrature.moments)(rows)
+    options = (("cond", sample_condition(rows)),)
+    along, norm = (over(f, options, rows).value for f in (quadrature.mean_cosine, quadrature.mean_norm))
+    return jnp.stack([moments.mu, moments.A, along, norm], axis=1)
+
+
+def linear_loss(target: str, constants: Float[Array, "4"], theta: Float[Array, "8"]) -> Float[Array, ""]:
+    """4.2's loss: exactly 0 at m = -1, c = 1 for y = Sq."""
+    mean, A, along, norm = constants
+    _, _, m, c = products(theta)
     if target == "unnormalised":
-
-        def exact(theta: Float[Array, "8"]) -> Float[Array, ""]:
-            _, _, m, c = products(theta)
-            return (1 + m) ** 2 + 2 * (1 + m) * (c - 1) * mean + (c - 1) ** 2 * A
-
-        return exact
-    along, norm = quadrature.mean_cosine(spectrum).value, quadrature.mean_norm(spectrum).value
-
-    def normalised(theta: Float[Array, "8"]) -> Float[Array, ""]:
-        _, _, m, c = products(theta)
-        return (1 + m) ** 2 + 2 * (1 + m) * c * mean + c**2 * A - 2 * ((1 + m) * along + c * norm) + 1
-
-    return normalised
+        return (1 + m) ** 2 + 2 * (1 + m) * (c - 1) * mean + (c - 1) ** 2 * A
+    return (1 + m) ** 2 + 2 * (1 + m) * c * mean + c**2 * A - 2 * ((1 + m) * along + c * norm) + 1
 
 
 def slope(objective: SubspaceDistance | PowerIteration, spectrum: Spectrum) -> Callable[..., tuple[Array, Array]]:

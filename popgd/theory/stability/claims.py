@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from popgd import one_layer
+from popgd.hessian import SECTORS
 from popgd.kronecker import ACTIVE
-from popgd.quadrature import Spectrum
-from popgd.theory.stability.measure import INACTIVE, SMALL, Stability
-from popgd.theory.stability.prediction import P11, P22, Q22
+from popgd.theory.stability.measure import INACTIVE, SMALL, Inside, Stability
+from popgd.theory.stability.prediction import P11, P12, P22, Q21, Q22
 from popgd.verdict import Evidence
 
 #: Up to which amplitude first order is asked for: there its square, 1e-10, moves the logarithm of the growth by less than
@@ -26,6 +26,13 @@ HESSIAN_RESOLUTION = 0.25
 BELOW = 0.9
 #: m, c and the loss may differ from the best fit by this at the end: they started of order one away.
 SETTLED = 1e-3
+#: Growth of a sector by sampling must be known to less than half of its logarithm, what a forgotten factor 1/2 makes of it, or
+#: where that is small to a tenth of an e-fold.
+SECTOR_RESOLUTION, SECTOR_FLOOR = 0.4, 0.1
+#: 31 degrees of freedom: what Student's quantile of a tail of 1e-8 to 1e-7 is over the normal one (1.29 to 1.33).
+STUDENT = 1.35
+#: Beyond eta * curvature = 2 a step overshoots along the sharpest direction.
+SHARP = 2.0
 #: Rounding of the exact losses: measured 1e-15 for those of order one.
 LOSS_ROUNDING = 1e-12
 
@@ -47,7 +54,7 @@ def sectors_split(study: Stability) -> Iterator[Evidence]:
         origin="derived",
         statistical=False,
     )
-    value = study.h / study.setting.law.d
+    value, outer = (float(x[0]) / study.setting.law.d for x in study.h)
     form = "-c l'(c)/d" if study.objective.layer_norm else "2 E[(f - y).q]/d"
     yield Evidence(
         "hessian-coupling",
@@ -55,26 +62,42 @@ def sectors_split(study: Stability) -> Iterator[Evidence]:
         "closed form",
         predicted=1.0,
         measured=float(mean[0, P22, Q22]) / value,
-        error=float(stderr[0, P22, Q22]) / abs(value),
+        error=float(np.hypot(stderr[0, P22, Q22], outer)) / abs(value),
         allowance=0.0,
         resolution=HESSIAN_RESOLUTION,
         reason="sampling error",
         origin="derived",
     )
-    scale = float(np.abs(study.exact).max())
-    once = np.triu(np.ones((8, 8), bool))  # every other entry stands twice in a symmetric matrix
-    yield Evidence(
-        "hessian-exact",
-        f"Every entry of the sampled Hessian {where}, multiples of I, is that of the exact loss on N, in units of the largest",
-        "two engines",
-        predicted=0.0,
-        measured=(mean[0] - study.exact)[once] / scale,
-        error=stderr[0][once] / scale,
-        allowance=LOSS_ROUNDING,
-        resolution=HESSIAN_RESOLUTION,
-        reason="sampling error",
-        origin="derived",
-    )
+    if study.turned:
+        value, error = study.turned
+        yield Evidence(
+            "hessian-p12-q21",
+            f"H_(P12,Q21) = {value:.6g} {where}, multiples of I, by its closed form, the query moving the data tokens: ratio",
+            "closed form",
+            predicted=1.0,
+            measured=float(mean[0, P12, Q21]) / value,
+            error=float(np.hypot(stderr[0, P12, Q21], error)) / abs(value),
+            allowance=0.0,
+            resolution=HESSIAN_RESOLUTION,
+            reason="sampling error of both",
+            origin="derived",
+        )
+    if study.exact is not None:
+        exact, outer = study.exact
+        scale = float(np.abs(exact).max())
+        once = np.triu(np.ones((8, 8), bool))  # every other entry stands twice in a symmetric matrix
+        yield Evidence(
+            "hessian-exact",
+            f"Every entry of the sampled Hessian {where}, multiples of I, is that of the exact loss on N, in units of the largest",
+            "two engines",
+            predicted=0.0,
+            measured=(mean[0] - exact)[once] / scale,
+            error=np.hypot(stderr[0], outer)[once] / scale,
+            allowance=LOSS_ROUNDING,
+            resolution=HESSIAN_RESOLUTION,
+            reason="sampling error",
+            origin="derived",
+        )
 
 
 def saddle(study: Stability) -> Iterator[Evidence]:
@@ -98,12 +121,15 @@ def saddle(study: Stability) -> Iterator[Evidence]:
 
 
 def grows(study: Stability) -> Iterator[Evidence]:
-    """Perturbations grow and shrink as first order says, in all of N."""
-    theta, held = study.grown.theta.T, study.held.theta.T
+    """Perturbations grow and shrink as first order says, in all of N; one layer."""
+    if study.inside is None:
+        return
+    inside = study.inside
+    theta, held = inside.grown.theta.T, inside.held.theta.T
     u, both = theta[P22] - theta[Q22], held[P22] + held[Q22]
-    yield _growth(study, "escape-rate", "p22 - r22 grows by 1 + eta h/d a step", u, study.grows[0], study.grown.step)
+    yield _growth("escape-rate", "p22 - r22 grows by 1 + eta h/d a step", u, inside.grows[0], inside.grown.step)
     statement = "From p22 = r22 the sum p22 + r22 shrinks by 1 - eta h/d a step"
-    yield _growth(study, "shrinking-rate", statement, both, study.grows[1], study.held.step)
+    yield _growth("shrinking-rate", statement, both, inside.grows[1], inside.held.step)
     yield Evidence(
         "symmetric-start-stays",
         f"From p22 = r22 = {SMALL:g} descent never leaves p22 = r22: the largest |p22 - r22| over {SMALL:g}",
@@ -117,13 +143,46 @@ def grows(study: Stability) -> Iterator[Evidence]:
         origin="derived",
         statistical=False,
     )
-    if study.objective.layer_norm:
-        p11 = study.pushed.theta[:, P11]
+    yield from _p11(inside)
+
+
+def _p11(inside: Inside) -> Iterator[Evidence]:
+    if inside.pushed is not None and inside.pushes is not None:
+        p11 = inside.pushed.theta[:, P11]
         statement = "p11 grows by 1 - eta k11 a step, k11 = H_(P11,P11) < 0"
-        yield _growth(study, "p11-rate", statement, p11, study.pushes, study.pushed.step)
+        yield _growth("p11-rate", statement, p11, inside.pushes, inside.pushed.step)
 
 
-def _growth(study: Stability, name: str, statement: str, x: np.ndarray, predicted: np.ndarray, step: np.ndarray) -> Evidence:
+def sectors(study: Stability) -> Iterator[Evidence]:
+    """A small perturbation of all entries grows on fresh samples as the product of the reduced maps says, in each sector."""
+    growth, setting = study.growth, study.setting
+    sharp = growth.sharpest > SHARP
+    why = f"eta times the sharpest curvature is {growth.sharpest:.3g} > 2: steps overshoot; take eta below {{:.2g}}"
+    for k, sector in enumerate(SECTORS):
+        wanted, shorter = (float(np.log(abs(x[-1, k]))) for x in (growth.mean, growth.shorter))
+        sets, runs = growth.predicted[-1, :, k] / growth.mean[-1, k], growth.measured[-1, :, k]
+        mean = float(runs.mean())
+        ours = float(runs.std(ddof=1) / len(runs) ** 0.5 / abs(mean))
+        theirs = float(sets.std(ddof=1) / len(sets) ** 0.5)
+        # The logarithm of a mean with relative error e is off by e^2/2.
+        yield Evidence(
+            f"growth-{sector.replace(' ', '-')}",
+            f"A perturbation of all entries, {sector}, grows in {growth.step[-1]} steps on fresh samples by the factor "
+            f"{np.exp(wanted):.4g} of the reduced Hessian along the manifold: logarithm",
+            "first order and Schur's lemma",
+            predicted=wanted,
+            measured=wanted + float(np.log(mean / growth.mean[-1, k])) if mean * growth.mean[-1, k] > 0 else np.nan,
+            error=STUDENT * float(np.hypot(ours, theirs)),
+            allowance=ours**2 + theirs**2 + abs(wanted - shorter),
+            resolution=max(SECTOR_RESOLUTION * abs(wanted), SECTOR_FLOOR),
+            reason="sampling errors of the two, their squares, and the last two coefficients of the series",
+            origin="derived",
+            skewness=float(((runs - mean) ** 3).mean() / runs.std() ** 3 / len(runs) ** 0.5) if runs.std() else 0.0,
+            excuse=why.format(SHARP * setting.eta / growth.sharpest) if sharp else "",
+        )
+
+
+def _growth(name: str, statement: str, x: np.ndarray, predicted: np.ndarray, step: np.ndarray) -> Evidence:
     """log of x over its start, against first order, at the last step where that is worth something."""
     linear = np.flatnonzero(abs(predicted) <= np.log(LINEAR / SMALL))
     last = linear[-1]
@@ -146,10 +205,13 @@ def _growth(study: Stability, name: str, statement: str, x: np.ndarray, predicte
 
 
 def ends(study: Stability) -> Iterator[Evidence]:
-    """Where descent from beside the manifold gets to."""
+    """Where descent from beside the manifold gets to; for more layers it is sampled and a number of the report, not a claim."""
     objective, last = study.objective, float(study.loss[-1])
-    plateau = study.limit or float(study.base_loss[-1])
-    name = "limit of the theorem" if study.limit else "loss of the descent on the manifold at the same step"
+    if study.inside is None:
+        return
+    limit, _ = study.limit
+    plateau = limit or float(study.base_loss[-1])
+    name = "limit of the theorem" if limit else "loss of the descent on the manifold at the same step"
     yield Evidence(
         "falls-below",
         f"From {study.setting['size']:g} beside the manifold the loss falls below the {name}: {last:.4g} over {plateau:.4g}",
@@ -184,7 +246,7 @@ def ends(study: Stability) -> Iterator[Evidence]:
 
 def regression(study: Stability) -> tuple[float, float, float]:
     """(m, c, loss) of the least squares fit of y by (1 + m) q + c S q: the exact loss is quadratic in (1 + m, c)."""
-    loss = one_layer.loss(study.objective, Spectrum.of(study.setting.law.spectrum))
+    loss = one_layer.loss(study.objective, study.spectrum)
     at = lambda x: loss(jnp.zeros(8).at[jnp.array([P22, 2, 5, Q22])].set(jnp.array([x[0] - 1, x[1], 1.0, 1.0])))
     zero = jnp.zeros(2)
     best = -jnp.linalg.solve(jax.hessian(at)(zero), jax.grad(at)(zero))

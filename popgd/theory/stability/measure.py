@@ -1,81 +1,102 @@
-"""What is measured beside the manifold: exact descents in N, sampled Hessians and first order."""
+"""What is measured beside the manifold: descents in N, sampled Hessians, tangent maps and first order."""
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 
 from popgd import gradient, hessian, kronecker, one_layer
-from popgd.interpolant import interpolate
 from popgd.kronecker import ACTIVE, Path
 from popgd.memory import Memory
 from popgd.objectives import SubspaceDistance
 from popgd.plot import BLUE, GREY, ORANGE
 from popgd.quadrature import Spectrum
 from popgd.recursion import log_grid
-from popgd.theory import growth
 from popgd.theory.base import Progress, Setting
 from popgd.theory.stability import prediction
+from popgd.theory.stability.growth import STEPS, Growth, lowest, sector_growth
 from popgd.theory.stability.prediction import P11, P22, Q22, Objective
-from popgd.theory.study import start_of
+from popgd.theory.study import curves_of, start_of
 
 INACTIVE = tuple(k for k in range(8) if k not in ACTIVE)
-#: Records per decade of the paths; the Hessian is taken where the manifold's descent is after 1/EARLY of sampled_steps.
-PER_DECADE, EARLY = 16, 10
+#: Records per decade of the paths, of a sampled one; the Hessian is taken where the manifold's descent is after 1/EARLY of
+#: sampled_steps.
+PER_DECADE, SPARSE, EARLY = 16, 4, 10
 #: Amplitude of the perturbation whose growth is measured.
 SMALL = 1e-12
 
 
 @dataclass(frozen=True)
-class Stability:
-    """Everything measured for one objective; all paths are exact descents in N.
+class Inside:
+    """Exact descents in N of one layer, and what first order says of them.
 
-    base starts on the manifold, grown at p22 = -r22 = SMALL beside it, held at p22 = r22 = SMALL, pushed at p11 = SMALL, ended at
-    `size` beside it. found and fresh are two independent sampled Hessians at theta, a point of base, exact the derivatives of the
-    exact loss there over d, h the closed form of d H_{P22,Q22}. grows is the log growth by first order of (u, p22 + r22) along
-    grown, pushes that of p11 along pushed. limit is what the theorem says that the loss tends to; base_loss and loss are
-    the losses of base and ended.
+    grown starts at p22 = -r22 = SMALL beside the manifold, held at p22 = r22 = SMALL, pushed at p11 = SMALL (None where the
+    whole exact loss is not known). grows is the log growth by first order of (u, p22 + r22) along grown, pushes that of p11.
+    """
+
+    grown: Path
+    held: Path
+    pushed: Path | None
+    grows: Float[np.ndarray, "2 records"]
+    pushes: Float[np.ndarray, " short"] | None
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Everything measured for one objective.
+
+    known is the curve on the manifold (of the sampled spectra where they are random: every exact descent is that of this set),
+    spectrum its spectra where there is one layer. base starts on the manifold, ended at `size` beside it: exact for one layer,
+    else on fresh samples. found and fresh are two independent sampled Hessians at theta, a point of base, exact the derivatives
+    of the exact loss there over d and their standard error over the spectra (None where it is not known), h the closed form of
+    d H_{P22,Q22} with its own. turned is the closed form of H_{P12,Q21} by Monte Carlo (value, standard error), for L > 1.
+    limit is what the theorem says that the loss tends to; loss is that of ended, base_loss that of base at base_step.
     """
 
     setting: Setting
     objective: Objective
+    known: Any
+    spectrum: Spectrum
     base: Path
-    grown: Path
-    held: Path
-    pushed: Path
+    inside: Inside | None
     ended: Path
     theta: Float[np.ndarray, "8"]
     found: gradient.Estimate
     fresh: gradient.Estimate
-    exact: Float[np.ndarray, "8 8"]
-    h: float
-    grows: Float[np.ndarray, "2 records"]
-    pushes: Float[np.ndarray, " short"]
-    limit: float
-    base_loss: Float[np.ndarray, " records"]
+    exact: tuple[Float[np.ndarray, "8 8"], Float[np.ndarray, "8 8"]] | None
+    h: tuple[Float[np.ndarray, "1"], Float[np.ndarray, "1"]]
+    turned: tuple[float, float] | None
+    growth: Growth
+    limit: tuple[float, float]
+    base_step: Int[np.ndarray, " some"]
+    base_loss: Float[np.ndarray, " some"]
     loss: Float[np.ndarray, " ended"]
+    loss_error: Float[np.ndarray, " ended"]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        paths = {
-            f"{name}/{key}": value
-            for name in ("base", "grown", "held", "pushed", "ended")
-            for key, value in zip(("step", "theta"), getattr(self, name)[:2], strict=True)
-        }
-        sectors = {"hessian/mean": np.asarray(self.found.mean), "hessian/stderr": np.asarray(self.found.stderr)}
-        losses = {"base/loss": self.base_loss, "ended/loss": self.loss}
-        return {**paths, **sectors, **losses, "grown/first_order": self.grows, "pushed/first_order": self.pushes}
+        paths = {"base": self.base, "ended": self.ended}
+        found = {"hessian/mean": np.asarray(self.found.mean), "hessian/stderr": np.asarray(self.found.stderr)}
+        if self.inside:
+            paths |= {name: getattr(self.inside, name) for name in ("grown", "held", "pushed") if getattr(self.inside, name)}
+            found["grown/first_order"] = self.inside.grows
+        found |= {f"{name}/{key}": x for name, path in paths.items() for key, x in zip(("step", "theta"), path[:2], strict=True)}
+        found |= {f"sectors/{name}": np.asarray(value) for name, value in self.growth._asdict().items()}
+        found |= {"base/loss_step": self.base_step, "base/loss": self.base_loss}
+        return {**found, "ended/loss": self.loss, "ended/loss_error": self.loss_error}
 
     def figures(self, title: str) -> dict[str, Figure]:
         """Loss against step beside and on the manifold."""
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
         axes = figure.subplots()
-        axes.plot(self.base.step + 1, self.base_loss, color=BLUE, label="from the manifold: the theorem")
-        axes.plot(self.ended.step + 1, self.loss, color=ORANGE, label=f"from {self.setting['size']:g} beside it")
-        axes.axhline(self.limit, ls="--", color=GREY, label=f"limit of the theorem, {self.limit:.4g}")
+        axes.plot(self.base_step + 1, self.base_loss, color=BLUE, label="from the manifold: the theorem")
+        label = f"from {self.setting['size']:g} beside it"
+        axes.errorbar(self.ended.step + 1, self.loss, 2 * self.loss_error, color=ORANGE, label=label)
+        axes.axhline(self.limit[0], ls="--", color=GREY, label=f"limit of the theorem, {self.limit[0]:.4g}")
         axes.set(xscale="log", xlabel="gradient step t + 1", ylabel="population loss", title=title)
         if 0 < min(self.loss) < 1e-2 * max(self.loss):
             axes.set_yscale("log")
@@ -84,50 +105,82 @@ class Stability:
 
 
 def study(setting: Setting, objective: Objective, progress: Progress, memory: Memory) -> Stability:
-    """Measure. It takes less than a minute and is not resumed: `memory` is not used."""
-    law, spectrum = setting.law, Spectrum.of(setting.law.spectrum)
-    known = prediction.curve_of(objective, spectrum)
-    progress("exact slope", 0, 5)
-    whole = cheap = one_layer.slope(objective, spectrum)
-    looped = isinstance(objective, SubspaceDistance)
-    if objective.layer_norm:
-        logs = lambda c: np.asarray(known.log_slope(c).value)
-        cheap = one_layer.along_curve(interpolate(logs, 2 if looped else 3, largest=growth.LARGEST, tolerance=growth.HARD))
-    long, short = (log_grid(steps, PER_DECADE) for steps in (setting.steps, setting.sampled_steps))
+    """Measure. It takes about a minute and is not resumed: `memory` is not used."""
+    law = setting.law
+    progress("exact slope", 0, 6)
+    known, wide = curves_of(setting, partial(prediction.curve_of, objective))
+    spectrum, more = (prediction.rows_of(x) for x in (known, wide))
+    slope = prediction.slope_of(objective, known)
+    cheap = one_layer.along_curve(slope) if objective.layer_norm else one_layer.slope(objective, spectrum)
+    grid = log_grid(setting.steps, PER_DECADE)
     run = partial(kronecker.descend, eta=setting.eta, d=law.d, key=setting.key(6))
-    start = kronecker.point(*start_of(setting))
-    progress("exact descents", 1, 5)
-    base = run(cheap, start, grid=long)
-    grown = run(cheap, start.at[P22].add(SMALL).at[Q22].add(-SMALL), grid=long)
-    held = run(cheap, start.at[jnp.array([P22, Q22])].add(SMALL), grid=long)
-    pushed = run(whole, start.at[P11].add(SMALL), grid=short)
-    beside = start + setting["size"] * perturbation(setting, looped or not objective.layer_norm)
-    ended = run(whole, beside, grid=short) if looped else run(cheap, beside, grid=long)
+    base = run(cheap, kronecker.point(*start_of(setting)), grid=grid)
     theta = base.theta[np.searchsorted(base.step, max(1, setting.sampled_steps // EARLY))]
-    progress("sampled Hessians", 2, 5)
+    c = theta[2] * theta[5]
+    progress("descents in N", 1, 6)
+    inside = descend_inside(setting, objective, spectrum, known, cheap, base) if objective.L == 1 else None
+    ended, loss, loss_error = descend_beside(setting, objective, spectrum, known, cheap)
+    progress("sampled Hessians", 3, 6)
     keys = (setting.key(7), setting.key(8))
     found, fresh = (hessian.population_hessian(objective, jnp.asarray(theta), law, key, setting.samples) for key in keys)
-    progress("predictions", 4, 5)
-    loss = jax.jit(one_layer.loss(objective, spectrum))
+    progress("tangent maps", 4, 6)
+    growth = sector_growth(setting, objective, slope, base, lowest(found, INACTIVE), min(setting.sampled_steps, STEPS))
+    limit = known.limit()
+    # A loss of 4.3 is a hundred slopes for each of the spectra: a few will do, among them the last.
+    some = slice(None) if prediction.whole(objective, spectrum) else slice((len(grid) - 1) % SPARSE, None, SPARSE)
     return Stability(
-        setting,
-        objective,
-        base,
-        grown,
-        held,
-        pushed,
-        ended,
-        theta,
-        found,
-        fresh,
-        exact=np.asarray(jax.hessian(loss)(jnp.asarray(theta))) / law.d,
-        h=float(prediction.coupling(known, objective, spectrum, np.array([theta[2] * theta[5]]))[0]),
-        grows=prediction.first_order(setting, objective, spectrum, known, base, long)[:2],
-        pushes=prediction.first_order(setting, objective, spectrum, known, base, short)[2],
-        limit=float(known.limit().value),
-        base_loss=np.array([float(loss(jnp.asarray(x))) for x in base.theta]),
-        loss=np.array([float(loss(jnp.asarray(x))) for x in ended.theta]),
+        setting, objective, known, spectrum, base, inside, ended, theta, found, fresh,
+        exact=prediction.exact_hessian(objective, more, theta) if prediction.whole(objective, spectrum) else None,
+        h=prediction.coupling(wide, objective, np.array([c])),
+        turned=prediction.turned(setting, objective, float(c)) if objective.L > 1 else None,
+        growth=growth,
+        limit=(float(limit.value), float(limit.bound + limit.stderr)),
+        base_step=base.step[some],
+        base_loss=np.asarray(known.loss(base.theta[some, 2] * base.theta[some, 5]).value),
+        loss=loss,
+        loss_error=loss_error,
+    )  # fmt: skip
+
+
+def descend_inside(setting: Setting, objective: Objective, spectrum: Spectrum, known: Any, cheap: Any, base: Path) -> Inside:
+    """One layer, p22 and r22, or p11, away from the manifold by SMALL."""
+    long, short = (log_grid(steps, PER_DECADE) for steps in (setting.steps, setting.sampled_steps))
+    run = partial(kronecker.descend, eta=setting.eta, d=setting.law.d, key=setting.key(6))
+    start = kronecker.point(*start_of(setting))
+    pushed = objective.layer_norm and prediction.whole(objective, spectrum)
+    order = partial(prediction.first_order, setting, objective, spectrum, known, base)
+    return Inside(
+        grown=run(cheap, start.at[P22].add(SMALL).at[Q22].add(-SMALL), grid=long),
+        held=run(cheap, start.at[jnp.array([P22, Q22])].add(SMALL), grid=long),
+        pushed=run(one_layer.slope(objective, spectrum), start.at[P11].add(SMALL), grid=short) if pushed else None,
+        grows=order(long)[:2],
+        pushes=order(short)[2] if pushed else None,
     )
+
+
+def descend_beside(
+    setting: Setting, objective: Objective, spectrum: Spectrum, known: Any, cheap: Any
+) -> tuple[Path, np.ndarray, np.ndarray]:
+    """The descent from `size` beside the manifold, in N, with its losses and their errors: 0 for one layer, where it is exact."""
+    looped, law = isinstance(objective, SubspaceDistance), setting.law
+    start = kronecker.point(*start_of(setting)) + setting["size"] * perturbation(setting, looped or not objective.layer_norm)
+    run = partial(kronecker.descend, start=start, eta=setting.eta, d=law.d, key=setting.key(6))
+    if objective.L > 1:
+        slope = kronecker.sampled_slope(objective, law, setting.batch)
+        path = run(slope, grid=log_grid(setting.sampled_steps, SPARSE))
+        points = [jnp.asarray(x) for x in path.theta]
+        every = [kronecker.population_gradient(objective, x, law, setting.key(10), setting.samples) for x in points]
+        return path, np.array([float(e.mean[0]) for e in every]), np.array([float(e.stderr[0]) for e in every])
+    steps, slope = (setting.sampled_steps, one_layer.slope(objective, spectrum)) if looped else (setting.steps, cheap)
+    path = run(slope, grid=log_grid(steps, PER_DECADE if prediction.whole(objective, spectrum) else SPARSE))
+    if prediction.whole(objective, spectrum):
+        exact = jax.jit(one_layer.loss(objective, spectrum))
+        loss = np.array([float(exact(jnp.asarray(x))) for x in path.theta])
+    else:
+        # F = l(c/(1 + m)) where p11 = p12 = 0; descent may step past m = -1, where l is not known.
+        position = np.where(path.loss >= 0, path.loss, np.nan)
+        loss = np.asarray(known.loss(position).value)
+    return path, loss, np.zeros(len(loss))
 
 
 def perturbation(setting: Setting, every_block: bool) -> Float[Array, "8"]:

@@ -1,6 +1,8 @@
-"""First order beside the manifold: the coupling in closed form, and log growth along the recursion of (a, b)."""
+"""First order beside the manifold: the couplings in closed form, and log growth along the recursion of (a, b)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,17 +11,25 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from popgd import curve as curves
-from popgd import kronecker, one_layer
+from popgd import hessian, kronecker, model, one_layer, spectra
+from popgd.data import Sample
+from popgd.gradient import population_average
+from popgd.interpolant import interpolate
 from popgd.kronecker import Path
 from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.quadrature import Spectrum
+from popgd.spectra import stderr
+from popgd.theory import growth
 from popgd.theory.base import Setting
 from popgd.theory.study import start_of
+from popgd.weights import Weights
 
-#: Where the coordinates of the two modes stand.
-P11, P22, Q22 = 0, 3, 7
+#: Where the coordinates of the modes stand.
+P11, P12, P22, Q21, Q22 = 0, 1, 3, 6, 7
 #: Degree of the Chebyshev series of l', h and k11 in log(1 + lam_1 c).
 DEGREE = 40
+#: Samples of the closed form of H_{P12,Q21} for each of a Hessian's: one costs a hundredth.
+CHEAPER = 16
 
 Objective = SubspaceDistance | PowerIteration
 
@@ -31,16 +41,84 @@ def curve_of(objective: Objective, spectrum: Spectrum) -> Any:
     return curves.Layer.of(spectrum) if objective.layer_norm else curves.Linear.of(spectrum, objective.target)
 
 
-def coupling(
-    known: Any, objective: Objective, spectrum: Spectrum, c: Float[np.ndarray, " points"]
-) -> Float[np.ndarray, " points"]:
-    """h(c) = d H_{P22,Q22}: -c l'(c) with LN, 2 E[(f - y).q] = 2 (1 + c n/d - E[y.q]) without, by their closed forms."""
+def rows_of(known: Any) -> Spectrum:
+    """The spectra of a curve: (m,) for one, (K, m) for several."""
+    lam, mult = known.spectra
+    return Spectrum(lam[0], mult[0]) if len(lam) == 1 else Spectrum(lam, mult)
+
+
+def slope_of(objective: Objective, known: Any) -> Any:
+    """c -> l'(c), cheap enough for every step of a descent."""
+    if not objective.layer_norm:
+        return jax.tree_util.Partial(_affine, 2 * float(known.mean_square().value), float(known.c_star().value))
+    logs = lambda c: np.asarray(known.log_slope(c).value)
+    power = 2 if isinstance(objective, SubspaceDistance) else 3
+    return interpolate(logs, power, largest=growth.LARGEST, tolerance=growth.HARD)
+
+
+def _affine(second: Any, star: Any, c: Array) -> Array:
+    return second * (c - star)
+
+
+def whole(objective: Objective, spectrum: Spectrum) -> bool:
+    """Whether the exact loss is known on all of N: one layer, and for 4.3 one spectrum that is not too uneven."""
+    try:
+        one_layer.loss(objective, spectrum)
+    except ValueError:
+        return False
+    return True
+
+
+def exact_hessian(objective: Objective, spectrum: Spectrum, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The Hessian of the exact loss at theta over d, and its standard error over the spectra."""
+    at = jnp.asarray(theta)
+    d = float(np.asarray(spectrum.mult).reshape(-1, spectrum.mult.shape[-1])[0].sum())
+    if np.ndim(spectrum.lam) == 1:
+        found = np.asarray(jax.jit(jax.hessian(one_layer.loss(objective, spectrum)))(at))
+        return found / d, np.zeros_like(found)
+    if isinstance(objective, PowerIteration):
+        of = jax.hessian(partial(one_layer.linear_loss, objective.target), argnums=1)
+        found = np.asarray(jax.jit(jax.vmap(of, (0, None)))(one_layer.linear_constants(spectrum), at))
+    else:
+        one = lambda row: jax.hessian(one_layer.loss(objective, row))(at)
+        found = np.asarray(jax.jit(lambda s: jax.lax.map(one, s, batch_size=spectra.CHUNK))(spectrum))
+    return found.mean(axis=0) / d, stderr(np.moveaxis(found, 0, -1)) / d
+
+
+def coupling(known: Any, objective: Objective, c: float | Float[np.ndarray, " points"]) -> tuple[Any, Any]:
+    """h(c) = d H_{P22,Q22} and its standard error over the spectra, by its closed form.
+
+    -c l'(c) with LN, 2 E[(f - y).q] = 2 (1 + c n/d - E[y.q]) without.
+    """
+    c = np.asarray(c, dtype=float)
     if objective.layer_norm:
-        return -c * np.asarray(known.slope(c).value)
-    mean = float(one_layer.quadrature.moments(spectrum).mu)
+        found = known.slope(c)
+        return -c * np.asarray(found.value), c * np.asarray(found.stderr)
     unit = isinstance(objective, PowerIteration) and objective.target == "normalised"
-    along = float(one_layer.quadrature.mean_cosine(spectrum).value) if unit else mean
-    return 2 * (1 + c * mean - along)
+    mean = spectra.exact(jax.vmap(one_layer.quadrature.moments)(known.spectra).mu)
+    options = (("cond", known.cond),)
+    along = spectra.average(spectra.over(one_layer.quadrature.mean_cosine, options, known.spectra)) if unit else mean
+    return 2 * (1 + c * mean.value - along.value), 2 * (along.stderr if unit else 0.0) + 0 * c
+
+
+@dataclass(frozen=True)
+class _Turned:
+    """Statistic: one sample's closed form of H_{P12,Q21}, multiples of I, at c = the last entry of P."""
+
+    objective: Objective
+
+    def __call__(self, weights: Weights, sample: Sample) -> Array:
+        d = sample.q.shape[0]
+        c = weights.P[-1, d - 1]
+        return hessian.p12_q21_coupling(self.objective, c, jnp.eye(d) / d**0.5, sample)
+
+
+def turned(setting: Setting, objective: Objective, c: float) -> tuple[float, float]:
+    """The closed form of H_{P12,Q21}, multiples of I, by Monte Carlo, and its standard error."""
+    law = setting.law
+    at = model.embed(jnp.asarray(c), jnp.asarray(1.0), law.d)
+    found = population_average(_Turned(objective), at, law, setting.key(11), CHEAPER * setting.samples)
+    return float(found.mean), float(found.stderr)
 
 
 def fitted(f: Callable[[np.ndarray], np.ndarray], lam: float, top: float) -> Callable[[Array], Array]:
@@ -55,15 +133,17 @@ def first_order(
 ) -> Float[np.ndarray, "3 records"]:
     """log growth of (u, p22 + r22, p11) by first order, along the recursion of (a, b) by the curve's own slope.
 
-    The first two, and the path, know nothing of the exact loss on N.
+    The first two, and the path, know nothing of the exact loss on N; the third is NaN where that is not known.
     """
-    rate, lam = setting.eta / setting.law.d, float(spectrum.lam[0])
+    rate, lam = setting.eta / setting.law.d, float(spectrum.lam.max())
     top = 1.001 * float((base.theta[:, 2] * base.theta[:, 5]).max())
-    loss = one_layer.loss(objective, spectrum)
-    second = jax.jit(jax.vmap(lambda c: jax.grad(jax.grad(lambda x: loss(kronecker.point(c, 1.0).at[P11].set(x))))(0.0)))
     slope = fitted(lambda c: np.asarray(known.slope(c).value), lam, top)
-    h = fitted(lambda c: coupling(known, objective, spectrum, c), lam, top)
-    k11 = fitted(lambda c: np.asarray(second(jnp.asarray(c))), lam, top)
+    h = fitted(lambda c: coupling(known, objective, c)[0], lam, top)
+    k11 = lambda c: jnp.nan
+    if whole(objective, spectrum):
+        loss = one_layer.loss(objective, spectrum)
+        second = jax.jit(jax.vmap(lambda c: jax.grad(jax.grad(lambda x: loss(kronecker.point(c, 1.0).at[P11].set(x))))(0.0)))
+        k11 = fitted(lambda c: np.asarray(second(jnp.asarray(c))), lam, top)
 
     def step(_: Any, state: tuple) -> tuple:
         a, b, log = state
