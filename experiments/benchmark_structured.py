@@ -60,7 +60,7 @@ def measure() -> list[dict[str, Any]]:
 
 def once(how: descent.Descent, law: Law) -> tuple[float, float, float]:
     """(median seconds, standard error, mean) of the slope in Q12."""
-    weights = model.embed(*(jnp.asarray(x) for x in POINT), law.d)
+    weights = model.embed(jnp.asarray(POINT[0]), jnp.asarray(POINT[1]), law.d)
     seconds, estimate = [], None
     for _ in range(REPEATS + 1):
         began = time.perf_counter()

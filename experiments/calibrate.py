@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from math import lgamma, log, log1p
@@ -69,7 +70,9 @@ def whole(setting: Setting, objective: Any) -> Any:
 @cache
 def stated(claim: Callable[..., Any]) -> set[str]:
     """The ids of the statistical evidence that a claim can yield, by the source: of itself and of what it calls in its module."""
-    functions = {n.name: n for n in ast.parse(inspect.getsource(inspect.getmodule(claim))).body if isinstance(n, ast.FunctionDef)}
+    functions = {
+        n.name: n for n in ast.parse(inspect.getsource(sys.modules[claim.__module__])).body if isinstance(n, ast.FunctionDef)
+    }
     seen, todo = set(), {claim.__name__}
     while todo - seen:
         name = (todo - seen).pop()
@@ -80,7 +83,7 @@ def stated(claim: Callable[..., Any]) -> set[str]:
 
 def _ids(function: ast.FunctionDef) -> set[str]:
     """Ids of the `Evidence` that is not marked statistical=False, itself or by a dict; its code where an id is no plain text."""
-    exact = {n.targets[0].id for n in ast.walk(function) if isinstance(n, ast.Assign) and _exact(n.value)}
+    exact = {ast.unparse(n.targets[0]) for n in ast.walk(function) if isinstance(n, ast.Assign) and _exact(n.value)}
     ids = set()
     for call in (n for n in ast.walk(function) if isinstance(n, ast.Call) and ast.unparse(n.func) == "Evidence"):
         shared = (n.id for k in call.keywords if k.arg is None for n in ast.walk(k.value) if isinstance(n, ast.Name))

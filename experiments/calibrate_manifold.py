@@ -52,7 +52,8 @@ def exact_of(setting: Setting, objective: Any) -> Exact:
             rows.append((c, Delta, dc))
         c, Delta = c + dc, Delta + dDelta
     unknown = np.full(grid.size, np.nan)
-    short = Records(grid, *(np.array(x) for x in zip(*rows, strict=True)), unknown, unknown, np.array(-1), None)
+    columns = [np.array(x) for x in zip(*rows, strict=True)]
+    short = Records(grid, columns[0], columns[1], columns[2], unknown, unknown, np.array(-1), None)
     curvature, power = (2 * float(narrow.mean_square().value), 0) if setting.theorem == "4.2" else (0.0, POWERS[setting.theorem])
     return Exact(narrow, wide, short, short, np.zeros(grid.size), 0.0, curvature, power)
 

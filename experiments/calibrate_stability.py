@@ -10,7 +10,7 @@ import numpy as np
 from calibrate import Case, averages, keys_of, one_of
 from calibrate_manifold import exact_of
 
-from popgd import gradient, hessian, kronecker, one_layer
+from popgd import gradient, hessian, kronecker
 from popgd.kronecker import Kronecker
 from popgd.quadrature import Spectrum
 from popgd.theory.base import Setting
@@ -26,15 +26,15 @@ def one(setting: Setting, objective: Any) -> Stability:
     base = dataclasses.replace(setting, theorem=setting.theorem.removesuffix(".stability"), sampled_steps=early)
     a, b = (float(x[-1]) for x in exact_of(base, objective).short.weights)
     theta = kronecker.point(a, b)
-    known, loss = prediction.curve_of(objective, spectrum), one_layer.loss(objective, spectrum)
+    known = prediction.curve_of(objective, spectrum)
     unread: Any = dict.fromkeys((field.name for field in dataclasses.fields(Stability)), None)
     return Stability(**unread | {
         "setting": setting,
         "objective": objective,
         "theta": np.asarray(theta),
         "found": hessian.population_hessian(objective, theta, setting.law, setting.key(7), setting.samples),
-        "exact": np.asarray(jax.jit(jax.hessian(loss))(theta)) / setting.law.d,
-        "h": float(prediction.coupling(known, objective, spectrum, np.array([a * b]))[0]),
+        "exact": prediction.exact_hessian(objective, spectrum, np.asarray(theta)),
+        "h": prediction.coupling(known, objective, np.array([a * b])),
     })  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def measure(study: Stability, seeds: Sequence[int]) -> list[Stability]:
         dataclasses.replace(
             study,
             setting=dataclasses.replace(setting, seed=seed),
-            found=gradient.Estimate(*one_of(parts, s), setting.samples),
+            found=gradient.Estimate(one_of(parts[0], s), one_of(parts[1], s), setting.samples),
         )
         for s, seed in enumerate(seeds)
     ]

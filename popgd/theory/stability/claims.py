@@ -88,7 +88,7 @@ def sectors_split(study: Stability) -> Iterator[Evidence]:
         once = np.triu(np.ones((8, 8), bool))  # every other entry stands twice in a symmetric matrix
         yield Evidence(
             "hessian-exact",
-            f"Every entry of the sampled Hessian {where}, multiples of I, is that of the exact loss on N, in units of the largest",
+            f"Every entry of the sampled Hessian {where}, multiples of I, is that of the exact loss on N, over the largest",
             "two engines",
             predicted=0.0,
             measured=(mean[0] - exact)[once] / scale,
