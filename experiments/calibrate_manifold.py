@@ -47,7 +47,7 @@ def exact_of(setting: Setting, objective: Any) -> Exact:
     c, Delta, rows, grid = a * b, (a - b) * (a + b), [], log_grid(setting.sampled_steps, PER_DECADE)
     for step in range(int(grid[-1]) + 1):
         h = setting.eta * float(narrow.slope(np.array([c])).value[0]) / setting.law.d
-        dc, dDelta = (float(x) for x in recursion.increments(h, np.float64(c), Delta))
+        dc, dDelta = (float(x) for x in recursion.increments(h, jnp.asarray(c), jnp.asarray(Delta)))
         if step in grid:
             rows.append((c, Delta, dc))
         c, Delta = c + dc, Delta + dDelta

@@ -83,6 +83,7 @@ def descended():
         np.tile([1.0, 0.01, 1.0], (3, 1)),
         np.multiply.outer(np.ones(3), np.multiply.outer([1.0, 0.01, 1.0], np.ones((2, 2)))),
         np.zeros(3),
+        np.zeros((3, setting.law.d**2 + setting.law.d + 1)),
         *descents.samplewise(setting, objective, setting.law),
         ends,
         np.array([0.3, 0.4]),
@@ -128,7 +129,7 @@ def solved(exponent=None):
     t = np.concatenate([[0.0], np.geomspace(1e-3, 1e6, flow.TIMES - 1)])
     loss = np.asarray(flow_loss_infinite(jnp.asarray(setting.law.covariance), setting.L, jnp.asarray(t)))
     loss = loss if exponent is None else 2 * (1 + t) ** (-1 / exponent)
-    arrays = {"flow/t": t, "flow/loss": loss, "flow/more": loss}
+    arrays = {"flow/t": t, "flow/loss": loss, "flow/more": loss, "flow/coarse": loss}
     return Study(setting, gatmiry.THEOREMS[3].objective(setting, ""), arrays, lambda study, title: {})
 
 

@@ -164,9 +164,11 @@ def test_the_shared_runs_are_not_blind():
 def test_heavy_tails_conclude_nothing():
     """A second moment that is known to no better than 30 %."""
     found = measured("4.3")
-    mean, stderr, samples = found.points[-1].estimate
-    heavy = (mean, stderr._replace(square=0.3 * mean.square), samples)
-    points = (*found.points[:-1], found.points[-1]._replace(estimate=type(found.points[0].estimate)(*heavy)))
+    last, heavy = found.points[-1], {}
+    for name in ("estimate", "along"):
+        mean, stderr, samples = getattr(last, name)
+        heavy[name] = type(last.along)(mean, stderr._replace(square=0.3 * mean.square), samples)
+    points = (*found.points[:-1], last._replace(**heavy))
     found = dataclasses.replace(found, points=points)
     claims = judged([*manifold.negative_slope(found), *manifold.cross_examination(found)])
     assert {claim.outcome for claim in claims.values()} == {Outcome.INCONCLUSIVE}
