@@ -82,14 +82,21 @@ def stated(claim: Callable[..., Any]) -> set[str]:
 
 
 def _ids(function: ast.FunctionDef) -> set[str]:
-    """Ids of the `Evidence` that is not marked statistical=False, itself or by a dict; its code where an id is no plain text."""
+    """Ids of the `Evidence` that is not marked statistical=False, itself or by a dict."""
     exact = {ast.unparse(n.targets[0]) for n in ast.walk(function) if isinstance(n, ast.Assign) and _exact(n.value)}
     ids = set()
     for call in (n for n in ast.walk(function) if isinstance(n, ast.Call) and ast.unparse(n.func) == "Evidence"):
         shared = (n.id for k in call.keywords if k.arg is None for n in ast.walk(k.value) if isinstance(n, ast.Name))
         if not exact & set(shared) and not any(_exact(k) for k in call.keywords):
-            ids.add(call.args[0].value if isinstance(call.args[0], ast.Constant) else ast.unparse(call.args[0]))
+            ids.add(_start(call.args[0]))
     return ids
+
+
+def _start(id: ast.expr) -> str:
+    """An id, or of one that is put together its fixed beginning and *."""
+    if isinstance(id, ast.JoinedStr) and isinstance(id.values[0], ast.Constant):
+        return f"{id.values[0].value}*"
+    return str(id.value) if isinstance(id, ast.Constant) else ast.unparse(id)
 
 
 def _exact(node: ast.AST) -> bool:
@@ -104,7 +111,8 @@ def uncalibrated(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Statistical claims of theorems, and of popgd's findings, that these rows of numbers do not have."""
     done = {(row["theorem"], row["claim"]) for row in rows}
     every = ((name, id) for name, theorem in (THEOREMS | FINDINGS).items() for claim in theorem.claims for id in stated(claim))
-    return sorted(f"{name} {id}" for name, id in every if (name, id) not in done)
+    known = lambda name, id: any(name == n and (claim.startswith(id[:-1]) if id[-1] == "*" else claim == id) for n, claim in done)
+    return sorted(f"{name} {id}" for name, id in every if not known(name, id))
 
 
 # --- many seeds at once

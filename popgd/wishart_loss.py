@@ -174,7 +174,9 @@ def square_root(Sigma: Float[np.ndarray, "d d"]) -> Float[Array, "d d"]:
     lam, R = np.linalg.eigh(Sigma)
     least = len(lam) * 2 * UNIT
     if lam[0] <= 0:
-        raise ValueError(f"got Sigma with eigenvalues {lam[0]:.3g} to {lam[-1]:.3g}, wanted all > 0: take a covariance of full rank")
+        raise ValueError(
+            f"got Sigma with eigenvalues {lam[0]:.3g} to {lam[-1]:.3g}, wanted all > 0: take a covariance of full rank"
+        )
     if lam[0] <= least * lam[-1]:
         told = f"got Sigma with eigenvalues {lam[0]:.3g} to {lam[-1]:.3g}, wanted a ratio above {least:.2g}"
         raise ValueError(f"{told}, as float64 tells a smaller one from 0 no more: drop the smallest, or the largest")
