@@ -162,6 +162,16 @@ def exchanged_gradients(how: Any, projected: bool, state: Any, mean: Any) -> Any
     return step(how, projected, state, mean[::-1] if projected else model.active_weights(*active(mean)[::-1]))
 
 
+def times_d(found: Any, d: int) -> Any:
+    """Its coordinates, and their powers, with d times the trace."""
+    scales = zip(("coordinates", "square", "cube"), (d, d**2, d**3), strict=True)
+    return found._replace(**{name: getattr(found, name).at[:2].multiply(scale) for name, scale in scales})
+
+
+def whole_trace(self: Any, weights: Any, sample: data.Sample) -> Any:
+    return times_d(of_sample(self, weights, sample), len(sample.q))
+
+
 def undivided(self: Any, weights: Any, sample: data.Sample) -> Any:
     found = along(self, weights, sample)
     d = len(sample.q)
@@ -188,8 +198,7 @@ GRADIENT = (
     Mutant("one key for all samples", "gradient", "4.3", ("active-gradient-scalar",),
            ((jax.random, "fold_in", one_key),), again="sampled", compiled=True, slow=True),
     Mutant("trace not divided by d", "gradient", "4.3", ("engines-agree-slope",),
-           ((model.Active, "coordinates", lambda self, w: jnp.stack([jnp.trace(x) for x in active(w)])),),
-           again="sampled", compiled=True, slow=True),
+           ((gradient.GradientOf, "__call__", whole_trace),), again="sampled", compiled=True, slow=True),
     Mutant("structured slope not divided by d", "gradient", "4.3", ("engines-agree-descent",),
            ((structured.AlongActive, "__call__", undivided),), again="sampled", compiled=True, sizes=LONG, slow=True),
     Mutant("singular values without their root", "law", "4.3", ("engines-agree-descent",),

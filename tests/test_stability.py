@@ -23,7 +23,7 @@ SMALL = {
     "4.3": {"steps": 20_000},
 }
 DEEP = {"L": 2, "sampled_steps": 300, "steps": 2000, "batch": 64}
-RANDOM = {"law": "uniform", "spectrum": None, "d": 3, "n": 9}
+RANDOM = {"law": "uniform", "spectrum": None, "d": 3, "n": 12, "samples": 2**14}
 
 
 def judged(number, **changes):
