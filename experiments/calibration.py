@@ -31,12 +31,15 @@ from popgd.verdict import POWER
 SEEDS = 1000
 #: Seeds measured at once.
 TOGETHER = 200
+#: Without those of random spectra: they need an exact part for every seed, and that takes hours.
 CASES: tuple[Case, ...] = (
     *calibrate_manifold.CASES[:4],
     *calibrate_in_context.CASES,
     *calibrate_stability.CASES,
-    *calibrate_manifold.CASES[4:],
+    *(case for case in calibrate_manifold.CASES[4:] if "law" not in case.sizes),
 )
+#: From this share of seeds on a claim is one that popgd does not judge at the sizes of its case.
+EXCUSED = 0.9
 KEPT = Path("runs/calibration")
 AT_MOST = ("gradient-negative", "saddle")
 #: Why a claim may refute the truth less often than its level: by the start of its name, and that of its case.
@@ -54,6 +57,7 @@ CONSERVATIVE = {
         "median-vanishes",
         "",
     ): "its error is that of a share of one half, the boundary; of real laws 0.97 and more of the prompts contract",
+    ("growth", ""): "its error is that of a tail of 1e-6 with 31 degrees of freedom, and the squares of errors are allowed for",
     ("hessian-exact", ""): "entries that are 0 by structure, and those that move together, count as tests of their own",
     ("saddle", ""): "its error is what no correlation of the three entries exceeds",
     ("sampled-descent", ""): "half the measured bias is allowed for",
@@ -66,7 +70,7 @@ def main(seeds: int) -> int:
     for case in CASES:
         found = kept(case, seeds, code)
         numbers["cases"].append({"case": case.name, "theorem": case.theorem, "settings": case.sizes})
-        numbers["claims"] += found["claims"]
+        numbers["claims"] += [excused(row) for row in found["claims"]]
         # What is claimed to be at most 0 is refuted by its upper tail alone, and that is the lighter one if skewness is positive.
         numbers["tails"] += [row for row in found["tails"] if not (row["claim"] in AT_MOST and row["skewness"] > 0)]
     left = uncalibrated(numbers["claims"])
@@ -75,6 +79,12 @@ def main(seeds: int) -> int:
     store.write(common.FIGURES / "calibration.md", table.encode())
     common.save(draw(numbers), "calibration", numbers)
     return int(bool(left) or any(row["verdict"] == "not calibrated" for row in numbers["claims"]) or "no reason" in table)
+
+
+def excused(row: dict[str, Any]) -> dict[str, Any]:
+    """What popgd itself would not judge at these sizes needs no calibration there, but is not calibrated either."""
+    never = row["verdict"] == "not calibrated" and row["excused"] >= EXCUSED * row["seeds"]
+    return {**row, "verdict": "excused"} if never else row
 
 
 def version() -> str:
