@@ -33,6 +33,7 @@ def test_one_spectrum_is_the_quadrature():
     assert np.allclose(curve.log_slope(c).value, jnp.log(-slope.value), rtol=SAME)
 
 
+@pytest.mark.slow
 def test_average_and_standard_error():
     spectra = sampled(3, 8, 7)
     for curve, function in (
