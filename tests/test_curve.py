@@ -82,6 +82,7 @@ def test_linear_curve_is_its_parabola(target):
     assert np.allclose(curve.slope(c).value, 2 * A2 * (c - star), rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_limits_are_approached():
     """l - l_inf = kappa/c and l = C1/(2 c^2) to first order."""
     looped, layer, c = Looped.of(A, 3), Layer.of(A), jnp.array([1e6])

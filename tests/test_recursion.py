@@ -64,6 +64,7 @@ def test_interpolant_error_is_honest_and_small(theorem):
     assert seen <= float(slope.error) <= 3e-13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theorem", ["4.1"])
 def test_half_the_degree_misses_the_tolerance_and_says_so(theorem):
     with pytest.raises(ValueError, match="exceeds"):
