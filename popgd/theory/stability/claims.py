@@ -38,8 +38,8 @@ LOSS_ROUNDING = 1e-12
 
 
 def sectors_split(study: Stability) -> Iterator[Evidence]:
-    """Active and inactive blocks do not mix; (P22, Q22) has the closed form; the scalar sector is that of the exact loss."""
-    mean, stderr = (np.asarray(x) for x in study.found[:2])
+    """Active and inactive blocks do not mix; two entries have closed forms; the scalar sector is that of the exact loss."""
+    mean = np.asarray(study.found.mean)
     where = f"at c = {study.theta[2] * study.theta[5]:.4g}"
     yield Evidence(
         "hessian-does-not-mix",
@@ -54,6 +54,12 @@ def sectors_split(study: Stability) -> Iterator[Evidence]:
         origin="derived",
         statistical=False,
     )
+    yield from _closed_forms(study, where)
+    yield from _exact_entries(study, where)
+
+
+def _closed_forms(study: Stability, where: str) -> Iterator[Evidence]:
+    mean, stderr = (np.asarray(x) for x in study.found[:2])
     value, outer = (float(x[0]) / study.setting.law.d for x in study.h)
     form = "-c l'(c)/d" if study.objective.layer_norm else "2 E[(f - y).q]/d"
     yield Evidence(
@@ -82,6 +88,10 @@ def sectors_split(study: Stability) -> Iterator[Evidence]:
             reason="sampling error of both",
             origin="derived",
         )
+
+
+def _exact_entries(study: Stability, where: str) -> Iterator[Evidence]:
+    mean, stderr = (np.asarray(x) for x in study.found[:2])
     if study.exact is not None:
         exact, outer = study.exact
         scale = float(np.abs(exact).max())
