@@ -1,8 +1,9 @@
 """How fast popgd is, on this machine, against its targets: `python experiments/benchmark.py` (ten minutes).
 
-The gradient (benchmark_gradient.py), the exact engine (benchmark_exact.py), cold start and memory (benchmark_process.py).
-For the column of PyTorch: pip install -e ".[bench]". Writes figures/benchmark.md, .json, .png and .svg. Rates are for a
-machine that does nothing else; ratios are taken side by side in one run.
+The gradient (benchmark_gradient.py), what the structured one gains (benchmark_structured.py), the exact engine
+(benchmark_exact.py), cold start and memory (benchmark_process.py). the column of PyTorch: pip install -e ".[bench]".
+Writes figures/benchmark.md, .json, .png and .svg. Rates are for a machine that does nothing else; ratios are taken side by
+side in one run.
 """
 
 import os
@@ -18,6 +19,7 @@ import benchmark_exact  # noqa: E402
 import benchmark_gradient  # noqa: E402
 import benchmark_process  # noqa: E402
 import benchmark_profile  # noqa: E402
+import benchmark_structured  # noqa: E402
 from benchmark_figure import draw  # noqa: E402
 from common import FIGURES, save  # noqa: E402
 
@@ -97,6 +99,14 @@ def profile_text(rows: list[dict[str, Any]]) -> list[str]:
     return [says, *table(["d, n, L", *rows[0]["profile"]], lines)]
 
 
+def structured_text(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [[row["law"], row["objective"], f"{row['gain over full']:.3g}x", f"{row['gain over without shifts']:.3g}x"]
+             for row in rows]  # fmt: skip
+    head = ["law", "objective", "against the full gradient", "against one query a sample"]
+    return ["## Gradient along the manifold, the same error", "", *(benchmark_structured.__doc__ or "").strip().splitlines(),
+            "", "How many times as fast:", *table(head, lines)]  # fmt: skip
+
+
 def exact_text(exact: dict[str, Any]) -> list[str]:
     lines = [[str(r["d"]), str(r["L"]), str(r["nodes"]), f"{r['seconds'] * 1e6:.1f} us", f"{r['bound']:.0e}"]
              for r in exact["slopes"]]  # fmt: skip
@@ -142,6 +152,7 @@ def report(found: dict[str, Any], judged: list[Target]) -> str:
     lines += [
         *gradient_text(found["gradient"]),
         *profile_text(found["gradient"]),
+        *structured_text(found["structured"]),
         "## Exact engine",
         *exact_text(found["exact"]),
         "",
@@ -163,6 +174,7 @@ def main() -> None:
     found["exact"] = benchmark_exact.measure()
     found["gradient"] = benchmark_gradient.measure()
     benchmark_profile.measure(found["gradient"])
+    found["structured"] = benchmark_structured.measure()
     judged = targets(found)
     found["targets"] = judged
     text = report(found, judged)
