@@ -119,7 +119,7 @@ class UniformSphere:
         return Sample(X, q, jnp.linalg.eigh(X @ X.T)[1][:, -1:])
 
     def in_eigenbasis(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample:
-        columns = sphere(jax.random.normal(key, (self.d, self.n + 1), dtype))
+        columns = sphere(normal(key, (self.d, self.n + 1), dtype))
         X, q = columns[:, :-1], columns[:, -1]
         lam = jnp.maximum(jnp.linalg.eigvalsh(X @ X.T)[::-1], 0)
         return Sample(jnp.diag(jnp.sqrt(lam)), q, jnp.eye(self.d, 1, dtype=dtype))
@@ -224,7 +224,7 @@ class Rotated:
         return Sample(O @ jnp.asarray(self.U, dtype), q, O @ jnp.asarray(self.V, dtype))
 
     def in_eigenbasis(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample:
-        q = sphere(jax.random.normal(key, (self.d, 1), dtype))[:, 0]
+        q = sphere(normal(key, (self.d, 1), dtype))[:, 0]
         root = jnp.sqrt(jnp.asarray(self.spectrum)).astype(dtype)
         return Sample(jnp.diag(root), q, jnp.eye(self.d, self.r, dtype=dtype))
 

@@ -67,6 +67,10 @@ class Descent:
         return gradient.population_average(statistic, weights, law, key, samples)
 
 
+#: The key of one step, where the descent's own key is; without a compilation for each number.
+_key_of = jax.jit(jax.random.fold_in)
+
+
 class _State(NamedTuple):
     weights: Weights
     optimiser: Any
@@ -115,9 +119,11 @@ def descend(
     Raises ValueError unless 0 <= steps <= 9e18, batch >= 2 and per_decade >= 1 are whole numbers, and where a statistic without
     weights serves a descent that is not projected or starts off the manifold. Valid for a finite start.
     """
+    start = gradient.placed(start)
     if how.statistic is not None and not (projected and float(distance(how.manifold, start)) == 0):
         raise ValueError("a statistic along the manifold was given: only a projected descent from a point of it can use that")
     at = _begin(how, start, memory.recall())
+    law, key = gradient.everywhere((law, key))
     grid = set(log_grid(steps, per_decade).tolist()) if steps else {0}
     while at.step <= steps and at.diverged_at is None:
         at = _advance(how, law, steps, batch, key, projected, grid, at)
@@ -131,7 +137,7 @@ def descend(
 def _advance(how: Descent, law: Law, last: int, batch: int, key: PRNGKeyArray, projected: bool, grid: set[int], at: _Run) -> _Run:
     """One step, after recording the state that it starts from if it is on the grid."""
     step, state, rows, window, _ = at
-    step_key = key if how.bank else jax.random.fold_in(key, step)
+    step_key = key if how.bank else _key_of(key, step)
     mean, stderr, _ = how.gradient(state.weights, law, step_key, batch)
     following, finite = _step(how, projected, state, mean.coordinates if projected else mean.weights)
     if step and not np.isfinite(mean.loss):

@@ -30,12 +30,13 @@ SHARD_CHUNKS, FEWEST, MOST = 4, 8, 4096
 GATHERED = 16
 AXIS = "samples"
 #: A chunk's working set should stay near a core's second-level cache; twice or half of it costs a few per cent.
-CHUNK_BYTES = 2**19
+CHUNK_BYTES, LARGEST_CHUNK = 2**19, 64
 #: Arrays of the size of the token matrix, and of P, that one sample's gradient keeps alive at least: a layer's input,
 #: output, their gradients and norms; P, Q, Z Z^T, their products, gradients, running means and squares.
 LIVE_TOKENS, LIVE_WEIGHTS = 8, 12
 
-#: A statistic of the weights and one sample: any pytree of arrays. It must be hashable.
+#: A statistic of the weights and one sample: any pytree of arrays. It must be hashable. One with an attribute `at_once` wants
+#: no more samples than that in a chunk: chunks that a small batch does not fill cost as much as full ones.
 Statistic = Callable[[Weights, Any], PyTree[Float[Array, "..."]]]
 
 
@@ -86,7 +87,7 @@ def working_set(D: int, N: int) -> int:
 def chunk_size(D: int, law: Law, dtype: jnp.dtype) -> int:
     """How many samples to put through the model at once: measured best where the token matrices about fill a core's cache."""
     per_sample = 8 * D * (law.n + 1) * jnp.dtype(dtype).itemsize
-    return int(2 ** np.clip(np.floor(np.log2(CHUNK_BYTES / per_sample)), 0, 6))
+    return int(np.clip(2 ** np.floor(np.log2(CHUNK_BYTES / per_sample)), 1, LARGEST_CHUNK))
 
 
 def population_gradient(
@@ -181,19 +182,21 @@ def _estimate(
     those of the number format: by default some devices multiply float32 with the digits of a shorter format.
     """
     dtype = weights.P.dtype
-    size = chunk or chunk_size(weights.P.shape[0], law, dtype)
+    size = chunk or min(chunk_size(weights.P.shape[0], law, dtype), getattr(statistic, "at_once", LARGEST_CHUNK))
     samples = jnp.asarray(samples)
-    shards = jnp.clip(samples // (SHARD_CHUNKS * size), FEWEST, MOST)
+    shards = jnp.clip(jax.lax.div(samples, jnp.asarray(SHARD_CHUNKS * size, samples.dtype)), FEWEST, MOST)
+    shape = jax.eval_shape(lambda w, k: statistic(w, law.sample(k, dtype)), weights, key)
+    # One vector for all that is averaged: a few large operations, where each of its arrays would have its own
+    flat, unflatten = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape))
     # In float32 a running mean over 10^9 samples stands still: what a chunk adds is below half a unit of it
     wide = jnp.result_type(float)
-    shape = jax.eval_shape(lambda w, k: statistic(w, law.sample(k, dtype)), weights, key)
-    empty = (jnp.zeros((), wide), *2 * (jax.tree.map(lambda s: jnp.zeros(s.shape, wide), shape),))
+    empty = (jnp.zeros((), wide), *2 * (flat.astype(wide),))
 
     def shard(index: Array, weights: Weights, law: Law, key: PRNGKeyArray, samples: Array, shards: Array) -> tuple:
-        per_shard = (samples + shards - 1) // shards
+        per_shard = _ceil(samples, shards)
 
-        def one(i: Array) -> PyTree:
-            return statistic(weights, law.sample(jax.random.fold_in(key, i), dtype))
+        def one(i: Array) -> Float[Array, " entries"]:
+            return ravel_pytree(statistic(weights, law.sample(jax.random.fold_in(key, i), dtype)))[0]
 
         def step(i: Array, carry: tuple) -> tuple:
             local = i * size + jnp.arange(size)
@@ -202,14 +205,13 @@ def _estimate(
             moments = _moments(jax.vmap(one)(number), inside.astype(dtype))
             return _merge(carry, jax.tree.map(lambda x: x.astype(wide), moments))
 
-        return jax.lax.fori_loop(0, (per_shard + size - 1) // size, step, jax.tree.map(_unshare, empty))
+        return jax.lax.fori_loop(0, _ceil(per_shard, size), step, jax.tree.map(_unshare, empty))
 
     run = jax.shard_map(partial(_device, shard, empty), mesh=_mesh(), in_specs=PartitionSpec(), out_specs=PartitionSpec())
     _, mean, squares = run(weights, law, key, samples, shards)
     count = samples.astype(wide)
-    stderr = jax.tree.map(lambda s: jnp.sqrt(s / (count * jnp.maximum(count - 1, 1))), squares)
-    mean, stderr = (jax.tree.map(lambda x, s: x.astype(s.dtype), part, shape) for part in (mean, stderr))
-    return mean, stderr
+    stderr = jnp.sqrt(squares / (count * jnp.maximum(count - 1, 1)))
+    return unflatten(mean.astype(flat.dtype)), unflatten(stderr.astype(flat.dtype))
 
 
 def _device(shard: Callable[..., tuple], empty: tuple, *shared: Any) -> tuple:
@@ -226,15 +228,16 @@ def _device(shard: Callable[..., tuple], empty: tuple, *shared: Any) -> tuple:
 
     def round(number: Array, total: tuple) -> tuple:
         first = number * slots * devices
-        mine = jnp.clip((own[-1] - first - k + devices - 1) // devices, 0, slots)
+        mine = jnp.clip(_ceil(own[-1] - first - k, devices), 0, slots)
         slot = lambda j, parts: parts.at[j].set(ravel_pytree(shard(first + j * devices + k, *own))[0])
         parts = _unshare(jnp.zeros((slots, flat.size), flat.dtype))
         parts = jax.lax.fori_loop(jnp.zeros_like(mine), mine, slot, parts)
         every = jax.lax.all_gather(parts, AXIS, to="invarying")
         there = jnp.minimum(shards - first, slots * devices)
-        return jax.lax.fori_loop(0, there, lambda i, sums: _merge(sums, unflatten(every[i % devices, i // devices])), total)
+        every = every.swapaxes(0, 1).reshape(slots * devices, flat.size)  # in shard order
+        return jax.lax.fori_loop(0, there, lambda i, sums: _merge(sums, unflatten(every[i])), total)
 
-    return jax.lax.fori_loop(0, (shards + slots * devices - 1) // (slots * devices), round, empty)
+    return jax.lax.fori_loop(0, _ceil(shards, slots * devices), round, empty)
 
 
 def everywhere(tree: PyTree) -> Any:
@@ -243,15 +246,27 @@ def everywhere(tree: PyTree) -> Any:
     Each process puts its own on its devices: they must be the same.
     """
     placement = NamedSharding(_mesh(), PartitionSpec())
-    if jax.process_count() == 1:
-        return jax.device_put(tree, placement)
-    put = lambda x: [jax.device_put(x, device) for device in jax.local_devices()]
-    return jax.tree.map(lambda x: jax.make_array_from_single_device_arrays(jnp.shape(x), placement, put(x)), tree)
+
+    def put(x: Any) -> Array:
+        if getattr(x, "sharding", None) == placement:  # to put it there again takes as long as a small batch
+            return x
+        if jax.process_count() == 1:
+            return jax.device_put(x, placement)
+        parts = [jax.device_put(x, device) for device in jax.local_devices()]
+        return jax.make_array_from_single_device_arrays(jnp.shape(x), placement, parts)
+
+    return jax.tree.map(put, tree)
 
 
 def placed(tree: PyTree) -> Any:
     """The arrays where those of an `Estimate` are, so that one compilation serves the first step and all others."""
     return everywhere(tree) if jax.process_count() == 1 else jax.device_put(tree, jax.local_devices()[0])
+
+
+def _ceil(x: Array, y: Any) -> Array:
+    """x/y rounded up, y >= 1, and 0 where x is negative: `//` is a program of its own."""
+    y = jnp.asarray(y, x.dtype)
+    return jax.lax.div(jnp.maximum(x, 0) + y - 1, y)
 
 
 def _mesh() -> Mesh:
@@ -262,22 +277,16 @@ def _unshare(x: Array) -> Array:
     return jax.lax.pcast(x, AXIS, to="varying")
 
 
-def _moments(values: PyTree, inside: Float[Array, " chunk"]) -> tuple:
+def _moments(values: Float[Array, "chunk entries"], inside: Float[Array, " chunk"]) -> tuple:
     """(count, mean, sum of squared deviations) of the samples inside, per entry."""
     count = jnp.sum(inside)
-
-    def average(x: Array) -> Array:
-        return jnp.tensordot(inside, x, 1) / jnp.maximum(count, 1)
-
-    mean = jax.tree.map(average, values)
-    squares = jax.tree.map(lambda x, m: jnp.tensordot(inside, (x - m) ** 2, 1), values, mean)
-    return count, mean, squares
+    mean = inside @ values / jnp.maximum(count, 1)
+    return count, mean, inside @ (values - mean) ** 2
 
 
 def _merge(left: tuple, right: tuple) -> tuple:
     """Moments of the union of two sets of samples (Chan, Golub, LeVeque 1983): no cancellation for large means."""
     (m, mean_l, sq_l), (n, mean_r, sq_r) = left, right
     share = n / jnp.maximum(m + n, 1)
-    mean = jax.tree.map(lambda x, y: x + (y - x) * share, mean_l, mean_r)
-    squares = jax.tree.map(lambda s, t, x, y: s + t + (y - x) ** 2 * m * share, sq_l, sq_r, mean_l, mean_r)
-    return m + n, mean, squares
+    gap = mean_r - mean_l
+    return m + n, mean_l + gap * share, sq_l + sq_r + gap**2 * m * share

@@ -71,6 +71,17 @@ class Interpolant:
         return series + self.tail * beyond
 
 
+@jax.jit
+def evaluate(slope: Interpolant, c: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """slope(c), compiled: one after the other its operations are some fifty small programs."""
+    return slope(c)
+
+
+@jax.jit
+def _fitted(fit: Interpolant, c: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    return fit.smooth(c)
+
+
 def interpolate(
     slope_log: Callable[[Float[Array, " points"]], Any],
     power: int,
@@ -95,7 +106,7 @@ def interpolate(
 
     def smooth(u):
         c = scale * np.expm1(u)
-        return np.asarray(slope_log(jnp.asarray(c))) + power * np.log(c + scale)
+        return np.asarray(slope_log(c)) + power * np.log(c + scale)
 
     nodes, transform = _chebyshev(degree)
     corners = WIDTH * np.arange(panels)
@@ -118,10 +129,8 @@ def _error(fit: Interpolant, smooth: Callable, corners: np.ndarray, between: np.
     scale = float(fit.scale)
     points = [corner + WIDTH * (between[::-1] + 1) / 2 for corner in corners]
     points.append(end + np.asarray(TAIL_POINTS))
-    seen, evaluate = 0.0, jax.jit(fit.smooth)
-    for u in points:
-        y = np.asarray(evaluate(jnp.asarray(scale * np.expm1(u))))
-        seen = np.maximum(seen, np.max(np.abs(y - smooth(u))))  # np.maximum: a NaN must not pass
+    fitted = np.asarray(_fitted(fit, scale * np.expm1(np.concatenate(points))))
+    seen = np.max(np.abs(fitted - np.concatenate([smooth(u) for u in points])))  # a NaN stays one
     trailing = np.abs(np.asarray(fit.coefficients)[:, -2:]).sum(axis=1).max()
     return float(SAFETY * seen + trailing + ROUNDING)
 
@@ -135,12 +144,12 @@ def _scale(slope_log: Callable, degree: int) -> float:
     not show.
     """
     c = 2.0 ** np.arange(-60, 61)
-    fall = np.asarray(slope_log(jnp.zeros(1)))[0] - np.asarray(slope_log(jnp.asarray(c)))
+    fall = np.asarray(slope_log(np.zeros(1)))[0] - np.asarray(slope_log(c))
     if not (fall > 0.5).any():
         raise Unresolved("slope_log does not fall between c = 0 and 2^60: give `scale`, or mend slope_log")
     nodes, transform = _chebyshev(degree)
     scales = float(c[np.argmax(fall > 0.5)]) * 0.5 ** np.arange(8)
-    rows = [slope_log(jnp.asarray(scale * np.expm1(WIDTH * (nodes + 1) / 2))) for scale in scales]
+    rows = [slope_log(scale * np.expm1(WIDTH * (nodes + 1) / 2)) for scale in scales]
     trailing = np.abs(np.stack(rows) @ transform.T)[:, -2:].sum(axis=1)
     return float(scales[np.argmax(np.append(trailing[1:] > trailing[:-1] / 4, True))])
 

@@ -83,19 +83,19 @@ def trajectory(
     Raises ValueError on a start with c0 < 0 or a0 = b0 = 0 or that `start_state` refuses, eta <= 0, d < 1, steps outside
     1 ... 9e18.
     """
-    records, eta, d = log_grid(steps, per_decade), float(positive(eta)), dimension(d)
+    records, size, d = log_grid(steps, per_decade), positive(float(eta)), dimension(d)
     now = _begin(start)
     limit, parts = min(max(brute, 1), steps), []
     while True:
         here = np.union1d(records[(records > int(now.step)) & (records <= limit)], limit)
         here = here if parts else np.union1d(here, 0)
-        part, now = _step_by_step(slope, eta, d, now, here, callback)
+        part, now = _step_by_step(slope, size, d, now, here, callback)
         parts.append(part)
-        if limit >= min(steps, MOST) or _close(slope, eta, d, now.state):
+        if limit >= min(steps, MOST) or _close(slope, size, d, now.state):
             break
         limit = min(2 * limit, steps, MOST)
     if limit < steps:
-        parts.append(leap(slope, now, eta, d, records[records > limit], slope_error=float(slope.error)))
+        parts.append(leap(slope, now, size, d, records[records > limit], slope_error=float(slope.error)))
         if callback is not None:
             callback(steps, steps)
     kept = np.isin(np.concatenate([part.step for part in parts]), records)
@@ -107,15 +107,16 @@ def _begin(start: tuple[float, float]) -> Bounded:
     state = start_state(start)
     if state.c.ndim or not (float(state.c) >= 0 and np.any(np.asarray(start) != 0)):
         raise ValueError(f"start (a0, b0) = {start}: wanted two numbers, not both 0, with a0 b0 >= 0")
-    return Bounded(state, UNIT * state.c, 3 * UNIT * jnp.abs(state.Delta))
+    return Bounded(state, *(jnp.asarray(UNIT * abs(np.asarray(x))) for x in (state.c, 3 * np.asarray(state.Delta))))
 
 
 def _step_by_step(slope, eta, d, now: Bounded, records, callback) -> tuple[Records, Bounded]:
     rows = []
     for at in pieces(partial(_advance_bounded, slope, eta, d), now, records, callback):
-        c, Delta = at.state.c, at.state.Delta
-        kept = (at.error + UNIT * jnp.abs(c), at.error_Delta + UNIT * jnp.abs(Delta))  # c and Delta without c_low, Delta_low
-        rows.append([c, Delta, next_move(slope, eta, d, c, Delta)[0], *kept])
+        c, Delta = float(at.state.c), float(at.state.Delta)
+        without_low = UNIT * abs(c), UNIT * abs(Delta)
+        bounds = [float(error) + low for error, low in zip(at[1:], without_low, strict=True)]
+        rows.append([c, Delta, next_move(slope, eta, d, at.state.c, at.state.Delta)[0], *bounds])
         now = at
     finite = int(now.state.finite)
     stopped = np.asarray(-1 if finite == int(now.step) else finite + 1)
@@ -148,7 +149,9 @@ def _advance_bounded(slope: Interpolant, eta, d, now: Bounded, steps) -> Bounded
     return jax.lax.fori_loop(0, steps, step, now)
 
 
-def leap(slope, now: Bounded, eta: float, d: int, records: np.ndarray, *, slope_error: float, order: int = ORDER) -> Records:
+def leap(
+    slope, now: Bounded, eta: float | np.ndarray, d: int, records: np.ndarray, *, slope_error: float, order: int = ORDER
+) -> Records:
     """Records after `now.step`, by integrating d log c/d log t = t F with Gauss's method of order 2 STAGES.
 
     Every error but the integrator's is a shift of time: |delta c_t| = |dc_t| tau_t,
@@ -162,9 +165,9 @@ def leap(slope, now: Bounded, eta: float, d: int, records: np.ndarray, *, slope_
     slope, t0 = as_pytree(slope), int(now.step)
     records = checked_records(records, t0 + 1)
     log_t = np.log(np.concatenate([[t0], records]).astype(np.float64))
-    c0, Delta0 = now.state.c + now.state.c_low, now.state.Delta + now.state.Delta_low
-    relative_Delta = jnp.where(Delta0 == 0, 0.0, now.error_Delta / jnp.abs(Delta0))
-    z = jnp.stack([jnp.log(c0), jnp.zeros(()), jnp.zeros(())])
+    c0, Delta0 = float(now.state.c) + float(now.state.c_low), float(now.state.Delta) + float(now.state.Delta_low)
+    relative_Delta = float(now.error_Delta) / abs(Delta0) if Delta0 else 0.0
+    z = np.array([np.log(c0), 0.0, 0.0])
 
     def flow(width):
         starts, widths, ends = _mesh(log_t, width)
@@ -176,13 +179,14 @@ def leap(slope, now: Bounded, eta: float, d: int, records: np.ndarray, *, slope_
         gap = np.abs(fine - coarse)[:, :2]
         if np.max(gap) <= AGREED:
             break
-    c, Delta = np.exp(fine[:, 0]), float(Delta0) * np.exp(fine[:, 1])
+    c, Delta = np.exp(fine[:, 0]), Delta0 * np.exp(fine[:, 1])
     dc, dDelta = (np.asarray(v) for v in next_move(slope, eta, d, c, Delta))
     slope_term = 2 * slope_error + STEP_ROUNDING
-    tau = now.error / float(next_move(slope, eta, d, now.state.c, now.state.Delta)[0]) + slope_term * (records - t0) + fine[:, 2]
-    bound = np.asarray(dc * tau + c * (gap[:, 0] + FLOW_ROUNDING))
-    change = slope_term * np.abs(fine[:, 1]) + gap[:, 1] + 4 * UNIT + float(relative_Delta)
-    bound_Delta = np.abs(Delta) * change + np.abs(dDelta) * np.asarray(tau)
+    first = float(next_move(slope, eta, d, now.state.c, now.state.Delta)[0])
+    tau = float(now.error) / first + slope_term * (records - t0) + fine[:, 2]
+    bound = dc * tau + c * (gap[:, 0] + FLOW_ROUNDING)
+    change = slope_term * np.abs(fine[:, 1]) + gap[:, 1] + 4 * UNIT + relative_Delta
+    bound_Delta = np.abs(Delta) * change + np.abs(dDelta) * tau
     last, zero = jnp.asarray(records[-1]), jnp.zeros(())
     state = State(last, jnp.asarray(c[-1]), zero, jnp.asarray(Delta[-1]), zero, last)
     return Records(records, c, Delta, dc, bound, bound_Delta, np.asarray(-1), state)
@@ -261,4 +265,4 @@ def gauss(stages: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _close(slope, eta, d, state: State) -> bool:
     """Whether the first omitted term of F is small enough at this state to leap from it."""
-    return bool(velocity(slope, eta, d, state.c, state.Delta, ORDER)[2] <= CLOSE)
+    return float(velocity(slope, eta, d, state.c, state.Delta, ORDER)[2]) <= CLOSE

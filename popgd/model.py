@@ -4,6 +4,7 @@ Shapes: D = 2d rows, N = n + 1 tokens. Source: arXiv 2606.00605, Section 3.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -38,6 +39,7 @@ def active_weights(A: Float[Array, "d d"], B: Float[Array, "d d"]) -> Weights:
     return Weights(jnp.block([[zero, zero], [A, zero]]), jnp.block([[zero, B], [zero, zero]]))
 
 
+@partial(jax.jit, static_argnames="d")
 def embed(a: Float[Array, ""], b: Float[Array, ""], d: int) -> Weights:
     """The point (a, b) of the invariant manifold: P21 = a I, Q12 = b I, all other blocks 0. Valid for finite a, b and d >= 1."""
     eye = jnp.eye(d, dtype=jnp.result_type(a))
@@ -54,6 +56,7 @@ class Active:
 
     d: int
 
+    @partial(jax.jit, static_argnames="self")
     def coordinates(self, weights: Weights) -> Float[Array, "2"]:
         """a = tr(P21)/d, b = tr(Q12)/d."""
         return jnp.stack([jnp.trace(blocks(weights.P).b21), jnp.trace(blocks(weights.Q).b12)]) / self.d
@@ -62,6 +65,7 @@ class Active:
         a, b = coordinates
         return embed(a, b, self.d)
 
+    @partial(jax.jit, static_argnames="self")
     def inactive(self, weights: Weights) -> Float[Array, ""]:
         """The largest absolute entry of the six inactive blocks."""
         P, Q = blocks(weights.P), blocks(weights.Q)

@@ -74,7 +74,8 @@ def average_log(x: Bounded) -> Quantity:
     return Quantity(np.log(mean) + top[..., 0], (size * log_bound).mean(-1) / mean, stderr(size) / mean)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+# Unoptimised: it runs once for each constant of a curve, and takes half the time to compile.
+@partial(jax.jit, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0})
 def over(function: Callable[..., Bounded], options: tuple, spectra: Spectrum) -> Bounded:
     """function(spectrum, **options) for every row: fields (K,)."""
     return lax.map(lambda row: function(row, **dict(options)), spectra, batch_size=CHUNK)

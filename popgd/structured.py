@@ -13,6 +13,7 @@ Source: arXiv 2606.00605, Lemma A.1 and Section 4; the shifts: derived.
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,7 @@ class AlongActive:
     """The statistic: a `Gradient` without weights, its loss and coordinates averaged over the cyclic shifts of the query."""
 
     objective: OfOutput
+    at_once: ClassVar[int] = 32
 
     def loss(self, ab: Float[Array, "2"], sample: Sample) -> Float[Array, ""]:
         """The sample loss at the point ab of the manifold. Valid as `model.power_loop`."""

@@ -1,5 +1,6 @@
 """The weights (P, Q), and what the core asks of an invariant set of them. No architecture is known here."""
 
+from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -53,6 +54,7 @@ def lift(manifold: Manifold, slope: Float[Array, " k"]) -> Weights:
     return jax.tree.map(jnp.subtract, manifold.embed(slope), manifold.embed(jnp.zeros_like(slope)))
 
 
+@partial(jax.jit, static_argnames="manifold")
 def distance(manifold: Manifold, weights: Weights) -> Float[Array, ""]:
     """The Frobenius distance of (P, Q) from the manifold.
 

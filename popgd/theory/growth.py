@@ -14,12 +14,11 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from popgd import leap, recursion, recursion_optax
-from popgd.interpolant import interpolate
+from popgd.interpolant import evaluate, interpolate
 from popgd.memory import FORGETFUL, Memory
 from popgd.quadrature import Spectrum
 from popgd.recursion import Records
@@ -62,7 +61,7 @@ def _descend(
 
     def log_slope(c: Any) -> np.ndarray:
         found = curve.log_slope(c)
-        worst.append(float(jnp.max(found.bound)))
+        worst.append(float(np.max(found.bound)))
         progress("interpolating the slope", len(worst), 60)
         return np.asarray(found.value)
 
@@ -99,9 +98,10 @@ def excess_losses(slope: Any, c: Float[np.ndarray, " records"], power: int) -> F
     edges = np.unique(np.concatenate([u, np.arange(u[0], end, 1.0), [end]]))
     middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
     at = scale * np.expm1(middle[:, None] + half[:, None] * x)
-    pieces = (-np.asarray(slope(jnp.asarray(at))) * (at + scale) * w).sum(axis=1) * half
     last = scale * np.expm1(end)
-    tail = -float(slope(jnp.asarray(last))) * last / (power - 1)
+    slopes = np.asarray(evaluate(slope, np.append(at, last)))
+    pieces = (-slopes[:-1].reshape(at.shape) * (at + scale) * w).sum(axis=1) * half
+    tail = -slopes[-1] * last / (power - 1)
     beyond = np.concatenate([np.cumsum(pieces[::-1])[::-1], [0.0]]) + tail
     return beyond[np.searchsorted(edges, u)]
 

@@ -69,7 +69,7 @@ def _finding(
         source=f"popgd, beside {power_method.PAPER}, Theorem {number}",
         law_options=power_method.LAW,
         options=(*options, "init", "spectra", "size"),
-        defaults={"L": 1, "samples": 2**13, **defaults},
+        defaults={"L": 1, "samples": 2**13, "sampled_steps": 1000, **defaults},
         make_law=power_method.make_law,
         objective=objective,
         hypotheses=power_method.hypotheses,
