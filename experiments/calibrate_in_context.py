@@ -19,7 +19,7 @@ from popgd.theory.gatmiry.common import Study, sampled_law
 from popgd.theory.gatmiry.descents import BIAS, REPLICAS
 
 #: Enough samples that popgd does not call the tails too heavy.
-SIZES: dict[str, Any] = {"covariance": (1.5, 0.5), "n": 100, "steps": 1000, "samples": 2**12, "sampled_steps": 32, "batch": 32}
+SIZES: dict[str, Any] = {"covariance": (1.5, 0.5), "n": 100, "steps": 1000, "samples": 2**14, "sampled_steps": 32, "batch": 32}
 LOOPS: dict[str, Any] = {"covariance": (1.5, 0.5), "n": 20, "L": 2}
 
 

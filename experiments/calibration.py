@@ -20,7 +20,7 @@ import calibrate_in_context
 import calibrate_manifold
 import calibrate_stability
 import common
-from calibrate import NOMINAL, TAIL, Case, calibrate, check_same, statistical, uncalibrated
+from calibrate import NOMINAL, TAIL, Case, abreast, calibrate, check_same, statistical, uncalibrated
 from calibrate_tails import tails
 from calibration_picture import draw
 
@@ -31,13 +31,7 @@ from popgd.verdict import POWER
 SEEDS = 1000
 #: Seeds measured at once.
 TOGETHER = 200
-#: Without those of random spectra: they need an exact part for every seed, and that takes hours.
-CASES: tuple[Case, ...] = (
-    *calibrate_manifold.CASES[:4],
-    *calibrate_in_context.CASES,
-    *calibrate_stability.CASES,
-    *(case for case in calibrate_manifold.CASES[4:] if "law" not in case.sizes),
-)
+CASES: tuple[Case, ...] = (*calibrate_manifold.CASES, *calibrate_in_context.CASES, *calibrate_stability.CASES)
 #: From this share of seeds on a claim is one that popgd does not judge at the sizes of its case.
 EXCUSED = 0.9
 KEPT = Path("runs/calibration")
@@ -109,7 +103,7 @@ def run(case: Case, seeds: int) -> dict[str, Any]:
         studies = case.many(study, range(len(found), min(len(found) + TOGETHER, seeds)))
         if not found:
             check_same(studies[0], study)
-        found += [list(statistical(each)) for each in studies]
+        found += abreast(lambda each: list(statistical(each)), studies)
         print(f"{case.name}: {len(found)} of {seeds} seeds, {time.monotonic() - began:.0f} s", flush=True)
     rows = [{"case": case.name, "theorem": case.theorem, **calibrate(claim)} for claim in zip(*found, strict=True)]
     # The samples behind are those of the cases that have fresh ones and one spectrum.

@@ -124,6 +124,7 @@ class UniformSphere:
         lam = jnp.maximum(jnp.linalg.eigvalsh(X @ X.T)[::-1], 0)
         return Sample(jnp.diag(jnp.sqrt(lam)), q, jnp.eye(self.d, 1, dtype=dtype))
 
+    @partial(jax.jit, static_argnames=("self", "count"))
     def eigenvalues(self, key: PRNGKeyArray, count: int) -> Float[Array, "count d"]:
         """The spectra of `count` sampled S, each descending, good to some n 1e-16 absolutely; for n < d the least are 0 to
         that, or below."""
