@@ -21,7 +21,7 @@ import numpy as np
 from popgd import quadrature as q
 from popgd.quadrature import Bounded, Spectrum
 from popgd.quadrature.trapezoid import UNIT
-from popgd.spectra import Quantity, average, average_log, batched, exact, over, over_c, sample_condition, stderr
+from popgd.spectra import Quantity, Together, average, average_log, batched, exact, over, over_c, sample_condition, stderr
 
 BLOCK = 8  # points in one call
 LARGEST_C = 1e90  # beyond, the slopes of 4.3 are no normal numbers
@@ -32,6 +32,7 @@ class _Curve:
 
     spectra: Spectrum
     functions: ClassVar[dict[str, Callable[..., Bounded]]]
+    constants: ClassVar[dict[str, Callable[..., Bounded]]]
 
     def _options(self) -> tuple:
         raise NotImplementedError
@@ -45,11 +46,11 @@ class _Curve:
         joined = (np.concatenate([np.asarray(part[i]) for part in parts])[: c.size] for i in range(len(Bounded._fields)))
         return Bounded(*(x.reshape(*c.shape, x.shape[-1]) for x in joined))  # pyright: ignore[reportArgumentType]
 
-    def _number(self, name: str) -> Quantity:
-        known: dict[str, Quantity] = self.__dict__.setdefault("known", {})
-        if name not in known:
-            known[name] = average(over(self.functions[name], self._options(), self.spectra))
-        return known[name]
+    @cached_property
+    def _numbers(self) -> dict[str, Quantity]:
+        """All constants, by one program: compiling one for each takes longer than they do."""
+        found = over(Together(tuple(self.constants.values())), self._options(), self.spectra)
+        return {name: average(x) for name, x in zip(self.constants, found, strict=True)}
 
     def loss(self, c: Any) -> Quantity:
         """l(c), 0 <= c <= 1e90; ValueError beyond, NaN for a c that is not finite. So for `slope` and `log_slope`."""
@@ -65,11 +66,11 @@ class _Curve:
 
     def constant(self) -> Quantity:
         """kappa = lim -c^2 l'(c) for 4.1, C1 = lim -c^3 l'(c) for 4.3."""
-        return self._number("constant")
+        return self._numbers["constant"]
 
     def correction(self) -> Quantity:
         """K2 in -c^2 l' = kappa - K2/c + ... for 4.1, D in -c^3 l' = C1 - D/c + ... for 4.3."""
-        return self._number("correction")
+        return self._numbers["correction"]
 
     def mean_square(self) -> Quantity:
         """A = E||Sq||^2."""
@@ -92,13 +93,8 @@ class Looped(_Curve):
     spectra: Spectrum
     L: int
     cond: float
-    functions: ClassVar = {
-        "loss": q.looped_loss,
-        "slope": q.looped_slope,
-        "limit": q.looped_limit,
-        "constant": q.looped_kappa,
-        "correction": q.looped_correction,
-    }
+    functions: ClassVar = {"loss": q.looped_loss, "slope": q.looped_slope}
+    constants: ClassVar = {"limit": q.looped_limit, "constant": q.looped_kappa, "correction": q.looped_correction}
 
     @classmethod
     def of(cls, spectra: Spectrum, L: int) -> "Looped":
@@ -113,7 +109,7 @@ class Looped(_Curve):
 
     def limit(self) -> Quantity:
         """l_inf, the loss of the L-step power method."""
-        return self._number("limit")
+        return self._numbers["limit"]
 
 
 @dataclass(frozen=True)
@@ -122,13 +118,8 @@ class Layer(_Curve):
 
     spectra: Spectrum
     cond: float
-    functions: ClassVar = {
-        "loss": q.layer_loss,
-        "slope": q.layer_slope,
-        "constant": q.layer_C1,
-        "correction": q.layer_correction,
-        "inverse_square": q.mean_inverse_square_norm,
-    }
+    functions: ClassVar = {"loss": q.layer_loss, "slope": q.layer_slope}
+    constants: ClassVar = {"constant": q.layer_C1, "correction": q.layer_correction, "inverse_square": q.mean_inverse_square_norm}
 
     @classmethod
     def of(cls, spectra: Spectrum) -> "Layer":
@@ -141,7 +132,7 @@ class Layer(_Curve):
 
     def mean_inverse_square(self) -> Quantity:
         """E[1/||Sq||^2]: l(c) <= 2 E[1/||Sq||^2]/c^2."""
-        return self._number("inverse_square")
+        return self._numbers["inverse_square"]
 
     def limit(self) -> Quantity:
         """0: the layer learns the power step itself."""
@@ -186,8 +177,7 @@ class Linear:
     @cached_property
     def _parts(self) -> _Parts:
         options = (("target", self.target), ("cond", self.cond))
-        star, least = (over(function, options, self.spectra) for function in (q.c_star, q.loss_min))
-        star, least = (jax.device_get(part) for part in (star, least))
+        star, least = jax.device_get(over(Together((q.c_star, q.loss_min)), options, self.spectra))
         A = np.asarray(jax.vmap(q.moments)(self.spectra).A)
         return _Parts(A, A * star.value, least.value, A * (star.bound + 4 * UNIT * abs(star.value)), least.bound)
 

@@ -1,6 +1,7 @@
 """Batches of K spectra, and averages over them: each with a deterministic bound and a standard error."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -74,10 +75,20 @@ def average_log(x: Bounded) -> Quantity:
     return Quantity(np.log(mean) + top[..., 0], (size * log_bound).mean(-1) / mean, stderr(size) / mean)
 
 
+@dataclass(frozen=True)
+class Together:
+    """Several functions of a spectrum as one, for `over`; each valid where it is by itself."""
+
+    functions: tuple[Callable[..., Bounded], ...]
+
+    def __call__(self, spectrum: Spectrum, **options: Any) -> tuple[Bounded, ...]:
+        return tuple(function(spectrum, **options) for function in self.functions)
+
+
 # Unoptimised: it runs once for each constant of a curve, and takes half the time to compile.
 @partial(jax.jit, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0})
-def over(function: Callable[..., Bounded], options: tuple, spectra: Spectrum) -> Bounded:
-    """function(spectrum, **options) for every row: fields (K,)."""
+def over(function: Callable[..., Any], options: tuple, spectra: Spectrum) -> Any:
+    """function(spectrum, **options) for every row, a `Bounded` or several: fields (K,)."""
     return lax.map(lambda row: function(row, **dict(options)), spectra, batch_size=CHUNK)
 
 
