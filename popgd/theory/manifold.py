@@ -47,10 +47,20 @@ def slope_rounding(point: Point, d: int) -> float:
 
 def descent_rounding(study: Study, run: Trajectory) -> float:
     """What rounding may move c of a sampled descent by, relative to c: half a unit of a and of b a step, all the same way, and
-    that of the slopes, which move c no more than they are moved themselves; and the bound of the exact descent's slopes."""
-    d, exact = study.setting.law.d, study.exact
+    that of the slopes, which move c no more than they are moved themselves; and the bound of the exact descent's slopes.
+
+    Where c converges a slope is 2A (c - c*), sampled as a difference of terms of the order A, n/d, sqrt A and 1: for c* near 0,
+    as for nearly equal eigenvalues, it is far smaller than they are.
+    """
+    law, exact = study.setting.law, study.exact
+    d = law.d
     slopes = [slope_rounding(p, d) / max(abs(slope_of(p, d)[0]), 1e-300) for p in study.points if slope_rounding(p, d)]
-    slope = exact.slope_error if exact.power else float(exact.curve.c_star().bound / abs(exact.curve.c_star().value))
+    if exact.power:
+        slope = exact.slope_error
+    else:
+        A, star = exact.curvature / 2, exact.curve.c_star()
+        cancelled = SLOPE_UNITS * study.eps * (1 + law.n / d / A + A**-0.5 + 1 / A)
+        slope = float((star.bound + cancelled) / abs(star.value))
     return (float(run.step[-1]) + SLOPE_UNITS) * study.eps + max(slopes, default=0.0) + slope
 
 
