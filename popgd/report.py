@@ -155,7 +155,8 @@ def check_setting(setting: Setting, progress: Progress = _QUIET, memory: Memory 
         reason = "; ".join(f"{h.name} fails: {h.reason}" for h in hard)
         return Report(theorem, setting, Outcome.NOT_APPLICABLE, reason, (), {}, {})
     try:
-        findings: Findings = examine(theorem, setting, progress, memory)
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers of a descent that breaks off
+            findings: Findings = examine(theorem, setting, progress, memory)
     except Unresolved as error:
         reason = f"the exact engine cannot resolve this curve ({error}): a less extreme spectrum, n or L is needed"
         return Report(theorem, setting, Outcome.INCONCLUSIVE, reason, (), {}, {})
