@@ -12,7 +12,7 @@ import optax
 from common import save
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from stability_full import Variant, beside, descend, look
+from stability_full import Variant, beside, descend, look, training_loss
 from stability_setting import BATCH, KEY, LAW, LINEAR, SPECTRUM, SUBSPACE, TEST, D, known
 
 from popgd import kronecker, one_layer
@@ -29,6 +29,7 @@ CASES = (
 )
 #: Samples kept of a fixed training set.
 BANK = 4 * BATCH
+SEED = 3
 #: The loss axis ends at this many limits: the first losses of 4.2, y = Sq, are 50 times its own.
 SHOWN = 3
 
@@ -62,13 +63,17 @@ def inside(objective: Any, eta: float, steps: int) -> dict[str, Any]:
 
 
 def full(objective: Any, eta: float, steps: int) -> dict[str, Any]:
-    """All entries, from (I, 0) and from 1e-3 beside it, for half of the steps and at most 6,000."""
+    """All entries, from (I, 0) and from 1e-3 beside it, for half of the steps and at most 6,000; losses on a test set, those of
+    the training set where that is fixed, too."""
     plain, found = Variant(objective, "LN" if objective.layer_norm else "none"), {}
     starts = [beside(kronecker.point(1.0, 0.0), D, size, 2) for size in (0.0, 1e-3)]
     for kind, bank, batch in (("fresh samples", False, BATCH), ("fixed training set", True, BANK)):
-        runs = descend(plain, optax.sgd(eta), LAW, starts, log_grid(min(steps // 2, 6000), 6)[2:], batch, 3, bank)
+        runs = descend(plain, optax.sgd(eta), LAW, starts, log_grid(min(steps // 2, 6000), 6)[2:], batch, SEED, bank)
         for run, size in zip(runs, ("0", "1e-3"), strict=True):
-            found[f"full matrices, size {size}, {kind}, batch {batch}"] = look(plain, LAW, run, TEST, 4)
+            seen = look(plain, LAW, run, TEST, 4)
+            found[f"full matrices, size {size}, {kind}, batch {batch}"] = seen
+            if bank:
+                seen["training loss"] = training_loss(plain, LAW, run, batch, SEED)
     return found
 
 

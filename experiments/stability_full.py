@@ -69,15 +69,10 @@ def descend(
 ) -> list[Run]:
     """Descents from several starts on the same samples: fresh ones at each step, or with `bank` `batch` of them drawn once."""
     key = jax.random.key(seed)
-
-    def draw(key: jax.Array) -> Sample:
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
-        return jax.vmap(lambda k: law.sample(k, jnp.dtype("float64")))(keys)
-
-    kept = draw(key)
+    kept = draw(law, key, batch)
 
     def gradient(weights: Weights, key: jax.Array) -> Weights:
-        samples = kept if bank else draw(key)
+        samples = kept if bank else draw(law, key, batch)
         return jax.grad(lambda weights: jnp.mean(jax.vmap(lambda s: objective(weights, s))(samples)))(weights)
 
     def step(_: Any, state: tuple) -> tuple:
@@ -94,6 +89,17 @@ def descend(
 
     found = jax.jit(jax.vmap(run))(jax.tree.map(lambda *x: jnp.stack(x), *starts))
     return [Run(grid, jax.tree.map(lambda x, i=i: np.asarray(x[i]), found)) for i in range(len(starts))]
+
+
+def draw(law: Any, key: jax.Array, batch: int) -> Sample:
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
+    return jax.vmap(lambda k: law.sample(k, jnp.dtype("float64")))(keys)
+
+
+def training_loss(objective: Any, law: Any, run: Run, batch: int, seed: int) -> list[float]:
+    """The mean loss over the samples that a descent with `bank` keeps, at every record."""
+    kept = draw(law, jax.random.key(seed), batch)
+    return jax.vmap(lambda weights: jnp.mean(jax.vmap(lambda s: objective(weights, s))(kept)))(run.weights).tolist()
 
 
 def beside(theta: jax.Array, d: int, size: float, seed: int) -> Weights:
