@@ -146,13 +146,11 @@ def _with_gap(spectra: Spectrum) -> Spectrum:
 
 
 class _Parts(NamedTuple):
-    """Per spectrum: A, the numerator N of c* = N/A, the loss at c = c*, and the bounds of the last two."""
+    """Per spectrum: A, the numerator N of c* = N/A, and its bound."""
 
     A: Any
     N: Any
-    least: Any
     N_bound: Any
-    least_bound: Any
 
 
 @dataclass(frozen=True)
@@ -176,10 +174,18 @@ class Linear:
 
     @cached_property
     def _parts(self) -> _Parts:
-        options = (("target", self.target), ("cond", self.cond))
-        star, least = jax.device_get(over(Together((q.c_star, q.loss_min)), options, self.spectra))
+        star = jax.device_get(over(q.c_star, self._options, self.spectra))
         A = np.asarray(jax.vmap(q.moments)(self.spectra).A)
-        return _Parts(A, A * star.value, least.value, A * (star.bound + 4 * UNIT * abs(star.value)), least.bound)
+        return _Parts(A, A * star.value, A * (star.bound + 4 * UNIT * abs(star.value)))
+
+    @cached_property
+    def _least(self) -> Bounded:
+        """Per spectrum: the loss at its own c*, a hundred times the work of c* itself."""
+        return jax.device_get(over(q.loss_min, self._options, self.spectra))
+
+    @property
+    def _options(self) -> tuple:
+        return (("target", self.target), ("cond", self.cond))
 
     def mean_square(self) -> Quantity:
         """A = E||Sq||^2; l''(c) = 2A."""
@@ -187,7 +193,7 @@ class Linear:
 
     def c_star(self) -> Quantity:
         """The ratio of averages N/A; stderr from the residuals N_k - c* A_k (delta method)."""
-        A, N, _, N_bound, _ = self._parts
+        A, N, N_bound = self._parts
         value = N.mean() / A.mean()
         return Quantity(value, N_bound.mean() / A.mean() + 16 * UNIT * abs(value), stderr(N - value * A) / A.mean())
 
@@ -198,16 +204,16 @@ class Linear:
 
     def loss(self, c: Any) -> Quantity:
         """l(c), the average of L*_k + A_k (c - c*_k)^2: no cancellation at c*."""
-        A, N, least, N_bound, least_bound = self._parts
+        (A, N, N_bound), least = self._parts, self._least
         away = np.asarray(c, dtype=float)[..., None] - N / A
-        value = least + A * away**2
+        value = least.value + A * away**2
         slip = N_bound + 4 * UNIT * A * np.abs(away)
-        bound = least_bound + 2 * np.abs(away) * slip + slip**2 / A + 8 * UNIT * value
+        bound = least.bound + 2 * np.abs(away) * slip + slip**2 / A + 8 * UNIT * value
         return Quantity(value.mean(-1), bound.mean(-1), stderr(value))
 
     def slope(self, c: Any) -> Quantity:
         """l'(c) = 2A (c - c*)."""
-        A, N, _, N_bound, _ = self._parts
+        A, N, N_bound = self._parts
         c = np.asarray(c, dtype=float)[..., None]
         bound = 2 * N_bound + 8 * UNIT * (np.abs(c) * A + np.abs(N))
         slopes = 2 * (c * A - N)
