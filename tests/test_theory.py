@@ -254,3 +254,13 @@ def test_eigenvalues_that_are_nearly_equal_refute_nothing():
     """c* is 1e-8 there: the slope of y = Sq, which has no noise, is a difference of numbers that are so much larger."""
     found = hasty("4.2", target="unnormalised", spectrum=[1.0001, 0.9999], sampled_steps=50, batch=64)
     assert refuted(found) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [462143, 2, 9])
+def test_noise_in_the_blocks_of_a_raw_descent_refutes_nothing(seed):
+    """Large steps on eigenvalues that are close to each other: noise in the blocks moves c by a fifth, and by chance as much in
+    both descents, so that their difference shows no bias."""
+    spectrum = [13.5, 12.94, 10.38, 6.70, 6.48]
+    found = check("4.3", spectrum=spectrum, eta=0.11, samples=1024, sampled_steps=64, batch=64, steps=1000, seed=seed)
+    assert "engines-agree-raw" not in refuted(found)

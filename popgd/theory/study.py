@@ -16,7 +16,7 @@ from popgd.quadrature import Spectrum
 from popgd.recursion import Records
 from popgd.structured import structured
 from popgd.theory.base import Progress, Setting
-from popgd.weights import Weights
+from popgd.weights import Weights, project
 
 #: Comparisons with sampling average over this many times more spectra than the recursion does.
 WIDER = 16
@@ -94,7 +94,8 @@ class Study:
     """Everything measured for one objective: by Monte Carlo on the full (P, Q), and exactly on the manifold.
 
     raw is the descent in which every entry follows its own noisy gradient, at RAW_BATCH times the batch and for a shorter
-    time (noise in the active blocks grows), raw_double the same at twice that;
+    time (noise in the active blocks grows), raw_double the same at twice that; shifts says by how much, relative to itself,
+    that noise has moved the slope at their ends (where c converges: c itself);
     projected is the descent along Schur-projected gradients, by the structured statistic where that is valid.
     """
 
@@ -105,6 +106,7 @@ class Study:
     raw: descent.Trajectory
     raw_double: descent.Trajectory
     projected: descent.Trajectory
+    shifts: tuple[float, float] = (0.0, 0.0)
 
     @property
     def eps(self) -> float:
@@ -212,12 +214,26 @@ def sampled(setting: Setting, objective: OfLoops, exact: Exact, progress: Progre
             memory=memory.part(name),
         )
 
-    return Study(
-        setting,
-        objective,
-        exact,
-        points,
-        raw=run("raw descent", 2, raw_steps, RAW_BATCH * setting.batch, False),
-        raw_double=run("raw descent, twice the batch", 3, raw_steps, 2 * RAW_BATCH * setting.batch, False),
-        projected=run("projected descent", 4, steps, setting.batch, True),
-    )
+    raw = run("raw descent", 2, raw_steps, RAW_BATCH * setting.batch, False)
+    raw_double = run("raw descent, twice the batch", 3, raw_steps, 2 * RAW_BATCH * setting.batch, False)
+    projected = run("projected descent", 4, steps, setting.batch, True)
+    of_ends = lambda: np.array([slope_shift(setting, how, exact, end) for end in (raw, raw_double)])
+    once, twice = memory.part("shifts").once(of_ends, 0)
+    return Study(setting, objective, exact, points, raw, raw_double, projected, (float(once), float(twice)))
+
+
+def slope_shift(setting: Setting, how: descent.Descent, exact: Exact, run: descent.Trajectory) -> float:
+    """|slope at the end of a raw descent / slope at the point of the manifold next to it - 1|, on the same samples.
+
+    Where c converges: how far that moves the c at which the slope vanishes, relative to c. What the noise in the blocks does to
+    the slope grows with that noise, so that it has moved c by no more than this.
+    """
+    weights = gradient.placed(Weights(*(jnp.asarray(M[-1]) for M in (run.P, run.Q))))
+    beside = project(how.manifold, weights)
+    a, b = (float(x) for x in run.coordinates[-1])
+    k, few = int(a >= b), max(2, setting.samples // 2)
+    both = (how.gradient(at, setting.law, setting.key(9), few).mean.coordinates[k] for at in (weights, beside))
+    there, here = (np.float64(slope) * setting.law.d / max(a, b) for slope in both)
+    with np.errstate(all="ignore"):
+        shift = abs(there - here) / abs(np.float64(exact.curvature * a * b) if exact.curvature else here)
+    return float(np.nan_to_num(shift, nan=np.inf))
