@@ -16,7 +16,19 @@ from popgd.recursion import Records, log_grid
 from popgd.spectra import over_c
 from popgd.structured import structured
 from popgd.theory.base import Setting
-from popgd.theory.study import RAW_BATCH, RAW_SHORTER, Exact, Point, Study, curves_of, sampled, start_of
+from popgd.theory.study import (
+    RAW_BATCH,
+    RAW_SHORTER,
+    Exact,
+    Point,
+    Study,
+    curves_of,
+    sampled,
+    shift,
+    shift_samples,
+    start_of,
+)
+from popgd.weights import Weights, project
 
 #: Small sizes are the harder ones: the normal approximation is the worse, the fewer samples there are. With fewer than these
 #: popgd itself would say INCONCLUSIVE, as too little is known of the tails.
@@ -93,8 +105,8 @@ def points_of(study: Study, exacts: Sequence[Exact], seeds: Sequence[int]) -> li
 
 def descents(
     study: Study, seeds: Sequence[int], purpose: int, steps: int, batch: int, projected: bool
-) -> list[descent.Trajectory]:
-    """`descent.descend` of every seed; of the records only what the statistical claims read."""
+) -> tuple[list[descent.Trajectory], Weights]:
+    """`descent.descend` of every seed; of the records only what the statistical claims read, and the last weights."""
     setting = study.setting
     optimiser, manifold = setting.make_optimiser(), model.Active(setting.law.d)
     how, law = descent.Descent(study.objective, optimiser, manifold, setting.bank), setting.law
@@ -113,16 +125,28 @@ def descents(
             where = np.asarray(jax.vmap(manifold.coordinates)(state.weights))
             rows.append((where, *window[-1], *descent.window_mean(window, setting.bank)))
             window = []
+        last = state.weights
         state, finite = move(state, mean.coordinates if projected else mean.weights)
         assert bool(np.all(finite)), f"a descent of the calibration breaks off at step {step}"
     where, slope, stderr, mean, error = (np.stack(x, axis=1) for x in zip(*rows, strict=True))
     nothing: Any = np.zeros(0)
     unread: Any = dict.fromkeys(("P", "Q", "loss", "loss_stderr", "distance", "inactive"), nothing)
-    return [
+    found = [
         descent.Trajectory(step=grid, coordinates=where[s], slope=slope[s], slope_stderr=stderr[s], window=mean[s],
                            window_stderr=error[s], diverged_at=None, **unread)
         for s in range(len(seeds))
     ]  # fmt: skip
+    return found, last
+
+
+def shifts(study: Study, exacts: Sequence[Exact], seeds: Sequence[int], runs: Sequence[descent.Trajectory], ends: Weights) -> Any:
+    """`slope_shift` of every seed, at the ends (seeds, D, D) of its descents."""
+    setting, manifold = study.setting, model.Active(study.setting.law.d)
+    both = (ends, jax.vmap(partial(project, manifold))(ends))
+    statistic, keys = gradient.GradientOf(study.objective, manifold), keys_of(setting, seeds, 9)
+    found = (averages(statistic, at, setting.law, keys, shift_samples(setting))[0].coordinates for at in both)
+    there, beside = (np.asarray(x) for x in found)
+    return [shift(setting, exact, run.coordinates[-1], *x) for exact, run, *x in zip(exacts, runs, there, beside, strict=True)]
 
 
 def measure(study: Study, seeds: Sequence[int]) -> list[Study]:
@@ -133,15 +157,12 @@ def measure(study: Study, seeds: Sequence[int]) -> list[Study]:
     exacts = abreast(partial(exact_of, objective=study.objective), settings) if random else [study.exact] * len(seeds)
     steps, batch, short = setting.sampled_steps, setting.batch, study.exact.short.step
     raw = int(short[np.searchsorted(short, max(1, steps // RAW_SHORTER))])
-    runs = [
-        descents(study, seeds, 2, raw, RAW_BATCH * batch, False),
-        descents(study, seeds, 3, raw, 2 * RAW_BATCH * batch, False),
-        descents(study, seeds, 4, steps, batch, True),
-    ]
-    points = points_of(study, exacts, seeds)
-    return [
-        Study(one, study.objective, exact, *parts) for one, exact, *parts in zip(settings, exacts, points, *runs, strict=True)
-    ]
+    once, end = descents(study, seeds, 2, raw, RAW_BATCH * batch, False)
+    twice, other_end = descents(study, seeds, 3, raw, 2 * RAW_BATCH * batch, False)
+    projected, _ = descents(study, seeds, 4, steps, batch, True)
+    moved = zip(shifts(study, exacts, seeds, once, end), shifts(study, exacts, seeds, twice, other_end), strict=True)
+    parts = zip(settings, exacts, points_of(study, exacts, seeds), once, twice, projected, moved, strict=True)
+    return [Study(one, study.objective, *rest) for one, *rest in parts]
 
 
 CASES = (

@@ -38,7 +38,7 @@ KEPT = Path("runs/calibration")
 AT_MOST = ("gradient-negative", "saddle")
 #: Why a claim may refute the truth less often than its level: by the start of its name, and that of its case.
 CONSERVATIVE = {
-    ("engines-agree-raw", ""): "half the measured bias is allowed for",
+    ("engines-agree-raw", ""): "all that noise in the blocks may have done is allowed for",
     (
         "engines-agree-descent",
         "",

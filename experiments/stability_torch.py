@@ -5,13 +5,15 @@
 Writes figures/stability_torch.md and .json.
 """
 
+import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+
+torch: Any = importlib.import_module("torch")
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 LAM = torch.tensor([8.0, 5.0, 4.0, 2.0, 1.0], dtype=torch.float64)
@@ -49,7 +51,7 @@ CASES = (
 )
 
 
-def draw(runs: int, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+def draw(runs: int, batch: int, generator: Any) -> tuple[Any, ...]:
     """X = O U (runs, batch, d, n), q, and the leading eigenvector of S; O is Haar by QR with the signs of R's diagonal."""
     O, R = torch.linalg.qr(torch.randn(runs, batch, D, D, generator=generator, dtype=torch.float64))
     O = O * torch.sign(torch.diagonal(R, dim1=-2, dim2=-1)).unsqueeze(-2)
@@ -57,7 +59,7 @@ def draw(runs: int, batch: int, generator: torch.Generator) -> tuple[torch.Tenso
     return O @ U, q / q.norm(dim=-1, keepdim=True), O[..., 0]
 
 
-def losses(case: Case, P: torch.Tensor, Q: torch.Tensor, sample: tuple[torch.Tensor, ...]) -> torch.Tensor:
+def losses(case: Case, P: Any, Q: Any, sample: tuple[Any, ...]) -> Any:
     """(runs, batch), straight from the definition of the layer."""
     X, q, v = sample
     Z = torch.zeros(*q.shape[:2], 2 * D, N + 1, dtype=torch.float64)

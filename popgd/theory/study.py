@@ -223,17 +223,24 @@ def sampled(setting: Setting, objective: OfLoops, exact: Exact, progress: Progre
 
 
 def slope_shift(setting: Setting, how: descent.Descent, exact: Exact, run: descent.Trajectory) -> float:
-    """|slope at the end of a raw descent / slope at the point of the manifold next to it - 1|, on the same samples.
+    """`shift` at the end of a raw descent."""
+    weights = gradient.placed(Weights(*(jnp.asarray(M[-1]) for M in (run.P, run.Q))))
+    both = (weights, project(how.manifold, weights))
+    there, beside = (how.gradient(at, setting.law, setting.key(9), shift_samples(setting)).mean.coordinates for at in both)
+    return shift(setting, exact, run.coordinates[-1], np.asarray(there), np.asarray(beside))
+
+
+def shift_samples(setting: Setting) -> int:
+    return max(2, setting.samples // 2)
+
+
+def shift(setting: Setting, exact: Exact, ab: np.ndarray, there: np.ndarray, beside: np.ndarray) -> float:
+    """|slope somewhere / slope at the point (a, b) of the manifold next to it - 1|, from gradients (2,) on the same samples.
 
     Where c converges: how far that moves the c at which the slope vanishes, relative to c. What the noise in the blocks does to
-    the slope grows with that noise, so that it has moved c by no more than this.
+    the slope grows with that noise, so that it has moved c of the descent by no more than this.
     """
-    weights = gradient.placed(Weights(*(jnp.asarray(M[-1]) for M in (run.P, run.Q))))
-    beside = project(how.manifold, weights)
-    a, b = (float(x) for x in run.coordinates[-1])
-    k, few = int(a >= b), max(2, setting.samples // 2)
-    both = (how.gradient(at, setting.law, setting.key(9), few).mean.coordinates[k] for at in (weights, beside))
-    there, here = (np.float64(slope) * setting.law.d / max(a, b) for slope in both)
+    k, unit = int(ab[0] >= ab[1]), setting.law.d / np.float64(max(ab))
     with np.errstate(all="ignore"):
-        shift = abs(there - here) / abs(np.float64(exact.curvature * a * b) if exact.curvature else here)
-    return float(np.nan_to_num(shift, nan=np.inf))
+        whole = exact.curvature * ab[0] * ab[1] if exact.curvature else beside[k] * unit
+        return float(np.nan_to_num(abs((there[k] - beside[k]) * unit / whole), nan=np.inf))
