@@ -19,7 +19,7 @@ from popgd.verdict import Outcome
 P11, P12, P22, Q21, Q22 = 0, 1, 3, 6, 7
 SMALL = {
     "4.1": {"sampled_steps": 1000, "steps": 2000},
-    "4.2": {"target": "unnormalised", "steps": 30_000},
+    "4.2": {"target": "unnormalised", "steps": 30_000, "samples": 2**14},
     "4.3": {"steps": 20_000},
 }
 DEEP = {"L": 2, "sampled_steps": 300, "steps": 2000, "batch": 64}
