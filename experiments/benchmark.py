@@ -1,7 +1,7 @@
 """How fast popgd is, on this machine, against its targets: `python experiments/benchmark.py` (ten minutes).
 
 The gradient (benchmark_gradient.py), what the structured one gains (benchmark_structured.py), the exact engine
-(benchmark_exact.py), cold start and memory (benchmark_process.py). the column of PyTorch: pip install -e ".[bench]".
+(benchmark_exact.py), cold start and memory (benchmark_process.py). For the column of PyTorch: pip install -e ".[bench]".
 Writes figures/benchmark.md, .json, .png and .svg. Rates are for a machine that does nothing else; ratios are taken side by
 side in one run.
 """
