@@ -154,7 +154,8 @@ def picture(rows: list[dict[str, Any]]) -> Figure:
         cells = [[1 + OUTCOMES.index(r["outcome"]) for r in panel], [0] * len(panel)]
         found = [[worst(r, name) for r in panel] for name in claims]
         cells += [[0 if outcome is None else 1 + OUTCOMES.index(outcome) for outcome in line] for line in found]
-        axis.pcolormesh(cells, cmap=colours, vmin=-0.5, vmax=len(COLOURS) + 0.5, edgecolors="white", linewidth=0.4)
+        axis.pcolormesh(cells, cmap=colours, vmin=-0.5, vmax=len(COLOURS) + 0.5, edgecolors="white", linewidth=0.4,
+                        rasterized=True)  # fmt: skip
         axis.set_yticks([0.5, *(i + 2.5 for i in range(len(claims)))], ["outcome", *claims], fontsize=7)
         ticks = range(0, len(panel), 10)
         axis.set_xticks([i + 0.5 for i in ticks], [panel[i]["number"] for i in ticks], fontsize=8)
