@@ -5,6 +5,7 @@ nothing, and whatever goes wrong becomes one line and an exit code.
 """
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -249,6 +250,7 @@ def _start_jax(peers: config.Peers | None = None) -> None:
     Two at least: programs for one device are compiled in another way, with other roundings, than those for any more.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    gc.set_threshold(100_000, 20, 100)  # tracing makes millions of objects that live on: some 5 % of a short run
     import jax
 
     jax.config.update("jax_enable_x64", True)
