@@ -10,8 +10,10 @@ from popgd import curve, hessian, kronecker, one_layer, tangent
 from popgd.config import SettingError
 from popgd.data import Rotated
 from popgd.interpolant import interpolate
+from popgd.memory import Memory
 from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.quadrature import Spectrum
+from popgd.report import check_setting, resolve
 from popgd.theory import FINDINGS, THEOREMS, TITLE_OF_FINDINGS
 from popgd.theory.stability import measure, prediction
 from popgd.verdict import Outcome
@@ -50,6 +52,44 @@ def test_more_layers_are_refused_where_the_theorem_has_one():
 def test_all_claims_hold(number, changes):
     report = judged(number.removesuffix(".stability"), **changes)
     assert report.outcome is Outcome.SUPPORTED, [(claim.id, claim.outcome) for claim in report.claims]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", FINDINGS)
+def test_too_few_steps_refute_nothing(number):
+    """y = Sq at c near 0, where h < 0, and descents that have hardly begun to leave, or to fall."""
+    report = judged(number.removesuffix(".stability"), steps=20, sampled_steps=20, samples=512)
+    assert not refuted(report), refuted(report)
+
+
+class Parts(Memory):
+    """Keeps the parts of a run."""
+
+    def __init__(self, parts, name=""):
+        self.parts, self.name = parts, name
+
+    def part(self, name):
+        return Parts(self.parts, f"{self.name}/{name}")
+
+    def recall(self):
+        return self.parts.get(self.name)
+
+    def offer(self, pack):
+        self.parts[self.name] = pack()
+
+
+@pytest.mark.slow
+def test_a_study_that_goes_on_ends_the_same():
+    settings = {"theorem": "4.2.stability", "spectrum": [4, 2, 1], "samples": 512, "sampled_steps": 20, "steps": 200}
+    parts, names = {}, []
+    whole = check_setting(resolve(settings), memory=Parts(parts))
+    some = dict(list(parts.items())[::2])
+    gone_on = check_setting(resolve(settings), lambda name, done, total: names.append(name), Parts(some))
+    assert len(parts) == len(some) == 14 and {"tangent maps", "sampled Hessian 1"} <= set(names)
+    assert gone_on.claims == whole.claims and gone_on.quantities == whole.quantities
+    for name, study in whole.studies.items():
+        for key, array in study.arrays().items():
+            np.testing.assert_array_equal(gone_on.studies[name].arrays()[key], array)
 
 
 @pytest.mark.slow

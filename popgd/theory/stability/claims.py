@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from popgd import one_layer
 from popgd.hessian import SECTORS
@@ -26,6 +27,8 @@ HESSIAN_RESOLUTION = 0.25
 BELOW = 0.9
 #: m, c and the loss may differ from the best fit by this at the end: they started of order one away.
 SETTLED = 1e-3
+#: A descent that took more than this share off what is left of its loss, or distance, since half its steps is under way.
+MOVING = 0.01
 #: Growth of a sector by sampling must be known to less than half of its logarithm, what a forgotten factor 1/2 makes of it, or
 #: where that is small to a tenth of an e-fold.
 SECTOR_RESOLUTION, SECTOR_FLOOR = 0.4, 0.1
@@ -111,14 +114,14 @@ def _exact_entries(study: Stability, where: str) -> Iterator[Evidence]:
 
 
 def saddle(study: Stability) -> Iterator[Evidence]:
-    """The curvature along P22 - Q22 is negative."""
-    v = np.zeros(8)
-    v[[P22, Q22]] = 0.5**0.5, -(0.5**0.5)
+    """The curvature along P22 - Q22 is negative; where h < 0, without LN at small c, along P22 + Q22."""
+    v, sign = np.zeros(8), 1 if study.h[0][0] >= 0 else -1
+    v[[P22, Q22]] = 0.5**0.5, -sign * 0.5**0.5
     mean, stderr = (np.asarray(x)[0] for x in study.found[:2])
     yield Evidence(
         "saddle",
-        "The manifold runs along a saddle: the curvature along P22 - Q22, multiples of I, is negative",
-        "h > 0",
+        f"The manifold runs along a saddle: the curvature along P22 {'-' if sign > 0 else '+'} Q22, multiples of I, is negative",
+        "h = d H_(P22,Q22) is not 0",
         predicted=0.0,
         measured=float(v @ mean @ v),
         error=float(abs(v) @ stderr @ abs(v)),
@@ -165,9 +168,7 @@ def _p11(inside: Inside) -> Iterator[Evidence]:
 
 def sectors(study: Stability) -> Iterator[Evidence]:
     """A small perturbation of all entries grows on fresh samples as the product of the reduced maps says, in each sector."""
-    growth, setting = study.growth, study.setting
-    sharp = growth.sharpest > SHARP
-    why = f"eta times the sharpest curvature is {growth.sharpest:.3g} > 2: steps overshoot; take eta below {{:.2g}}"
+    growth = study.growth
     for k, sector in enumerate(SECTORS):
         wanted, shorter = (float(np.log(abs(x[-1, k]))) for x in (growth.mean, growth.shorter))
         sets, runs = growth.predicted[-1, :, k] / growth.mean[-1, k], growth.measured[-1, :, k]
@@ -188,8 +189,17 @@ def sectors(study: Stability) -> Iterator[Evidence]:
             reason="sampling errors of the two, their squares, and the last two coefficients of the series",
             origin="derived",
             skewness=float(((runs - mean) ** 3).mean() / runs.std() ** 3 / len(runs) ** 0.5) if runs.std() else 0.0,
-            excuse=why.format(SHARP * setting.eta / growth.sharpest) if sharp else "",
+            excuse=overshoots(study),
         )
+
+
+def overshoots(study: Stability) -> str:
+    """Why nothing can be said of steps this large, or empty."""
+    sharpest = study.growth.sharpest
+    if sharpest <= SHARP:
+        return ""
+    eta = SHARP * study.setting.eta / sharpest
+    return f"eta times the sharpest curvature is {sharpest:.3g} > 2: steps overshoot; take eta below {eta:.2g}"
 
 
 def _growth(name: str, statement: str, x: np.ndarray, predicted: np.ndarray, step: np.ndarray) -> Evidence:
@@ -216,42 +226,69 @@ def _growth(name: str, statement: str, x: np.ndarray, predicted: np.ndarray, ste
 
 def ends(study: Stability) -> Iterator[Evidence]:
     """Where descent from beside the manifold gets to; for more layers it is sampled and a number of the report, not a claim."""
-    objective, last = study.objective, float(study.loss[-1])
     if study.inside is None:
         return
-    limit, _ = study.limit
-    plateau = limit or float(study.base_loss[-1])
+    (limit, _), step = study.limit, study.ended.step
+    # The loss on the manifold is known at fewer steps
+    beside = np.exp(np.interp(np.log1p(step), np.log1p(study.base_step), np.log(study.base_loss)))
+    share = study.loss / (limit or beside)
     name = "limit of the theorem" if limit else "loss of the descent on the manifold at the same step"
     yield Evidence(
         "falls-below",
-        f"From {study.setting['size']:g} beside the manifold the loss falls below the {name}: {last:.4g} over {plateau:.4g}",
+        f"From {study.setting['size']:g} beside the manifold the loss falls below the {name}: {study.loss[-1]:.4g} over "
+        f"{limit or beside[-1]:.4g}",
         "exact descent in N",
         predicted=BELOW,
-        measured=last / plateau,
-        error=LOSS_ROUNDING / plateau,
+        measured=float(share[-1]),
+        error=LOSS_ROUNDING / (limit or beside[-1]),
         allowance=0.0,
         resolution=1 - BELOW,
         reason="quadrature of the exact loss",
         origin="derived",
         sense="at most",
         statistical=False,
+        excuse="" if share[-1] <= BELOW else unfinished(study, share),
     )
-    if not objective.layer_norm:
-        m, c = (float(x) for x in one_layer.products(jnp.asarray(study.ended.theta[-1]))[2:])
+    if not study.objective.layer_norm:
+        m, c = (np.asarray(x) for x in jax.vmap(one_layer.products)(jnp.asarray(study.ended.theta))[2:])
         goal_m, goal_c, least = regression(study)
+        gaps = np.stack([m - goal_m, c - goal_c, study.loss - least])
+        worst = np.abs(gaps).max(axis=0)
         yield Evidence(
             "learns-best-fit",
             f"Descent finds the best fit of y by q and S q, m = {goal_m:.6g}, c = {goal_c:.6g}, loss {least:.6g}",
             "least squares; for y = S q it is exact: m = -1, c = 1, loss 0",
             predicted=0.0,
-            measured=np.array([m - goal_m, c - goal_c, last - least]),
+            measured=gaps[:, -1],
             error=LOSS_ROUNDING,
             allowance=SETTLED,
             resolution=2 * SETTLED,
             reason="what descent has left after its steps",
             origin="derived",
             statistical=False,
+            excuse="" if worst[-1] <= SETTLED else unfinished(study, worst),
         )
+
+
+def unfinished(study: Stability, left: Float[np.ndarray, " ended"]) -> str:
+    """Why a descent beside the manifold has not got where it goes, and no fault of the claim's, or empty.
+
+    Its steps overshoot; to first order it is still within its distance of order one; or what is left is still getting less.
+    """
+    inside, step = study.inside, study.ended.step
+    if inside is None or not np.isfinite(left[-1]):
+        return ""
+    logs = inside.grows[:, inside.grown.step <= step[-1]][:, -1]
+    if inside.pushes is not None and study.ended.theta[0, P11] != 0:
+        logs = np.append(logs, inside.pushes[-1])
+    amplitude = study.setting["size"] * np.exp(min(float(np.max(logs)), 700.0))
+    if overshoots(study):
+        return overshoots(study)
+    if not amplitude >= 1:
+        return f"too early: in {step[-1]} steps the perturbation has grown to {amplitude:.2g} by first order; take more steps"
+    if not left[-1] >= (1 - MOVING) * left[step <= step[-1] / 2][-1]:
+        return f"still under way after {step[-1]} steps: take more steps"
+    return ""
 
 
 def regression(study: Stability) -> tuple[float, float, float]:

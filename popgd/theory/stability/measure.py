@@ -1,8 +1,9 @@
 """What is measured beside the manifold: descents in N, sampled Hessians, tangent maps and first order."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +32,7 @@ PER_DECADE, SPARSE, EARLY = 16, 4, 10
 SMALL = 1e-12
 
 
-@dataclass(frozen=True)
-class Inside:
+class Inside(NamedTuple):
     """Exact descents in N of one layer, and what first order says of them.
 
     grown starts at p22 = -r22 = SMALL beside the manifold, held at p22 = r22 = SMALL, pushed at p11 = SMALL (None where the
@@ -44,6 +44,10 @@ class Inside:
     pushed: Path | None
     grows: Float[np.ndarray, "2 records"]
     pushes: Float[np.ndarray, " short"] | None
+
+
+#: What parts of a study are trees of, for what remembers them.
+_PATH, _ESTIMATE, _GROWTH = Path(*range(3)), gradient.Estimate(*range(3)), Growth(*range(7))  # pyright: ignore
 
 
 @dataclass(frozen=True)
@@ -105,56 +109,65 @@ class Stability:
 
 
 def study(setting: Setting, objective: Objective, progress: Progress, memory: Memory) -> Stability:
-    """Measure. It takes about a minute and is not resumed: `memory` is not used."""
+    """Measure, part by part; a part under way is done again after a break."""
     law = setting.law
-    progress("exact slope", 0, 6)
+
+    def part(name: str, work: Callable[..., Any], *arguments: Any, like: Any, **named: Any) -> Any:
+        progress(name, 0, 1)
+        return memory.part(name).once(lambda: work(*arguments, **named), like)
+
+    progress("exact slope", 0, 1)
     known, wide = curves_of(setting, partial(prediction.curve_of, objective))
     spectrum, more = (prediction.rows_of(x) for x in (known, wide))
     slope = prediction.slope_of(objective, known)
     cheap = one_layer.along_curve(slope) if objective.layer_norm else one_layer.slope(objective, spectrum)
     grid = log_grid(setting.steps, PER_DECADE)
+    start = kronecker.point(*start_of(setting))
     run = partial(kronecker.descend, eta=setting.eta, d=law.d, key=setting.key(6))
-    base = run(cheap, kronecker.point(*start_of(setting)), grid=grid)
+    base = part("descent on the manifold", run, cheap, start, grid=grid, like=_PATH)
     theta = base.theta[np.searchsorted(base.step, max(1, setting.sampled_steps // EARLY))]
     c = theta[2] * theta[5]
-    progress("descents in N", 1, 6)
-    inside = descend_inside(setting, objective, spectrum, known, cheap, base) if objective.L == 1 else None
-    ended, loss, loss_error = descend_beside(setting, objective, spectrum, known, cheap)
-    progress("sampled Hessians", 3, 6)
-    keys = (setting.key(7), setting.key(8))
-    found, fresh = (hessian.population_hessian(objective, jnp.asarray(theta), law, key, setting.samples) for key in keys)
-    progress("tangent maps", 4, 6)
-    growth = sector_growth(setting, objective, slope, base, lowest(found, INACTIVE), min(setting.sampled_steps, STEPS))
+    common = setting, objective, spectrum, known, cheap
+    pushes = objective.layer_norm and prediction.whole(objective, spectrum)
+    like = Inside(_PATH, _PATH, _PATH if pushes else None, 0, 0 if pushes else None)  # pyright: ignore
+    inside = part("descents in N", descend_inside, *common, base, pushes, like=like) if objective.L == 1 else None
+    ended, loss, loss_error = part("descent beside the manifold", descend_beside, *common, like=(_PATH, 0, 0))
+    hessian_of = partial(hessian.population_hessian, objective, jnp.asarray(theta), law)
+    found, fresh = (part(f"sampled Hessian {k}", hessian_of, setting.key(6 + k), setting.samples, like=_ESTIMATE) for k in (1, 2))
+    steps, vectors = min(setting.sampled_steps, STEPS), lowest(found, INACTIVE)
+    growth = part("tangent maps", sector_growth, setting, objective, slope, base, vectors, steps, like=_GROWTH)
     limit = known.limit()
     # A loss of 4.3 is a hundred slopes for each of the spectra: a few will do, among them the last.
     some = slice(None) if prediction.whole(objective, spectrum) else slice((len(grid) - 1) % SPARSE, None, SPARSE)
+    position = base.theta[some, 2] * base.theta[some, 5]
     return Stability(
         setting, objective, known, spectrum, base, inside, ended, theta, found, fresh,
         exact=prediction.exact_hessian(objective, more, theta) if prediction.whole(objective, spectrum) else None,
         h=prediction.coupling(wide, objective, np.array([c])),
         turned=prediction.turned(setting, objective, float(c)) if objective.L > 1 else None,
-        growth=growth,
+        growth=growth._replace(sharpest=float(growth.sharpest)),
         limit=(float(limit.value), float(limit.bound + limit.stderr)),
         base_step=base.step[some],
-        base_loss=np.asarray(known.loss(base.theta[some, 2] * base.theta[some, 5]).value),
+        base_loss=part("loss on the manifold", lambda: np.asarray(known.loss(position).value), like=0),
         loss=loss,
         loss_error=loss_error,
     )  # fmt: skip
 
 
-def descend_inside(setting: Setting, objective: Objective, spectrum: Spectrum, known: Any, cheap: Any, base: Path) -> Inside:
-    """One layer, p22 and r22, or p11, away from the manifold by SMALL."""
+def descend_inside(
+    setting: Setting, objective: Objective, spectrum: Spectrum, known: Any, cheap: Any, base: Path, pushes: bool
+) -> Inside:
+    """One layer, p22 and r22, or p11 if `pushes`, away from the manifold by SMALL."""
     long, short = (log_grid(steps, PER_DECADE) for steps in (setting.steps, setting.sampled_steps))
     run = partial(kronecker.descend, eta=setting.eta, d=setting.law.d, key=setting.key(6))
     start = kronecker.point(*start_of(setting))
-    pushed = objective.layer_norm and prediction.whole(objective, spectrum)
     order = partial(prediction.first_order, setting, objective, spectrum, known, base)
     return Inside(
         grown=run(cheap, start.at[P22].add(SMALL).at[Q22].add(-SMALL), grid=long),
         held=run(cheap, start.at[jnp.array([P22, Q22])].add(SMALL), grid=long),
-        pushed=run(one_layer.slope(objective, spectrum), start.at[P11].add(SMALL), grid=short) if pushed else None,
+        pushed=run(one_layer.slope(objective, spectrum), start.at[P11].add(SMALL), grid=short) if pushes else None,
         grows=order(long)[:2],
-        pushes=order(short)[2] if pushed else None,
+        pushes=order(short)[2] if pushes else None,
     )
 
 
