@@ -15,6 +15,7 @@ from popgd.quadrature import Spectrum
 from popgd.recursion import Records, log_grid
 from popgd.spectra import over_c
 from popgd.structured import structured
+from popgd.theory import convergence
 from popgd.theory.base import Setting
 from popgd.theory.study import (
     RAW_BATCH,
@@ -69,7 +70,8 @@ def exact_of(setting: Setting, objective: Any) -> Exact:
     columns = [np.array(x) for x in zip(*rows, strict=True)]
     short = Records(grid, columns[0], columns[1], columns[2], unknown, unknown, np.array(-1), None)
     curvature, power = (2 * float(narrow.mean_square().value), 0) if setting.theorem == "4.2" else (0.0, POWERS[setting.theorem])
-    return Exact(narrow, wide, short, short, np.zeros(grid.size), 0.0, curvature, power)
+    found = Exact(narrow, wide, short, short, np.zeros(grid.size), 0.0, curvature, power)
+    return found if power or wide is narrow else dataclasses.replace(found, under_wide=convergence.under(wide, setting, grid))
 
 
 def slope_at(of: Any, c: float) -> float:

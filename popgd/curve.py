@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from popgd import quadrature as q
 from popgd.quadrature import Bounded, Spectrum
@@ -186,6 +187,10 @@ class Linear:
     @property
     def _options(self) -> tuple:
         return (("target", self.target), ("cond", self.cond))
+
+    def of_each(self) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
+        """A and N of each spectrum: l'(c) = 2 (A c - N)."""
+        return self._parts[:2]
 
     def mean_square(self) -> Quantity:
         """A = E||Sq||^2; l''(c) = 2A."""

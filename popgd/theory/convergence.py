@@ -6,14 +6,17 @@ With etat = 2 eta A/d and s = sqrt(4c^2 + Delta^2) = a^2 + b^2 one step of the r
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from popgd import recursion
+from popgd.curve import Linear
 from popgd.memory import FORGETFUL, Memory
 from popgd.quadrature import Spectrum
 from popgd.theory import manifold
@@ -59,7 +62,25 @@ def descend_exactly(
         short = recursion.recurse(slope, start_of(setting), eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE))
         return records, short, np.asarray(curve.loss(records.c).value), 0.0
 
-    return exact_half(curve, wide, 2 * A, 0, descend, memory)
+    exact = exact_half(curve, wide, 2 * A, 0, descend, memory)
+    return exact if wide is curve else replace(exact, under_wide=under(wide, setting, exact.short.step))
+
+
+def under(curve: Linear, setting: Setting, steps: Int[np.ndarray, " short"]) -> tuple[np.ndarray, np.ndarray]:
+    """c at the steps of a descent under the curve of sampled spectra, and its standard error: the delta method.
+
+    l' = 2 (A c - N), A and N the means over the spectra. Each is moved by its standard error, up and down; what that does to c
+    adds up as they are correlated.
+    """
+    A, N = curve.of_each()
+    errors = np.cov(A, N) / len(A)
+    up_A, up_N = np.diag(errors) ** 0.5
+    A, N = A.mean() + up_A * np.array([0, 1, -1, 0, 0]), N.mean() + up_N * np.array([0, 0, 0, 1, -1])
+    slope = jax.tree_util.Partial(affine_slope, c_star=jnp.asarray(N / A), A=jnp.asarray(A))
+    c = recursion.recurse(slope, start_of(setting), np.full(5, setting.eta), setting.law.d, steps).c
+    by_A, by_N = (c[:, 1] - c[:, 2]) / 2, (c[:, 3] - c[:, 4]) / 2
+    together = errors[0, 1] / (up_A * up_N) if up_A * up_N else 0.0
+    return c[:, 0], np.sqrt(np.maximum(by_A**2 + by_N**2 + 2 * together * by_A * by_N, 0.0))
 
 
 def convergence(study: Study) -> Iterator[Evidence]:

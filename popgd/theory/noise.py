@@ -17,8 +17,9 @@ def deviation(study: Study, run: Trajectory) -> tuple[float, float, float, float
     if not exact.curvature or run.diverged_at is not None:
         return float(path_of(run)[2][-1]) - c, c, sampling_noise(study, run), outer
     late = run.step >= run.step[-1] / 10
-    gaps = path_of(run)[2][late] - exact.short.c[: len(run.step)][late] - (c - exact.short.c[len(run.step) - 1])
-    return float(np.mean(gaps)), c, sampling_noise(study, run, int(late.sum())), outer
+    path, outers = exact.under_wide or (exact.short.c, np.zeros(exact.short.c.shape))
+    gaps, outer = (path_of(run)[2] - path[: late.size])[late], outers[: late.size][late]
+    return float(np.mean(gaps)), c, sampling_noise(study, run, int(late.sum())), float(np.mean(outer))
 
 
 def sampling_noise(study: Study, run: Trajectory, late: int = 1) -> float:

@@ -59,7 +59,8 @@ class Exact:
     curve averages over the spectra that the recursion uses, wide over more of them where they are random. records is
     the descent to the last step and losses the population loss there, short the descent recorded where the Monte Carlo
     ones are. curvature is l'' where it is constant and positive, else 0; power is p where -c^p l'(c) has a positive
-    limit, else 0.
+    limit, else 0. under_wide is (c, standard error) of the short descent under the wide curve where that is known: where
+    spectra are random and descent converges.
     """
 
     curve: Any
@@ -70,20 +71,21 @@ class Exact:
     slope_error: float
     curvature: float
     power: int
+    under_wide: tuple[Float[np.ndarray, " short"], Float[np.ndarray, " short"]] | None = None
 
     def c_at(self, step: int) -> tuple[float, float]:
         """c at a step of the short descent under the wide curve, and its standard error from the sampled spectra.
 
-        To first order a slope larger by the factor 1 + s moves c as 1 + s times as many steps would; where descent
-        converges, a slope larger by x moves the limit by -x/curvature. What s at 0 and at c differ by counts as error.
+        Where it grows: to first order a slope larger by the factor 1 + s moves c as 1 + s times as many steps would. What s at 0
+        and at c differ by counts as error.
         """
         i = int(np.searchsorted(self.short.step, step))
         c, moved = float(self.short.c[i]), float(self.short.dc[i]) * step
+        if self.under_wide is not None:
+            return float(self.under_wide[0][i]), float(self.under_wide[1][i])
         if self.wide is self.curve:
             return c, 0.0
         wide, narrow = self.wide.slope(np.array([c, 0.0])), self.curve.slope(np.array([c, 0.0]))
-        if self.curvature:
-            return c - float(wide.value[0] - narrow.value[0]) / self.curvature, float(wide.stderr[0]) / self.curvature
         s = wide.value / narrow.value - 1
         error = float(wide.stderr[0] / abs(wide.value[0])) + abs(float(s[0] - s[1])) / 2
         return c + moved * float(s[0]), abs(moved) * error
