@@ -10,8 +10,11 @@ from runs import hasty, report
 from runs import study as measured
 
 from popgd import THEOREMS, Rotated, check
+from popgd.curve import Linear
 from popgd.objectives import PowerIteration
-from popgd.theory import growth, manifold, power_method
+from popgd.quadrature import Spectrum
+from popgd.report import resolve
+from popgd.theory import convergence, growth, manifold, power_method
 from popgd.theory.base import Setting
 from popgd.theory.noise import damped_noise
 from popgd.verdict import Outcome, judge
@@ -264,3 +267,18 @@ def test_noise_in_the_blocks_of_a_raw_descent_refutes_nothing(seed):
     spectrum = [13.5, 12.94, 10.38, 6.70, 6.48]
     found = check("4.3", spectrum=spectrum, eta=0.11, samples=1024, sampled_steps=64, batch=64, steps=1000, seed=seed)
     assert "engines-agree-raw" not in refuted(found)
+
+
+def test_what_sampled_spectra_do_to_a_descent_that_converges():
+    """The delta method against sixteen sets of spectra; little at first, in the end what they do to c*."""
+    setting = resolve({"theorem": "4.2", "law": "uniform", "d": 3, "n": 12})
+    rows, steps = setting.law.eigenvalues(setting.key(5), 512), np.array([0, 1, 4, 16, 1000])
+    whole, *parts = (Linear.of(Spectrum(x, np.ones(x.shape)), "normalised") for x in (rows, *np.split(np.asarray(rows), 16)))
+    c, error = convergence.under(whole, setting, steps)
+    each = np.array([convergence.under(part, setting, steps)[0] for part in parts])
+    scatter = each.std(axis=0, ddof=1) / 4
+    # Fifteen degrees of freedom: scatter is known to 18 %
+    assert np.all(abs(scatter[1:] / error[1:] - 1) < 0.5) and np.all(abs(each.mean(axis=0) - c)[1:] < 3 * error[1:])
+    star = whole.c_star()
+    assert c[0] == error[0] == 0 and error[1] < 0.2 * star.stderr
+    assert c[-1] == pytest.approx(float(star.value), rel=1e-12) and error[-1] == pytest.approx(float(star.stderr), rel=1e-2)
