@@ -58,7 +58,7 @@ def test_all_claims_hold(number, changes):
 @pytest.mark.parametrize("number", FINDINGS)
 def test_too_few_steps_refute_nothing(number):
     """y = Sq at c near 0, where h < 0, and descents that have hardly begun to leave, or to fall."""
-    report = judged(number.removesuffix(".stability"), steps=20, sampled_steps=20, samples=512)
+    report = judged(number.removesuffix(".stability"), steps=12, sampled_steps=20, samples=512)
     assert not refuted(report), refuted(report)
 
 

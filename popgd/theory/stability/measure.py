@@ -121,7 +121,7 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
     spectrum, more = (prediction.rows_of(x) for x in (known, wide))
     slope = prediction.slope_of(objective, known)
     cheap = one_layer.along_curve(slope) if objective.layer_norm else one_layer.slope(objective, spectrum)
-    grid = log_grid(setting.steps, PER_DECADE)
+    grid = log_grid(max(setting.steps, setting.sampled_steps), PER_DECADE)
     start = kronecker.point(*start_of(setting))
     run = partial(kronecker.descend, eta=setting.eta, d=law.d, key=setting.key(6))
     base = part("descent on the manifold", run, cheap, start, grid=grid, like=_PATH)
