@@ -26,6 +26,8 @@ from popgd.model import Weights
 UNIT = float(np.finfo(np.float64).eps) / 2
 #: Roundings of the singular value decomposition, per dimension.
 DECOMPOSITION = 8
+#: Roundings of a logarithm of a length, in units of itself: as much the length is off, relatively.
+EXPONENT = 4
 
 
 @dataclass(frozen=True, eq=False)

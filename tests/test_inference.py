@@ -13,6 +13,7 @@ from popgd.config import TESTS
 from popgd.inference import UNIT
 from popgd.inference_data import TEST_LAWS
 from popgd.report import resolve
+from popgd.theory.inference import _theory
 from popgd.theory.training import choose, names_in, train
 
 #: The logarithm of tan against 60 digits, in units of what `rounding` allows; measured: 0.3 at most.
@@ -376,3 +377,20 @@ def test_snapshots_are_finite_and_end_with_the_last(tmp_path):
     step = np.array([0, 1, 2, 10, 100, 1000])
     records = Records(step, np.array([0, 1, 2, 3, 4, np.inf]), *([np.zeros(6)] * 4), np.array(1000), None)
     assert list(choose(records, 3)) == [1, 3, 4]
+
+
+def relative_gap(lam, q, c, k, found):
+    """|found - (I + cS)^k q| over the norm, at 60 digits."""
+    with mp.workdps(60):
+        wanted = [mp.mpf(float(x)) * (1 + mp.mpf(c) * mp.mpf(float(y))) ** int(k) for x, y in zip(q, lam, strict=True)]
+        return float(mp.norm([mp.mpf(float(x)) - y for x, y in zip(found, wanted, strict=True)]) / mp.norm(wanted))
+
+
+@pytest.mark.parametrize("c", [3.5750795e77, 4.1537e120])
+def test_the_rounding_of_a_length_that_is_an_exponential_is_counted(c):
+    """Without LN, at a c that diverged; measured: 8e-14, where the loops alone round by 2e-14 at most."""
+    S = inference.split(np.array([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]))
+    q, depths = np.array([0.6, 0.8]), np.array([1, 2])
+    output, *_, error, _ = _theory(S, inference.query(S, q), c, depths, layer_norm=False)
+    gaps = [relative_gap(S.lam, S.vectors.T @ q, c, k, S.vectors.T @ x) for k, x in zip(depths, output, strict=True)]
+    assert np.all(gaps < error) and np.all(error < 1e-12), (gaps, error)

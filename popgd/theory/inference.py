@@ -186,8 +186,9 @@ def _theory(S: Split, at: Query, c: float, depths: np.ndarray, layer_norm: bool)
     lengths = np.zeros(depths.size) if layer_norm else inference.log_length(S, at, c, depths)
     with np.errstate(over="ignore"):
         output = inference.direction(S, at, c, depths) * np.exp(lengths)[:, None]
-    errors = (x[depths - 1] for x in at_depths)
-    return output, lengths, *inference.angles(S, at, c, depths), *inference.bounds(S, at, c, depths), *errors
+    by_loops, by_tan = (x[depths - 1] for x in at_depths)
+    by_length = inference.EXPONENT * inference.UNIT * abs(lengths)
+    return output, lengths, *inference.angles(S, at, c, depths), *inference.bounds(S, at, c, depths), by_loops + by_length, by_tan
 
 
 def fits_memory(d: int, n: int, matrices: int, models: int, loops: int) -> None:
