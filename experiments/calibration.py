@@ -47,6 +47,7 @@ CONSERVATIVE = {
     ("engines-agree-descent", "bank"): "the noise of a bank is added up in phase, with no damping counted",
     ("gradient-negative", ""): "within a span descent undoes its own noise: after a step too far the slope is smaller",
     ("gradient-negative", "bank"): "all records rest on one batch, and each counts as a test of its own",
+    ("engines-agree-slope", "uniform"): "the same spectra stand behind all three points, and each counts as a test of its own",
     (
         "median-vanishes",
         "",

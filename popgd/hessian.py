@@ -111,6 +111,13 @@ def population_hessian(
     return gradient.population_average(SectorHessian(objective), Kronecker(law.d).embed(theta), law, key, samples, chunk=1)
 
 
+def eigh(H: Float[np.ndarray, "k k"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k k"]]:
+    """Eigenvalues, increasing, and eigenvectors as columns; NaN for a matrix that is not finite, where a descent diverged."""
+    if not np.isfinite(H).all():
+        return np.full(len(H), np.nan), np.full(H.shape, np.nan)
+    return np.linalg.eigh(H)
+
+
 class Mode(NamedTuple):
     """A curvature with its error, its sector, its unit vector over the blocks, and the blocks that make it up."""
 
@@ -129,7 +136,7 @@ def modes(found: gradient.Estimate, fresh: gradient.Estimate) -> Iterator[Mode]:
     entries exceeds.
     """
     for sector, matrix, mean, stderr in zip(SECTORS, found.mean, fresh.mean, fresh.stderr, strict=True):
-        for v in np.linalg.eigh(np.asarray(matrix))[1].T:
+        for v in eigh(np.asarray(matrix))[1].T:
             v = v * np.sign(v[np.argmax(abs(v))])
             size = abs(v)
             yield Mode(sector, float(v @ np.asarray(mean) @ v), float(size @ np.asarray(stderr) @ size), v, name(v))

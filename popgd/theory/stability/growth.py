@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from popgd import gradient, tangent
+from popgd.hessian import eigh
 from popgd.kronecker import Path
 from popgd.recursion import log_grid
 from popgd.theory.base import Setting
@@ -43,7 +44,7 @@ def lowest(found: gradient.Estimate, blocks: Sequence[int]) -> Float[np.ndarray,
     """The eigenvector of the lowest eigenvalue among some blocks, in each sector."""
     vectors = np.zeros((3, 8))
     for vector, matrix in zip(vectors, np.asarray(found.mean), strict=True):
-        vector[list(blocks)] = np.linalg.eigh(matrix[np.ix_(blocks, blocks)])[1][:, 0]
+        vector[list(blocks)] = eigh(matrix[np.ix_(blocks, blocks)])[1][:, 0]
     return vectors
 
 
@@ -89,5 +90,5 @@ def sharpness(series: tangent.Series, theta: Float[np.ndarray, "points 8"], firs
     for a, b in theta[:, [2, 5]]:
         D = np.asarray(tangent.scales(jnp.asarray(a), jnp.asarray(b), first))
         H = D[:, None] * np.asarray(series.mean()(jnp.asarray(a * b)))[0] * D
-        largest = max(largest, float(np.linalg.eigvalsh(H).max()))
+        largest = max([largest, *(float(eigh(sector)[0][-1]) for sector in H)])
     return largest
