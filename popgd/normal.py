@@ -40,7 +40,7 @@ def normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Float
     if str(jax.random.key_impl(key)) != "threefry2x32" or not jax.config.jax_threefry_partitionable:  # pyright: ignore
         return jax.random.normal(key, shape, dtype)
     kind = jnp.finfo(dtype)
-    count = jax.lax.iota(jnp.uint32, int(np.prod(shape))).reshape(shape)
+    count = jax.lax.iota(jnp.uint32, int(np.prod(shape)))
     x, y = threefry(jax.random.key_data(key), jnp.zeros_like(count), count)
     word = jnp.uint32 if kind.bits == 32 else jnp.uint64
     bits = x ^ y if kind.bits == 32 else (x.astype(word) << word(32)) | y.astype(word)
@@ -48,4 +48,6 @@ def normal(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Float
     fraction = jax.lax.bitcast_convert_type((bits >> word(kind.bits - kind.nmant)) | one.view(word), dtype) - one
     least = np.nextafter(-one, 0 * one)
     uniform = jnp.maximum(least, fraction * (one - least) + least)
-    return jnp.asarray(np.sqrt(2 * one)) * jax.lax.erf_inv(uniform)
+    numbers = jnp.asarray(np.sqrt(2 * one)) * jax.lax.erf_inv(uniform)
+    # One long loop: fused into what cuts them to rows and columns, these would be too short for vector instructions.
+    return jax.lax.optimization_barrier(numbers).reshape(shape)
