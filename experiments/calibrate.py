@@ -219,7 +219,8 @@ def calibrate(found: Sequence[Evidence]) -> dict[str, Any]:
         caught += refuted(e, moved)
     (low, high), least = interval(seeds, NOMINAL), interval(seeds, POWER)[0]
     verdict = "not calibrated" if alarms > high or caught < least else "conservative" if alarms < low else "calibrated"
-    t = ((measured - first.predicted)[:, live] / error[:, live]).ravel()
+    gaps = measured - np.array([[e.predicted] for e in found])  # growth is predicted for each seed's own direction
+    t = (gaps[:, live] / error[:, live]).ravel()
     return {"claim": first.id, "entries": measured.shape[1], "nominal": NOMINAL, "seeds": seeds, "alarms": alarms,
             "interval": [low, high], "caught": caught, "promised": POWER, "at_least": least, "verdict": verdict,
             "bias": t.mean(), "spread": t.std(), "excused": excused,

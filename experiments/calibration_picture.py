@@ -47,7 +47,7 @@ def draw(numbers: dict[str, Any]) -> Figure:
         axes.set(yticks=range(len(names)), yticklabels=labels, ylim=(len(names) - 0.5, -0.5))
     z = np.asarray(numbers["tail"])
     tail.semilogy(z, [2 * NormalDist().cdf(-x) for x in z], "--", color=GREY, lw=2, label="normal")
-    tail.set(title="Gaps over standard error, all seeds and entries", xlabel="z", xlim=(0, 5))
+    tail.set(title="Gaps over standard error", xlabel="z", xlim=(0, 5))
     tail.set(ylabel="share beyond z standard errors")
     tail.legend(fontsize=8)
     return figure
