@@ -94,8 +94,9 @@ def test_a_study_that_goes_on_ends_the_same():
 
 @pytest.mark.slow
 def test_claims_of_two_layers():
-    """Nothing is claimed of p22 - r22 alone, which mixes with P11 and Q11, nor of where it ends. Growth is the mean of products of
-    random maps, which a few of the runs carry: in some sectors it cannot be told."""
+    """Nothing is claimed of p22 - r22 alone, which mixes with P11 and Q11, nor of where it ends.
+
+    Growth is the mean of products of random maps, which a few of the runs carry: in some sectors it cannot be told."""
     outcomes = {claim.id: claim.outcome for claim in judged("4.1", **DEEP).claims}
     assert not {"escape-rate", "falls-below"} & outcomes.keys() and "hessian-p12-q21" in outcomes
     unknown = {name for name, outcome in outcomes.items() if outcome is Outcome.INCONCLUSIVE}
