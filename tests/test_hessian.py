@@ -217,3 +217,9 @@ def test_derivatives_do_not_depend_on_the_number_of_devices():
         return np.array(out.split(), float)
 
     np.testing.assert_allclose(run(1), run(2), rtol=0, atol=1e-14)
+
+
+def test_modes_of_a_matrix_that_is_not_finite_are_no_numbers():
+    values, vectors = hessian.eigh(np.diag([1.0, np.nan]))
+    assert np.isnan(values).all() and np.isnan(vectors).all()
+    np.testing.assert_array_equal(hessian.eigh(np.diag([2.0, 1.0]))[0], [1.0, 2.0])

@@ -62,6 +62,18 @@ def test_too_few_steps_refute_nothing(number):
     assert not refuted(report), refuted(report)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "changes"),
+    [("4.3", {"spectrum": [9.9988, 9.9987, 10.0025], "init": "Q12"}), ("4.2", {"spectrum": [5, 3, 1], "eta": 2.0})],
+    ids=["nearly one eigenvalue", "diverges"],
+)
+def test_odd_settings_refute_nothing(number, changes):
+    """Losses of 1e-8, whose Hessian is known to rounding of order one only; and a descent whose Hessian is no number."""
+    report = judged(number, steps=50, sampled_steps=40, samples=512, **changes)
+    assert report.outcome is Outcome.INCONCLUSIVE and not refuted(report), refuted(report)
+
+
 class Parts(Memory):
     """Keeps the parts of a run."""
 
