@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from popgd import config
+from popgd import config, guard
 from popgd.config import SettingError, help_text
 from popgd.sweep import LAUNCHER, Lost, compose
 
@@ -119,6 +119,10 @@ def _main(arguments: list[str]) -> int:
         print(help_text({paper: {t.name: t.title for t in theorems} for paper, theorems in groups.items()}))
         return 0
     peers, arguments = config.peers(arguments)
+    if peers and __name__ == "__main__":
+        end = guard.in_child(_STOP.told)
+        if end is not None:
+            return _ended(end)
     given = {word.partition("=")[0] for word in arguments}
     for name, command in (("resume", _resume), ("recheck", _recheck)):
         if name in given:
@@ -230,6 +234,19 @@ def _lost(path: Path | None) -> int:
     if _STOP.signal:
         return _say(f"{_STOP.word}; {goes_on}", _STOP.code)
     return _say(f"another process of this run has ended, which ends it here too; {goes_on}", PEER_LOST)
+
+
+def _ended(end: guard.End) -> int:
+    """The exit code of a process whose child did its work, and the line that the child could not say."""
+    if end.code >= 0:
+        return end.code
+    goes_on = "the same command goes on from what process 0 has saved, with as many processes as you like"
+    if end.relayed:
+        _STOP.signal = end.relayed
+        return _say(f"{_STOP.word}; {goes_on}", _STOP.code)
+    if end.code == -signal.SIGABRT:
+        return _say(f"JAX has ended this process, as it does where process 0 is gone (see above); {goes_on}", PEER_LOST)
+    return _say(f"this process was killed by signal {-end.code}; {goes_on}", 128 - end.code)
 
 
 def _recheck(path: Path) -> int:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from popgd import gradient, run, store
+from popgd import gradient, guard, run, store
 from popgd.config import Peers, SettingError, peers
 from popgd.data import Rotated, UniformSphere
 from popgd.model import Active, embed, looped
@@ -255,5 +255,64 @@ def test_without_its_first_process_a_run_ends_too(tmp_path):
         assert time.monotonic() < deadline and both[0].poll() is None, both[0].communicate()
         time.sleep(0.05)
     both[0].send_signal(signal.SIGKILL)
-    assert both[1].wait(60) != 0
-    assert re.search("another (process|task)", both[1].communicate()[1])
+    assert both[1].wait(60) == run.PEER_LOST
+    last = both[1].communicate()[1].splitlines()[-1]
+    assert last.startswith("popgd: ") and ("goes on" in last or "continue with" in last)
+
+
+GUARDED = """
+import os, signal, time
+from popgd import guard
+heard = []
+end = guard.in_child(lambda number, frame: heard.append(number))
+if end:
+    print("END", *end, flush=True)
+else:
+    print("READY", flush=True)
+    while not heard:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    print("HEARD", *heard, flush=True)
+    os.abort()
+"""
+
+
+def guarded(tmp_path):
+    """A command that does its work in a child, which is there."""
+    (tmp_path / "guarded.py").write_text(GUARDED)
+    command = [sys.executable, str(tmp_path / "guarded.py")]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    assert parent.stdout.readline() == "READY\n"
+    return parent
+
+
+def test_a_guarded_process_hears_a_signal_once_and_its_abort_is_told(tmp_path):
+    """The signal goes to parent and child both, as launchers and terminals send it."""
+    parent = guarded(tmp_path)
+    os.killpg(parent.pid, signal.SIGTERM)
+    said = parent.communicate(timeout=60)[0].split()
+    assert said == ["HEARD", str(int(signal.SIGTERM)), "END", str(-signal.SIGABRT), str(int(signal.SIGTERM))]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_a_killed_guard_takes_its_child_along(tmp_path):
+    parent = guarded(tmp_path)
+    parent.kill()
+    assert parent.communicate(timeout=30)[0] == ""  # comes when the child, which waits for a signal, has closed its end too
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "line"),
+    [
+        (guard.End(3, 0), 3, ""),
+        (guard.End(-signal.SIGABRT, 0), run.PEER_LOST, "process 0 is gone"),
+        (guard.End(-signal.SIGABRT, signal.SIGTERM), 143, "terminated"),
+        (guard.End(-signal.SIGKILL, 0), 137, "killed by signal 9"),
+    ],
+)
+def test_the_end_of_a_guarded_process_is_one_line(monkeypatch, capsys, end, code, line):
+    monkeypatch.setattr(run, "_STOP", run._Stop())
+    monkeypatch.setattr("popgd.processes.leave", lambda code: code)
+    assert run._ended(end) == code
+    said = capsys.readouterr().err
+    assert line in said and said.count("\n") == bool(line)

@@ -32,6 +32,8 @@ MOVING = 0.01
 #: Growth of a sector by sampling must be known to less than half of its logarithm, what a forgotten factor 1/2 makes of it, or
 #: where that is small to a tenth of an e-fold.
 SECTOR_RESOLUTION, SECTOR_FLOOR = 0.4, 0.1
+#: Rounding of a step of both products, of terms as large as E|Sq|^2 which may cancel, over the perturbation; per eta and step.
+SECTOR_ROUNDING = 1e-13
 #: 31 degrees of freedom: what Student's quantile of a tail of 1e-8 to 1e-7 is over the normal one (1.29 to 1.33).
 STUDENT = 1.35
 #: Beyond eta * curvature = 2 a step overshoots along the sharpest direction.
@@ -170,6 +172,8 @@ def _p11(inside: Inside) -> Iterator[Evidence]:
 def sectors(study: Stability) -> Iterator[Evidence]:
     """A small perturbation of all entries grows on fresh samples as the product of the reduced maps says, in each sector."""
     growth = study.growth
+    terms = max(1.0, study.setting.eta * study.setting.law.mean_square_norm())
+    rounding = SECTOR_ROUNDING * float(growth.step[-1]) * terms
     for k, sector in enumerate(SECTORS):
         wanted, shorter = (float(np.log(abs(x[-1, k]))) for x in (growth.mean, growth.shorter))
         sets, runs = growth.predicted[-1, :, k] / growth.mean[-1, k], growth.measured[-1, :, k]
@@ -185,9 +189,9 @@ def sectors(study: Stability) -> Iterator[Evidence]:
             predicted=wanted,
             measured=wanted + float(np.log(mean / growth.mean[-1, k])) if mean * growth.mean[-1, k] > 0 else np.nan,
             error=STUDENT * float(np.hypot(ours, theirs)),
-            allowance=ours**2 + theirs**2 + abs(wanted - shorter),
+            allowance=ours**2 + theirs**2 + abs(wanted - shorter) + rounding,
             resolution=max(SECTOR_RESOLUTION * abs(wanted), SECTOR_FLOOR),
-            reason="sampling errors of the two, their squares, and the last two coefficients of the series",
+            reason="sampling errors of the two, their squares, the last two coefficients of the series, and rounding",
             origin="derived",
             skewness=float(((runs - mean) ** 3).mean() / runs.std() ** 3 / len(runs) ** 0.5) if runs.std() else 0.0,
             excuse=overshoots(study),

@@ -1,0 +1,53 @@
+"""A process of a distributed run does its work in a child, so that its parent can tell the end that JAX leaves no time to tell.
+
+Where the process that coordinates a run is gone, JAX aborts the others: no handler outlives that.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+#: How a signal reaches the child: some launchers send each signal to parent and child, and the second would end it at once.
+_RELAYED = {signal.SIGINT: signal.SIGUSR1, signal.SIGTERM: signal.SIGUSR2}
+#: Tells a child who its parent is.
+_PARENT = "POPGD_GUARDED_BY"
+_PR_SET_PDEATHSIG = 1
+
+
+class End(NamedTuple):
+    """How the child ended: its exit code, minus the signal where one killed it; and the last signal that was relayed, or 0."""
+
+    code: int
+    relayed: int
+
+
+def in_child(told: Callable[[int, Any], None]) -> End | None:
+    """None in the child, which goes on, its signals going to `told(signal, frame)`. Else does this command in a child: its end.
+
+    On Linux a killed parent takes its child with it.
+    """
+    if os.environ.get(_PARENT) == str(os.getppid()):
+        for number, relayed in _RELAYED.items():
+            signal.signal(number, signal.SIG_IGN)
+            signal.signal(relayed, lambda _, frame, number=number: told(number, frame))
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        return None
+    child, last = None, 0
+
+    def relay(number: int, frame: Any) -> None:
+        nonlocal last
+        last = number
+        if child:
+            child.send_signal(_RELAYED[signal.Signals(number)])
+
+    for number in _RELAYED:
+        signal.signal(number, relay)
+    child = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env={**os.environ, _PARENT: str(os.getpid())})
+    if last:
+        child.send_signal(_RELAYED[signal.Signals(last)])
+    return End(child.wait(), last)
