@@ -27,7 +27,7 @@ from popgd.plot import BLUE, GREY, ORANGE
 from popgd.report import check_setting, resolve
 
 #: Enough samples that every claim can tell on a mild spectrum.
-SIZES = {"samples": 2**13, "sampled_steps": 64, "batch": 128}
+SIZES = {"samples": 2**14, "sampled_steps": 64, "batch": 512}
 #: What a refused setting, or one without a claim, is shown as.
 REFUSED = "REFUSED"
 OUTCOMES = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "NOT APPLICABLE", REFUSED)
