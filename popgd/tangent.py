@@ -40,7 +40,9 @@ Slope = Any  # c -> l'(c), a pytree that jit takes as an argument
 
 
 class Series(NamedTuple):
-    """H(1, c), or H(c, 1), on 0 <= c <= top: a Chebyshev series in log(1 + lam c) for each of SETS independent samples."""
+    """H(1, c), or H(c, 1), on 0 <= c <= top: a Chebyshev series in log(1 + lam c) for each of SETS independent samples.
+
+    NaN elsewhere."""
 
     coefficients: Float[Array, "sets nodes 3 8 8"]
     lam: Float[Array, ""]
@@ -49,7 +51,8 @@ class Series(NamedTuple):
     def __call__(self, c: Float[Array, ""]) -> Float[Array, "sets 3 8 8"]:
         x = 2 * jnp.log1p(self.lam * c) / jnp.log1p(self.lam * self.top) - 1
         order = jnp.arange(self.coefficients.shape[1])
-        return jnp.tensordot(jnp.cos(order * jnp.arccos(jnp.clip(x, -1, 1))), self.coefficients, (0, 1))
+        found = jnp.tensordot(jnp.cos(order * jnp.arccos(jnp.clip(x, -1, 1))), self.coefficients, (0, 1))
+        return jnp.where((c >= 0) & (c <= self.top), found, jnp.nan)
 
     def shorter(self) -> "Series":
         """Without the last two coefficients."""

@@ -1,6 +1,8 @@
 """The claims about what is measured beside the manifold: `Stability` -> Evidence."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import wraps
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +44,19 @@ SHARP = 2.0
 LOSS_ROUNDING = 1e-12
 
 
+def where_it_converges(claims: Callable[[Stability], Iterator[Evidence]]) -> Callable[[Stability], Iterator[Evidence]]:
+    """The claims, INCONCLUSIVE where the descent on the manifold, beside which everything is judged, diverged."""
+
+    @wraps(claims)
+    def judged(study: Stability) -> Iterator[Evidence]:
+        finite = np.isfinite(study.base.theta).all()
+        for evidence in claims(study):
+            yield evidence if finite else replace(evidence, excuse="descent on the manifold diverged: take a smaller eta")
+
+    return judged
+
+
+@where_it_converges
 def sectors_split(study: Stability) -> Iterator[Evidence]:
     """Active and inactive blocks do not mix; two entries have closed forms; the scalar sector is that of the exact loss."""
     mean = np.asarray(study.found.mean)
@@ -116,6 +131,7 @@ def _exact_entries(study: Stability, where: str) -> Iterator[Evidence]:
         )
 
 
+@where_it_converges
 def saddle(study: Stability) -> Iterator[Evidence]:
     """The curvature along P22 - Q22 is negative; where h < 0, without LN at small c, along P22 + Q22."""
     v, sign = np.zeros(8), 1 if study.h[0][0] >= 0 else -1
@@ -136,6 +152,7 @@ def saddle(study: Stability) -> Iterator[Evidence]:
     )
 
 
+@where_it_converges
 def grows(study: Stability) -> Iterator[Evidence]:
     """Perturbations grow and shrink as first order says, in all of N; one layer."""
     if study.inside is None:
@@ -169,6 +186,7 @@ def _p11(inside: Inside) -> Iterator[Evidence]:
         yield _growth("p11-rate", statement, p11, inside.pushes, inside.pushed.step)
 
 
+@where_it_converges
 def sectors(study: Stability) -> Iterator[Evidence]:
     """A small perturbation of all entries grows on fresh samples as the product of the reduced maps says, in each sector."""
     growth = study.growth
@@ -200,6 +218,8 @@ def sectors(study: Stability) -> Iterator[Evidence]:
 
 def overshoots(study: Stability) -> str:
     """Why nothing can be said of steps this large, or empty."""
+    if (study.base.theta[:, 2] * study.base.theta[:, 5]).min() < 0:
+        return "steps overshoot: on the manifold c = ab falls below 0; take a smaller eta"
     sharpest = study.growth.sharpest
     if sharpest <= SHARP:
         return ""
@@ -229,6 +249,7 @@ def _growth(name: str, statement: str, x: np.ndarray, predicted: np.ndarray, ste
     )
 
 
+@where_it_converges
 def ends(study: Stability) -> Iterator[Evidence]:
     """Where descent from beside the manifold gets to; for more layers it is sampled and a number of the report, not a claim."""
     if study.inside is None:
@@ -281,8 +302,10 @@ def unfinished(study: Stability, left: Float[np.ndarray, " ended"]) -> str:
     Its steps overshoot; to first order it is still within its distance of order one; or what is left is still getting less.
     """
     inside, step = study.inside, study.ended.step
-    if inside is None or not np.isfinite(left[-1]):
+    if inside is None:
         return ""
+    if not np.isfinite(left[-1]):
+        return "beside the manifold steps overshoot, to no finite loss: take a smaller eta"
     logs = inside.grows[:, inside.grown.step <= step[-1]][:, -1]
     if inside.pushes is not None and study.ended.theta[0, P11] != 0:
         logs = np.append(logs, inside.pushes[-1])

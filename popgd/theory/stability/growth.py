@@ -85,10 +85,10 @@ def sector_growth(
 
 
 def sharpness(series: tangent.Series, theta: Float[np.ndarray, "points 8"], first: bool) -> float:
-    """The largest curvature of the mean Hessian in any sector at points of the manifold."""
+    """The largest curvature of the mean Hessian in any sector at those points of the manifold that the series reaches."""
     largest = 0.0
     for a, b in theta[:, [2, 5]]:
         D = np.asarray(tangent.scales(jnp.asarray(a), jnp.asarray(b), first))
         H = D[:, None] * np.asarray(series.mean()(jnp.asarray(a * b)))[0] * D
-        largest = max([largest, *(float(eigh(sector)[0][-1]) for sector in H)])
-    return largest
+        largest = np.nanmax([largest, *(eigh(sector)[0][-1] for sector in H)])
+    return float(largest)

@@ -26,8 +26,8 @@ from popgd.weights import Weights
 
 #: Where the coordinates of the modes stand.
 P11, P12, P22, Q21, Q22 = 0, 1, 3, 6, 7
-#: Degree of the Chebyshev series of l', h and k11 in log(1 + lam_1 c).
-DEGREE = 40
+#: Degree of the Chebyshev series of l', h and k11 in log(1 + lam_1 c), and how much further than the recorded c they reach.
+DEGREE, WIDER = 40, 1.1
 #: Samples of the closed form of H_{P12,Q21} for each of a Hessian's: one costs a hundredth.
 CHEAPER = 16
 
@@ -121,11 +121,15 @@ def turned(setting: Setting, objective: Objective, c: float) -> tuple[float, flo
     return float(found.mean), float(found.stderr)
 
 
-def fitted(f: Callable[[np.ndarray], np.ndarray], lam: float, top: float) -> Callable[[Array], Array]:
-    """f on [0, top] as a Chebyshev series in log(1 + lam c), where its singularities c = -1/lam_i are pi away from the reals."""
-    series = np.polynomial.Chebyshev.interpolate(lambda u: f(np.expm1(u) / lam), DEGREE, domain=[0.0, np.log1p(lam * top)])
-    scale = 2 / np.log1p(lam * top)
-    return lambda c: jnp.asarray(np.polynomial.chebyshev.chebval(jnp.log1p(lam * c) * scale - 1, series.coef))
+def fitted(f: Callable[[np.ndarray], np.ndarray], lam: float, bottom: float, top: float) -> Callable[[Array], Array]:
+    """f on [bottom, top] as a Chebyshev series in log(1 + lam c), NaN elsewhere.
+
+    There its singularities c = -1/lam_i are pi away from the reals."""
+    ends = np.log1p(lam * np.array([bottom, top]))
+    series = np.polynomial.Chebyshev.interpolate(lambda u: f(np.expm1(u) / lam), DEGREE, domain=ends)
+    middle, half = ends.mean(), np.diff(ends)[0] / 2
+    value = lambda c: jnp.asarray(np.polynomial.chebyshev.chebval((jnp.log1p(lam * c) - middle) / half, series.coef))
+    return lambda c: jnp.where((c >= bottom) & (c <= top), value(c), jnp.nan)
 
 
 def first_order(
@@ -136,14 +140,16 @@ def first_order(
     The first two, and the path, know nothing of the exact loss on N; the third is NaN where that is not known.
     """
     rate, lam = setting.eta / setting.law.d, float(spectrum.lam.max())
-    top = 1.001 * float((base.theta[:, 2] * base.theta[:, 5]).max())
-    slope = fitted(lambda c: np.asarray(known.slope(c).value), lam, top)
-    h = fitted(lambda c: coupling(known, objective, c)[0], lam, top)
+    passed = base.theta[:, 2] * base.theta[:, 5]
+    # Where steps of 4.2 overshoot, c swings around c*, past 0 and further than at the steps that were recorded
+    ends = min(0.0, WIDER * float(passed.min())), WIDER * float(passed.max())
+    slope = fitted(lambda c: np.asarray(known.slope(c).value), lam, *ends)
+    h = fitted(lambda c: coupling(known, objective, c)[0], lam, *ends)
     k11 = lambda c: jnp.nan
     if whole(objective, spectrum):
         loss = one_layer.loss(objective, spectrum)
         second = jax.jit(jax.vmap(lambda c: jax.grad(jax.grad(lambda x: loss(kronecker.point(c, 1.0).at[P11].set(x))))(0.0)))
-        k11 = fitted(lambda c: np.asarray(second(jnp.asarray(c))), lam, top)
+        k11 = fitted(lambda c: np.asarray(second(jnp.asarray(c))), lam, *ends)
 
     def step(_: Any, state: tuple) -> tuple:
         a, b, log = state
