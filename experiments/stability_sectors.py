@@ -32,7 +32,7 @@ CASES = (
     ("4.2", 1, LAM, 0.1, "unnormalised", 1500, ("P22 - Q22", "P22 - Q22", "P22 - Q22")),
     ("4.3", 1, LAM, 0.5, "", 500, ("P22 - Q22", "P11", "P22 - Q22")),
 )
-#: Samples of a Hessian, of which half goes into the series.
+#: Samples of a Hessian; the series has as many.
 SAMPLES = 2**13
 #: Products of random maps whose mean is not known to this are not drawn: where another sector grows faster, noise leaks there.
 RESOLVED = 0.5

@@ -17,6 +17,7 @@ descent the path is noisy too, and growth is off by O(eta/batch).)
 H is needed as a function of c only, from 0 on, where descent starts. Source: derived.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,11 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from popgd import hessian, kronecker, model
-from popgd.data import Law
+from popgd import gradient, hessian, kronecker, model
+from popgd.data import Law, Sample
 from popgd.hessian import SectorHessian, directions
 from popgd.kronecker import Kronecker
 from popgd.objectives import Objective
+from popgd.weights import Weights
 
 #: Chebyshev nodes in log(1 + lam c); the last two coefficients, which say what more of them would change, are kept in sight.
 NODES = 8
@@ -68,28 +70,27 @@ def series(objective: Objective, law: Law, lam: float, top: float, key: PRNGKeyA
     Raises ValueError for d < 2. Valid for a law and a loss that do not change under (X, q) -> (O X, O q).
     """
     angles = (2 * np.arange(NODES) + 1) * np.pi / (2 * NODES)
-    places = np.expm1((1 + np.cos(angles)) / 2 * np.log1p(lam * top)) / lam
-    values = _at_nodes(SectorHessian(objective), law, jnp.asarray(places), key, samples, first)
+    places = jnp.asarray(np.expm1((1 + np.cos(angles)) / 2 * np.log1p(lam * top)) / lam)
+    average = partial(gradient.population_average, _AtNodes(objective, first), Weights(places, places), law, chunk=1)
+    values = np.stack([average(jax.random.fold_in(key, k), samples).mean for k in range(SETS)])
     table = np.cos(np.outer(np.arange(NODES), angles)) * 2 / NODES
     table[0] /= 2
     return Series(jnp.tensordot(values, table, (1, 1)).transpose(0, 4, 1, 2, 3), jnp.asarray(lam), jnp.asarray(top))
 
 
-@partial(jax.jit, static_argnames=("statistic", "samples", "first"))
-def _at_nodes(
-    statistic: SectorHessian, law: Law, places: Array, key: PRNGKeyArray, samples: int, first: bool
-) -> Float[Array, "sets nodes 3 8 8"]:
-    points = jax.vmap(lambda c: kronecker.point(*((1.0, c) if first else (c, 1.0))))(places)
+@dataclass(frozen=True)
+class _AtNodes:
+    """Statistic: one sample's Hessian at each c of a vector, which stands for the weights: H(1, c) (`first`) or H(c, 1)."""
 
-    def one(number: Array) -> Array:
-        sample = law.sample(jax.random.fold_in(key, number), jnp.dtype("float64"))
-        return jax.lax.map(lambda theta: statistic(Kronecker(law.d).embed(theta), sample), points)
+    objective: Objective
+    first: bool
 
-    def mean(which: Array) -> Array:
-        start = jnp.zeros((len(places), 3, 8, 8))
-        return jax.lax.fori_loop(0, samples, lambda i, total: total + one(which * samples + i) / samples, start)
+    def __call__(self, weights: Weights, sample: Sample) -> Float[Array, "nodes 3 8 8"]:
+        def at(c: Float[Array, ""]) -> Float[Array, "3 8 8"]:
+            theta = kronecker.point(*((1.0, c) if self.first else (c, 1.0)))
+            return SectorHessian(self.objective)(Kronecker(sample.q.shape[0]).embed(theta), sample)
 
-    return jax.lax.map(mean, jnp.arange(SETS))
+        return jax.lax.map(at, weights.P)
 
 
 def scales(a: Array, b: Array, first: bool) -> Float[Array, "8"]:

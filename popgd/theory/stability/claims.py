@@ -31,15 +31,13 @@ BELOW = 0.9
 SETTLED = 1e-3
 #: A descent that took more than this share off what is left of its loss, or distance, since half its steps is under way.
 MOVING = 0.01
-#: Growth of a sector by sampling must be known to less than half of its logarithm, what a forgotten factor 1/2 makes of it, or
-#: where that is small to a tenth of an e-fold.
-SECTOR_RESOLUTION, SECTOR_FLOOR = 0.4, 0.1
 #: Rounding of a step of both products, of terms as large as E|Sq|^2 which may cancel, over the perturbation; per eta and step.
 SECTOR_ROUNDING = 1e-13
 #: 31 degrees of freedom: what Student's quantile of a tail of 1e-8 to 1e-7 is over the normal one (1.29 to 1.33).
 STUDENT = 1.35
-#: Beyond eta * curvature = 2 a step overshoots along the sharpest direction.
-SHARP = 2.0
+#: Beyond eta * curvature = 2 a step overshoots along the sharpest direction. A few do at c = 0, where the natural step size is
+#: near that: they matter where they make it grow by an e-fold.
+SHARP, OVERSHOOT = 2.0, 1.0
 #: Rounding of the exact losses: measured 1e-15 for those of order one.
 LOSS_ROUNDING = 1e-12
 
@@ -190,25 +188,26 @@ def _p11(inside: Inside) -> Iterator[Evidence]:
 def sectors(study: Stability) -> Iterator[Evidence]:
     """A small perturbation of all entries grows on fresh samples as the product of the reduced maps says, in each sector."""
     growth = study.growth
+    last = growth.horizon()
     terms = max(1.0, study.setting.eta * study.setting.law.mean_square_norm())
-    rounding = SECTOR_ROUNDING * float(growth.step[-1]) * terms
+    rounding = SECTOR_ROUNDING * float(growth.step[last]) * terms
     for k, sector in enumerate(SECTORS):
-        wanted, shorter = (float(np.log(abs(x[-1, k]))) for x in (growth.mean, growth.shorter))
-        sets, runs = growth.predicted[-1, :, k] / growth.mean[-1, k], growth.measured[-1, :, k]
+        wanted, shorter = (float(np.log(abs(x[last, k]))) for x in (growth.mean, growth.shorter))
+        sets, runs = growth.predicted[last, :, k] / growth.mean[last, k], growth.measured[last, :, k]
         mean = float(runs.mean())
         ours = float(runs.std(ddof=1) / len(runs) ** 0.5 / abs(mean))
         theirs = float(sets.std(ddof=1) / len(sets) ** 0.5)
         # The logarithm of a mean with relative error e is off by e^2/2.
         yield Evidence(
             f"growth-{sector.replace(' ', '-')}",
-            f"A perturbation of all entries, {sector}, grows in {growth.step[-1]} steps on fresh samples by the factor "
+            f"A perturbation of all entries, {sector}, grows in {growth.step[last]} steps on fresh samples by the factor "
             f"{np.exp(wanted):.4g} of the reduced Hessian along the manifold: logarithm",
             "first order and Schur's lemma",
             predicted=wanted,
-            measured=wanted + float(np.log(mean / growth.mean[-1, k])) if mean * growth.mean[-1, k] > 0 else np.nan,
+            measured=wanted + float(np.log(mean / growth.mean[last, k])) if mean * growth.mean[last, k] > 0 else np.nan,
             error=STUDENT * float(np.hypot(ours, theirs)),
             allowance=ours**2 + theirs**2 + abs(wanted - shorter) + rounding,
-            resolution=max(SECTOR_RESOLUTION * abs(wanted), SECTOR_FLOOR),
+            resolution=growth.resolution()[last, k],
             reason="sampling errors of the two, their squares, the last two coefficients of the series, and rounding",
             origin="derived",
             skewness=float(((runs - mean) ** 3).mean() / runs.std() ** 3 / len(runs) ** 0.5) if runs.std() else 0.0,
@@ -221,7 +220,7 @@ def overshoots(study: Stability) -> str:
     if (study.base.theta[:, 2] * study.base.theta[:, 5]).min() < 0:
         return "steps overshoot: on the manifold c = ab falls below 0; take a smaller eta"
     sharpest = study.growth.sharpest
-    if sharpest <= SHARP:
+    if study.growth.overshoot < OVERSHOOT:
         return ""
     eta = SHARP * study.setting.eta / sharpest
     return f"eta times the sharpest curvature is {sharpest:.3g} > 2: steps overshoot; take eta below {eta:.2g}"

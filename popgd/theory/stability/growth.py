@@ -14,13 +14,19 @@ from popgd.recursion import log_grid
 from popgd.theory.base import Setting
 from popgd.theory.study import start_of
 
-#: A claim follows growth until it has reached three decades, for so many steps at most: the spread of products of random maps
-#: grows with their number, and soon a few of them make the mean.
-DECADES, STEPS = 3.0, 500
+#: A claim follows growth until a sector reaches a factor of 30, for so many steps at most: the spread of products of random maps
+#: grows with their number, soon a few of them make the mean, and noise of what grows fastest hides the others.
+DECADES, STEPS = 1.5, 500
+#: Growth of a sector must be known to less than half of its logarithm, what a forgotten factor 1/2 makes of it, or where that is
+#: small to a tenth of an e-fold.
+RESOLUTION, FLOOR = 0.4, 0.1
+#: Where the standard error of the prediction is at most this share of the resolution, that of the fresh samples may be as large:
+#: 1/(sqrt(2) x 10.3), 10.3 standard errors being a gap that is seen.
+KNOWN = 0.068
 #: Independent tangent maps of full matrices, and the fresh samples of each step of one.
-RUNS, BATCH = 32, 8
-#: Of the samples of a Hessian, those of a set of the series.
-SHARE = 64
+RUNS, BATCH = 32, 16
+#: A set of the series has this share of the samples of a Hessian: all of them as many.
+SHARE = 32
 
 
 class Growth(NamedTuple):
@@ -28,7 +34,8 @@ class Growth(NamedTuple):
 
     vectors are the starts x. predicted, for each set
     of sampled series, mean for their mean, shorter for that without its last two coefficients; measured for each run.
-    sharpest is the largest eigenvalue of eta times the mean Hessian that was passed: beyond 2 a step overshoots.
+    sharpest is the largest eigenvalue of eta times the mean Hessian that was passed: beyond 2 a step overshoots. overshoot is
+    the logarithm of what the sharpest direction grows by at the steps that do.
     """
 
     step: Int[np.ndarray, " records"]
@@ -38,6 +45,24 @@ class Growth(NamedTuple):
     shorter: Float[np.ndarray, "records 3"]
     measured: Float[np.ndarray, "records runs 3"]
     sharpest: float
+    overshoot: float
+
+    def resolution(self) -> Float[np.ndarray, "records 3"]:
+        """To what the logarithm of growth must be known."""
+        return np.maximum(RESOLUTION * abs(np.log(abs(self.mean))), FLOOR)
+
+    def horizon(self) -> int:
+        """The last record, none having grown by more than DECADES, at which growth by an e-fold is known in every sector; or, if
+        there is none, the last of those.
+
+        It is chosen by the prediction alone, whose error grows with the number of steps.
+        """
+        beyond = np.any(abs(self.mean) > 10**DECADES, axis=1)
+        end = max(1, int(np.argmax(beyond))) if np.any(beyond) else len(self.mean)
+        sets = self.predicted / self.mean[:, None]
+        known = sets.std(axis=1, ddof=1) / sets.shape[1] ** 0.5 <= KNOWN * self.resolution()
+        known = np.all(known, axis=1)[:end] & np.any(abs(np.log(abs(self.mean))) >= 1, axis=1)[:end]
+        return int(np.flatnonzero(known)[-1]) if known.any() else end - 1
 
 
 def lowest(found: gradient.Estimate, blocks: Sequence[int]) -> Float[np.ndarray, "3 8"]:
@@ -79,16 +104,19 @@ def sector_growth(
     )
     measured = np.einsum("rksi,si->rks", np.asarray(found_x), vectors)
     kept = slice(len(grid))
-    points = base.theta[base.step <= grid[-1]]
+    passed = base.step <= grid[-1]
+    sharp = setting.eta * sharpness(series, base.theta[passed], first)
+    # Beyond 2 the factor of a step is 1 - sharp < -1
+    overshoot = np.log(np.maximum(sharp - 1, 1))[:-1] @ np.diff(base.step[passed])
     return Growth(grid, vectors, predicted(series)[kept], mean[kept], predicted(series.mean().shorter())[kept, 0], measured,
-                  setting.eta * sharpness(series, points, first))  # fmt: skip
+                  float(sharp.max()), float(overshoot))  # fmt: skip
 
 
-def sharpness(series: tangent.Series, theta: Float[np.ndarray, "points 8"], first: bool) -> float:
-    """The largest curvature of the mean Hessian in any sector at those points of the manifold that the series reaches."""
-    largest = 0.0
+def sharpness(series: tangent.Series, theta: Float[np.ndarray, "points 8"], first: bool) -> Float[np.ndarray, " points"]:
+    """The largest curvature of the mean Hessian in any sector at points of the manifold, 0 where the series does not reach."""
+    largest = []
     for a, b in theta[:, [2, 5]]:
         D = np.asarray(tangent.scales(jnp.asarray(a), jnp.asarray(b), first))
         H = D[:, None] * np.asarray(series.mean()(jnp.asarray(a * b)))[0] * D
-        largest = np.nanmax([largest, *(eigh(sector)[0][-1] for sector in H)])
-    return float(largest)
+        largest.append(max(eigh(sector)[0][-1] for sector in H))
+    return np.nan_to_num(np.array(largest), nan=0.0)

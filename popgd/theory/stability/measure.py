@@ -47,7 +47,7 @@ class Inside(NamedTuple):
 
 
 #: What parts of a study are trees of, for what remembers them.
-_PATH, _ESTIMATE, _GROWTH = Path(*range(3)), gradient.Estimate(*range(3)), Growth(*range(7))  # pyright: ignore
+_PATH, _ESTIMATE, _GROWTH = Path(*range(3)), gradient.Estimate(*range(3)), Growth(*range(8))  # pyright: ignore
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
         exact=prediction.exact_hessian(objective, more, theta) if prediction.whole(objective, spectrum) else None,
         h=prediction.coupling(wide, objective, np.array([c])),
         turned=prediction.turned(setting, objective, float(c)) if objective.L > 1 else None,
-        growth=growth._replace(sharpest=float(growth.sharpest)),
+        growth=growth._replace(sharpest=float(growth.sharpest), overshoot=float(growth.overshoot)),
         limit=(float(limit.value), float(limit.bound + limit.stderr)),
         base_step=base.step[some],
         base_loss=part("loss on the manifold", lambda: np.asarray(known.loss(position).value), like=0),
