@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 #: How a signal reaches the child: some launchers send each signal to parent and child, and the second would end it at once.
-_RELAYED = {signal.SIGINT: signal.SIGUSR1, signal.SIGTERM: signal.SIGUSR2}
+#: Windows has none to spare.
+_RELAYED = {} if sys.platform == "win32" else {signal.SIGINT: signal.SIGUSR1, signal.SIGTERM: signal.SIGUSR2}
 #: Tells a child who its parent is.
 _PARENT = "POPGD_GUARDED_BY"
 _PR_SET_PDEATHSIG = 1
@@ -28,8 +29,10 @@ class End(NamedTuple):
 def in_child(told: Callable[[int, Any], None]) -> End | None:
     """None in the child, which goes on, its signals going to `told(signal, frame)`. Else does this command in a child: its end.
 
-    On Linux a killed parent takes its child with it.
+    On Linux a killed parent takes its child with it. On Windows there is no child.
     """
+    if not _RELAYED:
+        return None
     if os.environ.get(_PARENT) == str(os.getppid()):
         for number, relayed in _RELAYED.items():
             signal.signal(number, signal.SIG_IGN)
