@@ -50,7 +50,8 @@ def test_more_layers_are_refused_where_the_theorem_has_one():
 @pytest.mark.parametrize("number", FINDINGS)
 @pytest.mark.parametrize("changes", [{}, RANDOM], ids=["fixed", "random"])
 def test_all_claims_hold(number, changes):
-    report = judged(number.removesuffix(".stability"), **changes)
+    few = {"spectra": 32} if changes and number == "4.3.stability" else {}  # a loss of 4.3 is a hundred slopes for each
+    report = judged(number.removesuffix(".stability"), **changes, **few)
     assert report.outcome is Outcome.SUPPORTED, [(claim.id, claim.outcome) for claim in report.claims]
 
 
