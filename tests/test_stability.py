@@ -16,6 +16,7 @@ from popgd.quadrature import Spectrum
 from popgd.report import check_setting, resolve
 from popgd.theory import FINDINGS, THEOREMS, TITLE_OF_FINDINGS
 from popgd.theory.stability import measure, prediction
+from popgd.theory.stability.growth import Growth
 from popgd.verdict import Outcome
 
 P11, P12, P22, Q21, Q22 = 0, 1, 3, 6, 7
@@ -128,6 +129,34 @@ def test_steps_that_overshoot_are_inconclusive():
     report = judged("4.1", **{**DEEP, "L": 3, "eta": 0.5, "sampled_steps": 20, "samples": 512})
     reasons = {claim.id: (claim.outcome, claim.reason) for claim in report.claims if claim.id.startswith("growth")}
     assert all(outcome is Outcome.INCONCLUSIVE and "overshoot" in reason for outcome, reason in reasons.values()), reasons
+
+
+def grown(logs, stderr):
+    """Growth of logs[k] in every sector at record k, whose prediction has that relative standard error."""
+    mean = np.exp(np.array(logs))[:, None] * np.ones(3)
+    sets = 1 + np.array(stderr)[:, None] * np.resize([-1.0, 1.0], 32) * 31**0.5
+    predicted = mean[:, None] * sets[:, :, None]
+    return Growth(np.arange(len(logs)), np.zeros((3, 8)), predicted, mean, mean, predicted, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("logs", "stderr", "record"),
+    [
+        ([0.5, 1.2, 2.0, 3.0], [0.01, 0.01, 0.01, 0.01], 3),  # known to the end
+        ([0.5, 1.2, 2.0, 3.0], [0.01, 0.01, 0.03, 0.20], 2),  # no longer known
+        ([0.5, 1.2, 2.0, 4.0], [0.01, 0.01, 0.01, 0.01], 2),  # more than a factor of 30
+        ([0.1, 0.2, 0.3, 0.9], [0.01, 0.01, 0.01, 0.01], 3),  # not an e-fold anywhere
+        ([0.5, 1.2, 2.0, 4.0], [0.10, 0.20, 0.30, 0.40], 2),  # known nowhere
+    ],
+)
+def test_growth_is_judged_where_it_is_known(logs, stderr, record):
+    assert grown(logs, stderr).horizon() == record
+
+
+def test_series_are_no_number_where_they_do_not_reach():
+    f = prediction.fitted(np.sqrt, 2.0, 1.0, 3.0)
+    assert float(f(2.0)) == pytest.approx(2**0.5, abs=1e-12)
+    assert np.isnan(float(f(0.9))) and np.isnan(float(f(3.1)))
 
 
 def leaking(weights, x, M, plain=hessian.moved):

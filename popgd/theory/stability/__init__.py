@@ -29,7 +29,7 @@ from popgd.theory.stability.measure import Stability, study
 __all__ = ["FINDINGS"]
 
 #: How much smaller than the natural one the step size is for two loops, and for each loop beyond.
-SHARP, SHARPER = 10.0, 100.0
+TWO_LOOPS, EACH_MORE = 10.0, 100.0
 
 
 def quantities(study: Stability) -> dict[str, tuple[float, float]]:
@@ -59,7 +59,7 @@ def beside_step(law: UnitColumns, L: int) -> float:
     Beside the manifold eta must be below 2/curvature of Q11, which for the default spectrum is 4.4, 433 and 29,000 at c = 1 for
     L = 2, 3 and 4; and where it is not well below, sampling noise hides what grows.
     """
-    return power_method.natural_step(law, L) / (1.0 if L == 1 else max(SHARP, SHARPER ** (L - 2)))
+    return power_method.natural_step(law, L) / (1.0 if L == 1 else max(TWO_LOOPS, EACH_MORE ** (L - 2)))
 
 
 def _finding(
