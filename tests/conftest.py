@@ -56,14 +56,15 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
 
 
-#: Files and tests about the last digits run the code that a user's run has, and so do the processes that test_resume starts;
+#: Files and tests about the last digits run the code that a user's run has, and so do the processes that test_resume starts
+#: and the slow tests, which spend their time in what was compiled (stability of random spectra: 70 s or over 10 minutes);
 #: the others spend most of their time in the compiler, so their code is compiled with most optimisations off.
 AS_USERS_DO = {"test_backend", "test_recursion", "test_reference_values", "test_looped_bound_is_honest_on_hard_cases",
                "test_layer_bound_is_honest_on_hard_cases", "test_plane_closed_forms"}  # fmt: skip
 
 
 def pytest_runtest_setup(item):
-    as_users_do = {item.path.stem, item.originalname} & AS_USERS_DO
+    as_users_do = {item.path.stem, item.originalname} & AS_USERS_DO or item.get_closest_marker("slow")
     jax.config.update("jax_disable_most_optimizations", not as_users_do)
 
 
