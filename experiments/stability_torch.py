@@ -1,6 +1,6 @@
 """The headline runs beside the manifold once more, by PyTorch: another autograd, another sampler, other seeds, many runs.
 
-    pip install -e ".[bench]" && python experiments/stability_torch.py      # fifteen minutes on one core
+    pip install -e ".[bench]" && python experiments/stability_torch.py      # five minutes on one core
 
 Writes figures/stability_torch.md and .json.
 """
@@ -21,14 +21,15 @@ D, N, TEST = len(LAM), int(LAM.sum()), 2**13
 SAYS = (
     "`python experiments/stability_torch.py`, which uses nothing of popgd: another autograd, another sampler, other seeds. Mean "
     "test loss over the runs, their standard deviation, least and largest; all runs share a test set, whose own standard error "
-    "is the last column. Spectrum (8, 5, 4, 2, 1)."
+    "is the last column. c = tr(P21 Q12)/d and 1 + m, m = tr(P22 Q22)/d, are means over the runs. Spectrum (8, 5, 4, 2, 1)."
 )
 U = torch.eye(D, dtype=torch.float64).repeat_interleave(LAM.long(), dim=1)
 
 
 @dataclass(frozen=True)
 class Case:
-    """loss: 'dist' (4.1), 'Sq/|Sq|' or 'Sq'; start: standard deviation of the six inactive blocks, beside P21 = I, Q12 = 0."""
+    """loss: 'dist' (4.1), 'Sq/|Sq|' or 'Sq'; start: standard deviation of the six inactive blocks, beside P21 = I, Q12 = 0;
+    corner: P22 = -Q22 = this times I, besides."""
 
     name: str
     loss: str
@@ -39,6 +40,8 @@ class Case:
     steps: int
     start: float
     runs: int
+    decay: float = 0.0
+    corner: float = 0.0
 
 
 CASES = (
@@ -48,6 +51,10 @@ CASES = (
     Case("4.1 from (I, 0)", "dist", True, 1, 0.5, 128, 1000, 0.0, 8),
     Case("4.2, y = Sq/|Sq|, from (I, 0)", "Sq/|Sq|", False, 1, 0.05, 64, 6000, 0.0, 8),
     Case("4.2, y = Sq, beside", "Sq", False, 1, 0.02, 128, 12_000, 0.1, 2),
+    Case("4.2, y = Sq, beside", "Sq", False, 1, 0.04, 64, 10_000, 1e-2, 2, decay=0.05),
+    Case("4.2, y = Sq, beside", "Sq", False, 1, 0.04, 64, 4000, 1e-2, 2, decay=0.2),
+    Case("4.3, p22 = -q22 = 0.3", "Sq/|Sq|", True, 1, 0.5, 64, 6000, 0.0, 4, corner=0.3),
+    Case("4.3 beside", "Sq/|Sq|", True, 1, 0.5, 64, 6000, 0.03, 2, decay=1e-2),
 )
 
 
@@ -79,16 +86,21 @@ def run(case: Case, seed: int) -> dict[str, Any]:
     blocks = case.start * torch.randn(2, case.runs, 2 * D, 2 * D, generator=generator, dtype=torch.float64)
     P, Q = blocks
     P[:, D:, :D], Q[:, :D, D:] = torch.eye(D, dtype=torch.float64), 0.0
+    P[:, D:, D:] += case.corner * torch.eye(D, dtype=torch.float64)
+    Q[:, D:, D:] -= case.corner * torch.eye(D, dtype=torch.float64)
     for _ in range(case.steps):
         P.requires_grad_()
         Q.requires_grad_()
         mean = losses(case, P, Q, draw(case.runs, case.batch, generator)).mean(dim=1).sum()
-        P, Q = (W.detach() - case.eta * g for W, g in zip((P, Q), torch.autograd.grad(mean, (P, Q)), strict=True))
+        gradients = torch.autograd.grad(mean, (P, Q))
+        P, Q = (W - case.eta * (g + case.decay * W) for W, g in zip((P.detach(), Q.detach()), gradients, strict=True))
     test = draw(1, TEST, generator)
     found = np.stack([losses(case, P[i : i + 1], Q[i : i + 1], test)[0].numpy() for i in range(case.runs)])
     ends = found.mean(axis=1)
     error = float(np.median(found.std(axis=1, ddof=1)) / TEST**0.5)
-    return {**case.__dict__, "losses": ends.tolist(), "mean": ends.mean(), "sd": ends.std(ddof=1), "test_error": error}
+    products = {"c": P[:, D:, :D] @ Q[:, :D, D:], "1 + m": torch.eye(D, dtype=torch.float64) + P[:, D:, D:] @ Q[:, D:, D:]}
+    traces = {name: float(torch.diagonal(x, dim1=1, dim2=2).mean()) for name, x in products.items()}
+    return {**case.__dict__, **traces, "losses": ends.tolist(), "mean": ends.mean(), "sd": ends.std(ddof=1), "test_error": error}
 
 
 def main() -> None:
@@ -104,16 +116,16 @@ def main() -> None:
 def table(rows: list[dict[str, Any]]) -> str:
     lines = ["# The headline runs beside the manifold, by PyTorch", "", SAYS, ""]
     lines += [
-        "| theorem, start | loops | eta | batch | steps | runs | mean loss | between runs | least, largest | of the test set |"
+        "| theorem, start | loops | eta | decay | batch | steps | runs | mean loss | between runs | least, largest | c, 1 + m | "
+        "of the test set |"
     ]
-    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---|---:|"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---|---:|"]
     for row in rows:
         low, high = min(row["losses"]), max(row["losses"])
         start = (f"{row['name']}, {row['start']:g}" if row["start"] else row["name"]).replace("|", "\\|")
-        lines.append(
-            f"| {start} | {row['L']} | {row['eta']:g} | {row['batch']} | {row['steps']} | {row['runs']} | {row['mean']:.4g} | "
-            f"{row['sd']:.2g} | {low:.4g}, {high:.4g} | {row['test_error']:.2g} |"
-        )
+        how = (row["L"], row["eta"], row["decay"], row["batch"], row["steps"], row["runs"])
+        seen = (f"{row['mean']:.4g}", f"{row['sd']:.2g}", f"{low:.4g}, {high:.4g}", f"{row['c']:.3g}, {row['1 + m']:.2g}")
+        lines.append(f"| {' | '.join([start, *(f'{x:g}' for x in how), *seen, format(row['test_error'], '.2g')])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -259,11 +259,26 @@ def test_p11_grows_like_the_exponential_of_c_in_4_1_and_like_a_power_in_4_3():
     assert rates[1] * 300 == pytest.approx(0.25, rel=0.02)
 
 
+@pytest.mark.parametrize("c", [0.6, 1.7])
+@pytest.mark.parametrize(("objective", "power"), [(SubspaceDistance(1), 2), (PowerIteration("normalised"), 3)])
+def test_weight_decay_makes_the_manifold_attract_where_it_stops_below_one(objective, power, c):
+    """w = -l'(c)/d stops at a = b = sqrt c, where p22 - r22 shrinks by 1 - eta w (1 - c) a step: it grows for c > 1."""
+    known, d, eta, steps = prediction.curve_of(objective, Spectrum.of((6.0, 2.5, 1.5, 1.0))), 4, 0.2, 300
+    fit = interpolate(lambda c: np.asarray(known.log_slope(c).value), power, largest=1e4, tolerance=1e-6)
+    slope, w = one_layer.along_curve(fit), -float(known.slope(c).value) / d
+    start = kronecker.point(c**0.5, c**0.5).at[jnp.array([P22, Q22])].set(jnp.array([1e-9, -1e-9]))
+    step = lambda _, theta: theta - eta * (slope(theta, None)[1] / d + w * theta)
+    end = jax.jit(lambda theta: jax.lax.fori_loop(0, steps, step, theta))(start)
+    assert float(end[2] * end[5]) == pytest.approx(c, rel=1e-4)
+    grown = np.log(float(end[P22] - end[Q22]) / 2e-9)
+    assert grown == pytest.approx(steps * np.log1p(-eta * w * (1 - c)), rel=1e-3) and (grown < 0) == (c < 1)
+
+
 def column(objective, law, steps, eta, x, samples, runs):
     """(log growth by the reduced maps, by tangent maps on fresh samples, error of the difference) of each sector along x."""
     known = prediction.curve_of(objective, Spectrum.of(law.spectrum))
     slope, start, grid = prediction.slope_of(objective, known), jnp.array([1.0, 0.0]), jnp.array([steps])
-    series = tangent.series(objective, law, 2 * law.n / law.d, 3.0, jax.random.key(1), samples)
+    series = tangent.series(objective, law, 2 * law.n / law.d, 6.0, jax.random.key(1), samples)
     every = np.asarray(tangent.predicted(series, slope, start, eta, law.d, x, grid))[0]
     seen = np.asarray(tangent.sampled(objective, law, slope, start, eta, x, grid, jax.random.key(2), 8, runs))[0]
     wanted, found = (np.einsum("ksi,si->ks", y, np.asarray(x)) for y in (every, seen))
