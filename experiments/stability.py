@@ -1,6 +1,6 @@
 """What gradient descent does beside the manifold of Theorems 4.1-4.3: the figures of "What the theorems do not say".
 
-    python experiments/stability.py            # all, about twenty-five minutes
+    python experiments/stability.py            # all, about fifty minutes
     python experiments/stability.py growth     # one of: slow curvatures sectors ends escape growth spectra learns repair
 
 draws figures/stability_NAME.png, .svg and writes the numbers, with their errors, to figures/stability_NAME.json. Spectrum
