@@ -1,12 +1,15 @@
 """(i) Is the manifold a saddle of the repaired losses? The lowest curvature across it, whatever a descent had time for.
 
 Optimisers do not change the loss, and momentum and gradient descent leave a point along every direction of negative curvature.
-Weight decay w, theta <- theta - eta (grad + w theta), adds w to every curvature, and on the manifold a = b, l'(c) = -d w stands
-still. The curvature along P22 - Q22 is there, with LN and for any L,
+Weight decay w < -l'(0)/d, theta <- theta - eta (grad + w theta), adds w to every curvature, and on the manifold a = b, l'(c) =
+-d w stands still. The curvature along P22 - Q22 is there, with LN and for any L,
 
     -h/d + w = c l'(c)/d + w = w (1 - c):
 
-no decay makes the manifold attract where it stops at c > 1. Source: derived; h as in `popgd.hessian`.
+no decay makes the manifold attract where it stops at c > 1. That is necessary, not enough: in 4.1 P11 has -(2 c/d) E[...] + w,
+positive near c = 0 only. A decay beyond -l'(0)/d leaves c = 0 alone. Source: derived; h and P11 as in `popgd.hessian`.
+
+The active blocks P21 and Q12 do not mix with the others, and have curvatures of their own off the multiples of I.
 
 Mean-centred LN does not change with the data under rotations, and no Schur's lemma holds. There the manifold is not invariant:
 the population gradient across it, along the direction of one estimate, measured by another.
@@ -30,12 +33,13 @@ from popgd.model import Active
 from popgd.weights import Weights
 
 #: Samples of each of two Hessians, and of each of two gradients.
-SAMPLES, GRADIENTS = 2**12, 2**16
+SAMPLES, GRADIENTS = 2**14, 2**16
 PLAIN = Variant(LINEAR["unnormalised"], "none")
 STAR, SQUARE = (float(getattr(known(PLAIN.objective), name)().value) for name in ("c_star", "mean_square"))
 #: Theorem, change of the loss or layer, c; those of 4.2 are where no decay stops, and one of 0.05 and of 0.2: l' = 2 E||Sq||^2
 #: (c - c*).
 CASES = (
+    ("4.1", "none", Variant(SUBSPACE), 0.02),
     ("4.1", "none", Variant(SUBSPACE), 0.5),
     ("4.1", "none", Variant(SUBSPACE), 2.0),
     ("4.1", "f normalised", Variant(SUBSPACE, unit=True), 2.0),
@@ -58,18 +62,34 @@ def curvatures() -> None:
     for theorem, change, variant, c in CASES:
         found, fresh = (hessian.population_hessian(variant, start_of(c), LAW, jax.random.key(k), SAMPLES) for k in (14, 15))
         decay = max(0.0, -float(known(variant.objective).slope(c).value) / D) if change == "none" else None
-        for sector in hessian.SECTORS:
-            low = next(m for m in hessian.modes(found, fresh) if m.sector == sector and not along(m))
-            row = {"curvature": low.curvature, "error": low.error, "mode": low.name, "vector": low.vector.tolist()}
+        for sector, low, inside in zip(hessian.SECTORS, across_lowest(found, fresh), active_lowest(found, fresh), strict=True):
+            row = {"curvature": low.curvature, "error": low.error, "mode": low.name, "vector": low.vector.tolist(), **inside}
             rows.append({"theorem": theorem, "change": change, "c": c, "decay": decay, "sector": sector, **row})
-            print(theorem, change, c, decay, sector, low.name, low.curvature, low.error, flush=True)
+            print(theorem, change, c, decay, sector, low.name, low.curvature, low.error, inside, flush=True)
     across = [{"theorem": theorem, "c": 2.0, **leaves(variant, 2.0)} for theorem, variant in CENTRED]
     save(table(rows, across), "stability_curvatures", {"curvatures": rows, "mean-centred LN": across})
 
 
+def across_lowest(found: Any, fresh: Any) -> list[hessian.Mode]:
+    """The lowest mode of each sector that does not move along the manifold."""
+    modes = [m for m in hessian.modes(found, fresh) if m.sector != hessian.SECTORS[0] or not along(m)]
+    return [next(m for m in modes if m.sector == sector) for sector in hessian.SECTORS]
+
+
 def along(mode: hessian.Mode) -> bool:
-    """Whether a mode moves along the manifold rather than away from it."""
-    return mode.sector == hessian.SECTORS[0] and float(np.sum(mode.vector[list(ACTIVE)] ** 2)) > 0.5
+    """Whether a mode of multiples of I moves along the manifold rather than away from it."""
+    return float(np.sum(mode.vector[list(ACTIVE)] ** 2)) > 0.5
+
+
+def active_lowest(found: Any, fresh: Any) -> list[dict[str, float]]:
+    """The lowest curvature of P21 and Q12 alone in each sector, its direction from one estimate and its value from the other."""
+    rows = []
+    for matrix, mean, stderr in zip(found.mean, fresh.mean, fresh.stderr, strict=True):
+        pick = np.ix_(ACTIVE, ACTIVE)
+        v = hessian.eigh(np.asarray(matrix)[pick])[1][:, 0]
+        value, error = v @ np.asarray(mean)[pick] @ v, abs(v) @ np.asarray(stderr)[pick] @ abs(v)
+        rows.append({"active": float(value), "active error": float(error)})
+    return rows
 
 
 def across(gradient: Weights) -> jax.Array:
@@ -106,17 +126,19 @@ def table(rows: list[dict[str, Any]], gradients: list[dict[str, Any]]) -> Figure
     for theorem, change, _, c in CASES:
         mine = [row for row in rows if (row["theorem"], row["change"], row["c"]) == (theorem, change, c)]
         words = [f"{row['curvature']:.2g} ± {row['error']:.1g}  {row['mode']}" for row in mine]
+        words += [f"{row['active']:.2g} ± {row['active error']:.1g}" for row in mine[1:]]
         decay = mine[0]["decay"]
         with_it = ["", ""] if decay is None or decay < 1e-12 else [f"{decay:.2g}", outcome(mine, decay)]
         lines.append([theorem, change, f"{c:.3g}", *words, outcome(mine, 0.0), *with_it])
     for row in gradients:
         word = f"gradient across M {row['gradient']:.3g} ± {row['error']:.1g}"
         left = "not invariant" if row["gradient"] > SEEN * row["error"] else "cannot tell"
-        lines.append([row["theorem"], "mean-centred LN", f"{row['c']:.3g}", word, "", "", left, "", ""])
-    figure = Figure(figsize=(11, 0.3 * len(lines) + 0.8), layout="constrained")
+        lines.append([row["theorem"], "mean-centred LN", f"{row['c']:.3g}", word, *[""] * 4, left, "", ""])
+    figure = Figure(figsize=(13, 0.3 * len(lines) + 0.8), layout="constrained")
     axes = figure.subplots()
     axes.axis("off")
-    heads = ["theorem", "change", "c", *hessian.SECTORS, "outcome", "decay that stops there", "with it"]
+    heads = ["theorem", "change", "c", *hessian.SECTORS, "P21, Q12: antisym.", "sym. traceless", "outcome"]
+    heads += ["decay that stops there", "with it"]
     drawn = axes.table(cellText=lines, colLabels=heads, loc="center", cellLoc="left")
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(7)

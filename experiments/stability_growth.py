@@ -116,7 +116,7 @@ def upper(axes: Axes, theorem: str, objective: Any, eta: float, path: kronecker.
     axes.plot(brief[1:], p11[1:], color=ORANGE, label="p11, descent")
     axes.plot(path.step[1:], np.exp(np.minimum(log, 700))[1:], ":", color=ORANGE, label="p11, first order")
     axes.plot(path.step[tail], np.exp(np.minimum(law, 700))[tail], "--", color=GREEN,
-              label="its law, exp(l_inf c/K)" if theorem == "4.1" else "its law, c^(1/4)")  # fmt: skip
+              label="its law, to O(log c)" if theorem == "4.1" else "its law, c^(1/4)")  # fmt: skip
     against, per, wanted = (c, 1.0, rate) if theorem == "4.1" else (np.log(np.maximum(c, 1e-3)), FAR, 0.25)
     seen = {"law": wanted, "at the end": float(np.polyfit(against[-12:], log[-12:], 1)[0]), f"at c = {FAR:g}": per *
             local_rate(objective, FAR)}  # fmt: skip

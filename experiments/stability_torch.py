@@ -55,6 +55,8 @@ CASES = (
     Case("4.2, y = Sq, beside", "Sq", False, 1, 0.04, 64, 4000, 1e-2, 2, decay=0.2),
     Case("4.3, P22 = -Q22 = 0.3 I", "Sq/|Sq|", True, 1, 0.5, 64, 6000, 0.0, 4, corner=0.3),
     Case("4.3 beside", "Sq/|Sq|", True, 1, 0.5, 64, 6000, 0.03, 2, decay=1e-2),
+    Case("4.3, P22 = -Q22 = 0.3 I, beside", "Sq/|Sq|", True, 1, 0.5, 64, 6000, 0.03, 4, corner=0.3),
+    Case("4.1 beside", "dist", True, 1, 0.1, 512, 3000, 1e-2, 2, decay=0.2),
 )
 
 

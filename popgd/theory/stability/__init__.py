@@ -2,8 +2,9 @@
 
 The theorems start on the manifold {P21 = a I, Q12 = b I, other blocks 0}, which descent does not leave, and are true as stated.
 Here descent starts next to it. A small perturbation of all entries, for any L and law, follows the Hessian reduced by Schur's
-lemma (`popgd.tangent`). On the Kronecker manifold (all blocks multiples of I) descent of one layer is exact, for random spectra
-that of the sampled ones; of more layers it is sampled. To first order, for one layer,
+lemma to first order (`popgd.tangent`); so do tangent maps of fresh samples along the same path, in the mean. On the Kronecker
+manifold (all blocks multiples of I) descent of one layer is exact, for random spectra that of the sampled ones; of more layers
+it is sampled. To first order, for one layer,
 
     u = p22 - r22:   u <- (1 + eta h/d) u,   h = -c l'(c) with LN,   h = 2 E[(f - y).q] without;   p22 + r22 has 1 - eta h/d;
     p11:             p11 <- (1 - eta k11) p11,   k11 = H_{P11,P11} < 0 with LN,

@@ -186,7 +186,7 @@ def _p11(inside: Inside) -> Iterator[Evidence]:
 
 @where_it_converges
 def sectors(study: Stability) -> Iterator[Evidence]:
-    """A small perturbation of all entries grows on fresh samples as the product of the reduced maps says, in each sector."""
+    """A small perturbation of all entries grows by tangent maps of fresh samples as the reduced ones say, in each sector."""
     growth = study.growth
     last = growth.horizon()
     terms = max(1.0, study.setting.eta * study.setting.law.mean_square_norm())
@@ -200,8 +200,8 @@ def sectors(study: Stability) -> Iterator[Evidence]:
         # The logarithm of a mean with relative error e is off by e^2/2.
         yield Evidence(
             f"growth-{sector.replace(' ', '-')}",
-            f"A perturbation of all entries, {sector}, grows in {growth.step[last]} steps on fresh samples by the factor "
-            f"{np.exp(wanted):.4g} of the reduced Hessian along the manifold: logarithm",
+            f"By tangent maps of fresh samples along the descent on the manifold a perturbation of all entries, {sector}, grows in "
+            f"the mean by the reduced Hessian's factor {np.exp(wanted):.4g} in {growth.step[last]} steps: logarithm",
             "first order and Schur's lemma",
             predicted=wanted,
             measured=wanted + float(np.log(mean / growth.mean[last, k])) if mean * growth.mean[last, k] > 0 else np.nan,
