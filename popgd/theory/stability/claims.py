@@ -200,8 +200,8 @@ def sectors(study: Stability) -> Iterator[Evidence]:
         # The logarithm of a mean with relative error e is off by e^2/2.
         yield Evidence(
             f"growth-{sector.replace(' ', '-')}",
-            f"By tangent maps of fresh samples along the descent on the manifold a perturbation of all entries, {sector}, grows in "
-            f"the mean by the reduced Hessian's factor {np.exp(wanted):.4g} in {growth.step[last]} steps: logarithm",
+            f"By tangent maps of fresh samples along the descent on the manifold a perturbation of all entries, {sector}, grows "
+            f"in the mean by the reduced Hessian's factor {np.exp(wanted):.4g} in {growth.step[last]} steps: logarithm",
             "first order and Schur's lemma",
             predicted=wanted,
             measured=wanted + float(np.log(mean / growth.mean[last, k])) if mean * growth.mean[last, k] > 0 else np.nan,
