@@ -122,9 +122,11 @@ def _judge_one(e: Evidence, false_alarm: float) -> Claim:
     finite = np.isfinite(gap) & np.isfinite(detectable) & (error >= 0)
     blind = ~finite | ~(detectable <= resolution)  # a resolution that is NaN sees nothing
     refuted = ~blind & (gap > threshold)
-    # The entry shown: the one furthest over its threshold if one that can see is over it, else a blind one, else the closest.
-    excess = np.where(blind, -np.inf if refuted.any() else np.inf, gap - threshold)
-    worst = int(np.argmax(excess / np.where(resolution > 0, resolution, 1.0)))
+    # The entry shown: the one furthest over its threshold, as a multiple of it, if one that can see is over it, else a blind one,
+    # else the closest.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.nan_to_num(gap / threshold, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    worst = int(np.argmax(np.where(blind, -np.inf if refuted.any() else np.inf, share)))
     reason = e.reason
     if e.excuse:
         outcome, reason = Outcome.INCONCLUSIVE, e.excuse

@@ -97,6 +97,9 @@ def test_the_worst_entry_is_shown():
     assert (claim.outcome, claim.measured) == (Outcome.SUPPORTED, 1.03)
     claim = verdict(measured=np.array([1.2, 1.4, 1.0]))
     assert (claim.outcome, claim.measured) == (Outcome.REFUTED, 1.4)
+    # Not the one that is exact by structure, however small its threshold.
+    claim = verdict(measured=np.array([1.0, 1.01, 1.005]), error=np.array([0.0, 0.01, 0.01]))
+    assert (claim.outcome, claim.measured) == (Outcome.SUPPORTED, 1.01)
 
 
 def test_a_refuted_entry_wins_over_a_blind_one_and_a_blind_one_over_a_good_one():
