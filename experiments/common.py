@@ -38,6 +38,18 @@ def descend(setting: Any, target: str = "") -> Exact:
     return growth.descend_exactly(setting, lambda s: make(s, setting.L), power, quiet)
 
 
+def table(heads: list[str], lines: list[list[str]], width: float, height: float = 0.3) -> Figure:
+    """A figure that is a table, so many inches wide, a line so high."""
+    figure = Figure(figsize=(width, height * len(lines) + 0.8), layout="constrained")
+    axes = figure.subplots()
+    axes.axis("off")
+    drawn = axes.table(cellText=lines, colLabels=heads, loc="center", cellLoc="left")
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(7)
+    drawn.auto_set_column_width(list(range(len(heads))))
+    return figure
+
+
 def save(figure: Figure, name: str, numbers: Any) -> None:
     """figures/NAME.png, .svg and .json."""
     FIGURES.mkdir(exist_ok=True)

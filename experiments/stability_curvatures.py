@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import save
+from common import save, table
 from matplotlib.figure import Figure
 from stability_full import Variant, start_of
 from stability_setting import LAW, LAYER, LINEAR, SUBSPACE, D, known
@@ -67,7 +67,7 @@ def curvatures() -> None:
             rows.append({"theorem": theorem, "change": change, "c": c, "decay": decay, "sector": sector, **row})
             print(theorem, change, c, decay, sector, low.name, low.curvature, low.error, inside, flush=True)
     across = [{"theorem": theorem, "c": 2.0, **leaves(variant, 2.0)} for theorem, variant in CENTRED]
-    save(table(rows, across), "stability_curvatures", {"curvatures": rows, "mean-centred LN": across})
+    save(summary(rows, across), "stability_curvatures", {"curvatures": rows, "mean-centred LN": across})
 
 
 def across_lowest(found: Any, fresh: Any) -> list[hessian.Mode]:
@@ -120,7 +120,7 @@ def leaves(variant: Variant, c: float) -> dict[str, float]:
     return {"gradient": float(found.mean), "error": float(found.stderr)}
 
 
-def table(rows: list[dict[str, Any]], gradients: list[dict[str, Any]]) -> Figure:
+def summary(rows: list[dict[str, Any]], gradients: list[dict[str, Any]]) -> Figure:
     """One line for each loss: the lowest curvature of each sector, the decay that stops there, and what it makes of them."""
     lines = []
     for theorem, change, _, c in CASES:
@@ -134,16 +134,9 @@ def table(rows: list[dict[str, Any]], gradients: list[dict[str, Any]]) -> Figure
         word = f"gradient across M {row['gradient']:.3g} ± {row['error']:.1g}"
         left = "not invariant" if row["gradient"] > SEEN * row["error"] else "cannot tell"
         lines.append([row["theorem"], "mean-centred LN", f"{row['c']:.3g}", word, *[""] * 4, left, "", ""])
-    figure = Figure(figsize=(13, 0.3 * len(lines) + 0.8), layout="constrained")
-    axes = figure.subplots()
-    axes.axis("off")
     heads = ["theorem", "change", "c", *hessian.SECTORS, "P21, Q12: antisym.", "sym. traceless", "outcome"]
     heads += ["decay that stops there", "with it"]
-    drawn = axes.table(cellText=lines, colLabels=heads, loc="center", cellLoc="left")
-    drawn.auto_set_font_size(False)
-    drawn.set_fontsize(7)
-    drawn.auto_set_column_width(list(range(len(heads))))
-    return figure
+    return table(heads, lines, 13)
 
 
 def outcome(rows: list[dict[str, Any]], decay: float) -> str:

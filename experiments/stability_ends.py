@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from common import save
+from common import save, table
 from matplotlib.figure import Figure
 from stability_full import Variant, beside, descend, look
 from stability_setting import LAM, LAYER, LINEAR, SUBSPACE, TEST
@@ -37,7 +37,7 @@ BESIDE, GENERIC = 1e-3, 0.2
 def ends() -> None:
     """All cases from three starts each, with the loss on fresh samples, E|f|^2, and the distances from the two manifolds."""
     rows = [row for case in CASES for row in run(*case)]
-    save(table(rows), "stability_ends", rows)
+    save(summary(rows), "stability_ends", rows)
 
 
 def run(name: str, objective: Any, lam: tuple, eta: float, batch: int, steps: int) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def run(name: str, objective: Any, lam: tuple, eta: float, batch: int, steps: in
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> Figure:
+def summary(rows: list[dict[str, Any]]) -> Figure:
     """One line for each start."""
     lines = []
     for row in rows:
@@ -77,13 +77,6 @@ def table(rows: list[dict[str, Any]]) -> Figure:
         how = [f"{row['eta']:g}", str(row["batch"]), str(row["steps"]), row["start"], f"{row['limit']:.4f}"]
         reached = f"{row['loss'][-1]:.3g} ± {row['loss_error'][-1]:.1g}"
         lines.append([row["case"], size, *how, reached, *(f"{row[name][-1]:.2g}" for name in ("square", "M", "N"))])
-    figure = Figure(figsize=(10, 0.24 * len(lines) + 0.8), layout="constrained")
-    axes = figure.subplots()
-    axes.axis("off")
     heads = ["theorem", "spectrum", "eta", "batch", "steps", "start", "its limit", "loss, test", "E|f|^2"]
     heads += ["distance from M", "from N"]
-    drawn = axes.table(cellText=lines, colLabels=heads, loc="center", cellLoc="left")
-    drawn.auto_set_font_size(False)
-    drawn.set_fontsize(7)
-    drawn.auto_set_column_width(list(range(len(heads))))
-    return figure
+    return table(heads, lines, 10, 0.24)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import optax
-from common import save
+from common import save, table
 from matplotlib.figure import Figure
 from stability_full import Variant, beside, descend, look
 from stability_setting import BATCH, LAW, LAYER, LINEAR, SUBSPACE, TEST, D
@@ -36,7 +36,7 @@ def repair() -> None:
                 seen = look(variant, LAW, run, TEST, 4)
                 rows.append({"theorem": theorem, "change": change, "size": start, "eta": eta, **seen})
                 print(theorem, change, start, [round(x, 4) for x in seen["loss"]], seen["square"][-1], seen["M"], flush=True)
-    save(table(rows), "stability_repair", rows)
+    save(summary(rows), "stability_repair", rows)
 
 
 def changes(objective: Any, norm: str, eta: float, decays: tuple[float, ...]) -> list[tuple[str, Variant, Any]]:
@@ -63,7 +63,7 @@ def outcome(on: dict[str, Any], off: dict[str, Any]) -> str:
     return "attracts" if abs(off["M"][-1] - on["M"][-1]) < BACK * off["M"][0] else "not told"
 
 
-def table(rows: list[dict[str, Any]]) -> Figure:
+def summary(rows: list[dict[str, Any]]) -> Figure:
     """One line for each change: loss and ||f||^2 at the end from on and from beside the manifold, and the distance from it."""
     lines = []
     for on, off in zip(rows[::2], rows[1::2], strict=True):
@@ -71,9 +71,6 @@ def table(rows: list[dict[str, Any]]) -> Figure:
         ends = [f"{x['loss'][-1]:.3g} ± {x['loss_error'][-1]:.1g}" for x in (on, off)]
         ways = [f"{on['M'][-1]:.2g}", f"{off['M'][0]:.2g} to {off['M'][-1]:.2g}"]
         lines.append([on["theorem"], on["change"], *how, *ends, f"{off['square'][-1]:.3g}", *ways, outcome(on, off)])
-    figure = Figure(figsize=(12, 0.3 * len(lines) + 0.8), layout="constrained")
-    axes = figure.subplots()
-    axes.axis("off")
     heads = [
         "theorem",
         "change",
@@ -87,8 +84,4 @@ def table(rows: list[dict[str, Any]]) -> Figure:
         "distance, from beside",
         "outcome",
     ]
-    drawn = axes.table(cellText=lines, colLabels=heads, loc="center", cellLoc="left")
-    drawn.auto_set_font_size(False)
-    drawn.set_fontsize(7)
-    drawn.auto_set_column_width(list(range(len(heads))))
-    return figure
+    return table(heads, lines, 12)
