@@ -32,6 +32,7 @@ OWN: dict[str, Any] = {"4.1": {"L": 2}, "4.6": {"loops": 12}, "4.7": {"L": 2}}
 IN_CONTEXT_SIZES: dict[str, Any] = {"d": 2, "n": 60, "covariance": [1.5, 0.7], "L": 2, "steps": 10**5, "samples": 2**14,
                                 "batch": 768, "sampled_steps": 4 * descents.REPLICAS}  # fmt: skip
 IN_CONTEXT_OWN: dict[str, Any] = {
+    "gatmiry.minimiser": {"samples": 2**15},
     "gatmiry.minimiser-all": {"d": 4, "n": 100, "covariance": [1, 1, 1, 1], "eta": 0.5},
     "gatmiry.ood": {"L": 1},
     "gatmiry.loops": {"n": 20},

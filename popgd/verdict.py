@@ -124,7 +124,7 @@ def _judge_one(e: Evidence, false_alarm: float) -> Claim:
     refuted = ~blind & (gap > threshold)
     # The entry shown: the one furthest over its threshold, as a multiple of it, if one that can see is over it, else a blind one,
     # else the closest.
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         share = np.nan_to_num(gap / threshold, nan=0.0, posinf=np.inf, neginf=-np.inf)
     worst = int(np.argmax(np.where(blind, -np.inf if refuted.any() else np.inf, share)))
     reason = e.reason
