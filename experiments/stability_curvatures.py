@@ -66,8 +66,8 @@ def curvatures() -> None:
             row = {"curvature": low.curvature, "error": low.error, "mode": low.name, "vector": low.vector.tolist(), **inside}
             rows.append({"theorem": theorem, "change": change, "c": c, "decay": decay, "sector": sector, **row})
             print(theorem, change, c, decay, sector, low.name, low.curvature, low.error, inside, flush=True)
-    across = [{"theorem": theorem, "c": 2.0, **leaves(variant, 2.0)} for theorem, variant in CENTRED]
-    save(summary(rows, across), "stability_curvatures", {"curvatures": rows, "mean-centred LN": across})
+    gradients = [{"theorem": theorem, "c": 2.0, **leaves(variant, 2.0)} for theorem, variant in CENTRED]
+    save(summary(rows, gradients), "stability_curvatures", {"curvatures": rows, "mean-centred LN": gradients})
 
 
 def across_lowest(found: Any, fresh: Any) -> list[hessian.Mode]:

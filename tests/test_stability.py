@@ -72,8 +72,9 @@ def test_too_few_steps_refute_nothing(number):
         ("4.3", {"spectrum": [10.0004, 9.9999, 9.9997], "eta": 0.001}),
         ("4.2", {"spectrum": [2, 7, 2], "eta": 0.163, "steps": 271, "sampled_steps": 100}),
         ("4.2", {"spectrum": [5, 3, 1], "eta": 2.0}),
+        ("4.2", {"spectrum": [7, 3, 2], "eta": 1.5 / (62 / 3 - 4), "sampled_steps": 10}),
     ],
-    ids=["nearly one eigenvalue", "no growth but of rounding", "c below 0", "diverges"],
+    ids=["nearly one eigenvalue", "no growth but of rounding", "c below 0", "diverges", "samples alike at c = 1"],
 )
 def test_odd_settings_refute_nothing(number, changes):
     """Losses of 1e-8, whose Hessian is known to rounding of order one only; and a descent whose Hessian is no number."""
