@@ -100,7 +100,7 @@ def profile_text(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def structured_text(rows: list[dict[str, Any]]) -> list[str]:
-    lines = [[row["law"], row["objective"], f"{row['gain over full']:.3g}x", f"{row['gain over without shifts']:.3g}x"]
+    lines = [[row["law"], row["objective"], f"{row['gain over full']:.3g}x", f"{row['gain over one query']:.3g}x"]
              for row in rows]  # fmt: skip
     head = ["law", "objective", "against the full gradient", "against one query a sample"]
     return ["## Gradient along the manifold, the same error", "", *(benchmark_structured.__doc__ or "").strip().splitlines(),

@@ -56,7 +56,7 @@ def as_if(weights: Weights, sample: Sample) -> gradient.Gradient:
 
 
 def measure(rows: list[dict[str, Any]]) -> None:
-    """Adds "profile" to the rows of float32: seconds of normal numbers, QR, X = O U, moments, the products at the GEMM rate."""
+    """Adds "profile" to the rows of float32: seconds of normal numbers, rotation, X = O U, moments, the products at the GEMM rate."""
     for row in (row for row in rows if row["dtype"] == "float32"):
         d, n, L = row["d"], row["n"], row["L"]
         weights, law, key = measured.setting(d, n, L, "float32")
@@ -73,7 +73,7 @@ def measure(rows: list[dict[str, Any]]) -> None:
         seconds = measured.interleaved(work, 5)
         products = measured.BATCH * measured.executed(d, n, L) / row["gemm"]
         row["profile"] = {
-            "normal numbers": seconds["numbers"], "QR": seconds["rotation"] - seconds["numbers"],
+            "normal numbers": seconds["numbers"], "rotation": seconds["rotation"] - seconds["numbers"],
             "X = O U": seconds["sample"] - seconds["rotation"], "products at the GEMM rate": products,
             "moments": seconds["moments"], "small products, LN": row["seconds"]["popgd"] - products - seconds["moments"],
         }  # fmt: skip

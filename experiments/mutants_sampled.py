@@ -122,7 +122,7 @@ MODEL = (
 
 of_sample, estimate, fold_in = gradient.GradientOf.__call__, gradient.population_average, jax.random.fold_in
 step = descent._step
-along, in_eigenbasis = structured.AlongActive.__call__, data.Rotated.in_eigenbasis
+along, orbit = structured.AlongActive.__call__, data.Rotated.orbit
 
 
 def noisy(self: Any, weights: Weights, sample: data.Sample) -> Any:
@@ -172,20 +172,20 @@ def whole_trace(self: Any, weights: Any, sample: data.Sample) -> Any:
     return times_d(of_sample(self, weights, sample), len(sample.q))
 
 
-def undivided(self: Any, weights: Any, sample: data.Sample) -> Any:
+def undivided(self: Any, weights: Any, sample: data.Orbit) -> Any:
     found = along(self, weights, sample)
-    d = len(sample.q)
+    d = len(sample.Q)
     return found._replace(coordinates=d * found.coordinates, square=d**2 * found.square, cube=d**3 * found.cube)
 
 
-def squared(self: Any, key: Any, dtype: Any) -> data.Sample:
-    found = in_eigenbasis(self, key, dtype)
-    return found._replace(X=found.X**2)
+def squared(self: Any, key: Any, dtype: Any) -> data.Orbit:
+    found = orbit(self, key, dtype)
+    return found._replace(S=found.S**2)
 
 
-def turned(self: Any, key: Any, dtype: Any) -> data.Sample:
-    found = in_eigenbasis(self, key, dtype)
-    return found._replace(X=found.X[::-1, ::-1])
+def turned(self: Any, key: Any, dtype: Any) -> data.Orbit:
+    found = orbit(self, key, dtype)
+    return found._replace(S=found.S[::-1])
 
 
 GRADIENT = (
@@ -201,10 +201,10 @@ GRADIENT = (
            ((gradient.GradientOf, "__call__", whole_trace),), again="sampled", compiled=True, slow=True),
     Mutant("structured slope not divided by d", "gradient", "4.3", ("engines-agree-descent",),
            ((structured.AlongActive, "__call__", undivided),), again="sampled", compiled=True, sizes=LONG, slow=True),
-    Mutant("singular values without their root", "law", "4.3", ("engines-agree-descent",),
-           ((data.Rotated, "in_eigenbasis", squared),), again="sampled", compiled=True, sizes=LONG, slow=True),
+    Mutant("eigenvalues squared", "law", "4.3", ("engines-agree-descent",),
+           ((data.Rotated, "orbit", squared),), again="sampled", compiled=True, sizes=LONG, slow=True),
     Mutant("spectrum turned round in the eigenbasis", "law", "4.1", ("engines-agree-descent", "gradient-negative"),
-           ((data.Rotated, "in_eigenbasis", turned),), again="sampled", compiled=True, sizes=LONG),
+           ((data.Rotated, "orbit", turned),), again="sampled", compiled=True, sizes=LONG),
     Mutant("projected descent that does not project", "descent", "4.3", ("projected-on-manifold",),
            change=lambda study: dataclasses.replace(study, projected=study.raw)),
     Mutant("raw descent with twice the step", "descent", "4.3", ("engines-agree-raw",), ((descent, "_step", raw_twice),),

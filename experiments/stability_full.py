@@ -47,7 +47,8 @@ class Variant:
 
     def __call__(self, weights: Weights, sample: Sample) -> jax.Array:
         f = self.output(weights, sample)
-        return self.objective.of_output(f / jnp.linalg.norm(f) if self.unit else f, sample)
+        f = f / jnp.linalg.norm(f) if self.unit else f
+        return self.objective.of_output(f, sample.Sq, sample.V)
 
 
 class Run(NamedTuple):

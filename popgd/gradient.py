@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxprs_in_params
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
@@ -29,6 +30,13 @@ SHARD_CHUNKS, FEWEST, MOST = 4, 8, 4096
 #: Sums of this many shards (of one a device, if that is more) are gathered at a time: it bounds what they take in memory.
 GATHERED = 16
 AXIS = "samples"
+#: What a CPU leaves to LAPACK or to an FFT library. Their calls hand a batch to the pool of threads that they run on, and
+#: wait. With as many devices as threads, each of them in such a call, nobody is left to do the work, and the program hangs
+#: (two devices: `eigh` from d = 20 on). Statistics with any of these run on one device of each process; popgd's own have none.
+LINEAR_ALGEBRA = frozenset(
+    "cholesky cholesky_update eig eigh fft geqp3 geqrf hessenberg householder_product lu ormqr qr schur svd "
+    "symmetric_product triangular_solve tridiagonal tridiagonal_solve".split()
+)
 #: A chunk's working set should stay near a core's second-level cache; twice or half of it costs a few per cent.
 CHUNK_BYTES, LARGEST_CHUNK = 2**19, 64
 #: Arrays of the size of the token matrix, and of P, that one sample's gradient keeps alive at least: a layer's input,
@@ -168,13 +176,47 @@ def _over_all(
 ) -> tuple[Any, Any]:
     """`_estimate` by all devices of all processes. Raises PeerLost if a process has ended."""
     with processes.watched():
-        return processes.here(_estimate(statistic, *everywhere((weights, law, key)), samples, chunk))
+        devices = _devices_for(statistic, weights, law, key, samples, chunk)
+        arguments = everywhere((weights, law, key), devices)
+        return processes.here(_estimate(statistic, *arguments, samples, chunk, devices))
 
 
-@partial(jax.jit, static_argnames=("statistic", "chunk"))
+#: What was found for a statistic with arguments of certain shapes.
+_devices_of: dict[Any, Mesh] = {}
+
+
+def _devices_for(
+    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: int, chunk: int | None
+) -> Mesh:
+    """All devices, or one of each process where they are CPUs and the statistic calls `LINEAR_ALGEBRA`."""
+    every = _mesh()
+    if jax.default_backend() != "cpu" or jax.local_device_count() == 1:
+        return every
+    leaves, structure = jax.tree.flatten((weights, law))
+    shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    called_with = (statistic, structure, shapes, chunk, jax.device_count())
+    if called_with not in _devices_of:
+        # jit keeps what is traced here for the call itself
+        program = _estimate.trace(statistic, weights, law, key, samples, chunk, every).jaxpr
+        firsts = {device.process_index: device for device in reversed(jax.devices())}
+        alone = Mesh(np.array([firsts[i] for i in sorted(firsts)]), (AXIS,))
+        _devices_of[called_with] = alone if calls_linear_algebra(program.jaxpr) else every
+    return _devices_of[called_with]
+
+
+def calls_linear_algebra(program: Any) -> bool:
+    """Whether a jaxpr, or one inside it, has an operation of `LINEAR_ALGEBRA`."""
+    return any(
+        str(equation.primitive) in LINEAR_ALGEBRA
+        or any(map(calls_linear_algebra, jaxprs_in_params(equation.params)))
+        for equation in program.eqns
+    )
+
+
+@partial(jax.jit, static_argnames=("statistic", "chunk", "mesh"))
 @jax.default_matmul_precision("highest")
 def _estimate(
-    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: Any, chunk: int | None
+    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: Any, chunk: int | None, mesh: Mesh
 ) -> tuple[Any, Any]:
     """Mean and standard error of statistic(weights, sample) over samples number 0 .. samples - 1 of the key.
 
@@ -196,7 +238,8 @@ def _estimate(
         per_shard = _ceil(samples, shards)
 
         def one(i: Array) -> Float[Array, " entries"]:
-            return ravel_pytree(statistic(weights, law.sample(jax.random.fold_in(key, i), dtype)))[0]
+            sample = jax.tree.map(_unshare, law.sample(jax.random.fold_in(key, i), dtype))
+            return ravel_pytree(statistic(weights, sample))[0]
 
         def step(i: Array, carry: tuple) -> tuple:
             local = i * size + jnp.arange(size)
@@ -207,7 +250,7 @@ def _estimate(
 
         return jax.lax.fori_loop(0, _ceil(per_shard, size), step, jax.tree.map(_unshare, empty))
 
-    run = jax.shard_map(partial(_device, shard, empty), mesh=_mesh(), in_specs=PartitionSpec(), out_specs=PartitionSpec())
+    run = jax.shard_map(partial(_device, shard, empty), mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec())
     _, mean, squares = run(weights, law, key, samples, shards)
     count = samples.astype(wide)
     stderr = jnp.sqrt(squares / (count * jnp.maximum(count - 1, 1)))
@@ -240,19 +283,20 @@ def _device(shard: Callable[..., tuple], empty: tuple, *shared: Any) -> tuple:
     return jax.lax.fori_loop(0, _ceil(shards, slots * devices), round, empty)
 
 
-def everywhere(tree: PyTree) -> Any:
-    """The arrays on every device of every process: one placement for all callers, so that one compilation serves them all.
+def everywhere(tree: PyTree, mesh: Mesh | None = None) -> Any:
+    """The arrays on every device of every process, or of a mesh: one placement for all callers, so that one compilation
+    serves them all.
 
     Each process puts its own on its devices: they must be the same.
     """
-    placement = NamedSharding(_mesh(), PartitionSpec())
+    placement = NamedSharding(mesh or _mesh(), PartitionSpec())
 
     def put(x: Any) -> Array:
         if getattr(x, "sharding", None) == placement:  # to put it there again takes as long as a small batch
             return x
         if jax.process_count() == 1:
             return jax.device_put(x, placement)
-        parts = [jax.device_put(x, device) for device in jax.local_devices()]
+        parts = [jax.device_put(x, device) for device in placement.mesh.local_devices]
         return jax.make_array_from_single_device_arrays(jnp.shape(x), placement, parts)
 
     return jax.tree.map(put, tree)
@@ -274,7 +318,11 @@ def _mesh() -> Mesh:
 
 
 def _unshare(x: Array) -> Array:
-    return jax.lax.pcast(x, AXIS, to="varying")
+    """x as an array that may differ between devices; as it is, if it is one already: JAX has no stable way to ask."""
+    try:
+        return jax.lax.pcast(x, AXIS, to="varying")
+    except ValueError:
+        return x
 
 
 def _moments(values: Float[Array, "chunk entries"], inside: Float[Array, " chunk"]) -> tuple:

@@ -176,7 +176,7 @@ def p12_q21_coupling(objective: Any, c: float | Float[Array, ""], M: Float[Array
         X, q = sample.X, sample.q
         for _ in range(objective.L):
             X, q = norm(X + eps * jnp.outer(M @ q, q @ M @ X)), norm(q + c * (X @ (X.T @ q)))
-        return objective.of_output(q, sample)
+        return objective.of_output(q, sample.Sq, sample.V)
 
     return jax.jvp(loss, (jnp.zeros_like(sample.q[0]),), (jnp.ones_like(sample.q[0]),))[1]
 

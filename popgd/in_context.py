@@ -59,7 +59,7 @@ class InContext:
         root = square_root(np.diag(given) if given.ndim == 1 else given)
         rows: Any = given.tolist()
         exact = tuple(rows) if given.ndim == 1 else tuple(tuple(row) for row in rows)
-        return cls(n, exact, root, jnp.linalg.inv(root))
+        return cls(n, exact, root, jnp.asarray(np.linalg.inv(root)))
 
     @property
     def d(self) -> int:

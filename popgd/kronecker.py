@@ -127,7 +127,8 @@ def without_rotation(law: Law) -> Law:
 
 def sample_loss(objective: OfOutput, theta: Float[Array, "8"], sample: Sample) -> Float[Array, ""]:
     """The sample loss at a point of N."""
-    return objective.of_output(output(theta, sample.X, sample.q, objective.L, objective.layer_norm), sample)
+    f = output(theta, sample.X, sample.q, objective.L, objective.layer_norm)
+    return objective.of_output(f, sample.Sq, sample.V)
 
 
 @dataclass(frozen=True)

@@ -149,17 +149,27 @@ def looped(
 
 
 @jax.default_matmul_precision("highest")
+def times(S: Float[Array, "d d"] | Float[Array, " d"], Q: Float[Array, "d m"]) -> Float[Array, "d m"]:
+    """S Q, where a vector S stands for the diagonal matrix of its entries."""
+    return S[:, None] * Q if S.ndim == 1 else S @ Q
+
+
 def power_loop(
-    c: Float[Array, ""], X: Float[Array, "d n"], q: Float[Array, " d"], L: int = 1, normalise: bool = True
-) -> Float[Array, " d"]:
-    """The output of `looped` at a point (a, b) of `Active` with c = ab: q <- N(q + c X X^T q), L times, N = identity without LN.
+    c: Float[Array, ""],
+    S: Float[Array, "d d"] | Float[Array, " d"],
+    Q: Float[Array, "d m"],
+    L: int = 1,
+    normalise: bool = True,
+) -> Float[Array, "d m"]:
+    """The outputs of `looped` at a point (a, b) of `Active` with c = ab, one query a column: q <- N(q + c S q), L times,
+    N = identity without LN. A vector S stands for a diagonal matrix.
 
     Up to rounding the same, at 1/(8d) of the work or less. Valid where `looped` is, for L >= 1.
     Source: arXiv 2606.00605, Lemma A.1.
     """
 
-    def loop(q: Array, _: None) -> tuple[Array, None]:
-        q = q + c * (X @ (X.T @ q))
-        return (layer_norm(q[:, None])[:, 0] if normalise else q), None
+    def loop(Q: Array, _: None) -> tuple[Array, None]:
+        Q = Q + c * times(S, Q)
+        return (layer_norm(Q) if normalise else Q), None
 
-    return jax.lax.scan(loop, q, length=L, unroll=min(L, UNROLL))[0]
+    return jax.lax.scan(loop, Q, length=L, unroll=min(L, UNROLL))[0]

@@ -38,7 +38,9 @@ class OfLoops(Objective, Protocol):
 class OfOutput(OfLoops, Protocol):
     """An objective that is a function of the model's output."""
 
-    def of_output(self, f: Float[Array, " d"], sample: Sample) -> Float[Array, ""]: ...
+    def of_output(
+        self, f: Float[Array, " d"], Sq: Float[Array, " d"], V: Float[Array, "d r"]
+    ) -> Float[Array, ""]: ...
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,14 @@ class SubspaceDistance:
             raise ValueError(f"L={self.L}: at least one loop is needed, and a whole number of them")
 
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
-        return self.of_output(model.looped(weights, sample.X, sample.q, self.L, self.layer_norm), sample)
+        f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm)
+        return self.of_output(f, sample.Sq, sample.V)
 
-    def of_output(self, f: Float[Array, " d"], sample: Sample) -> Float[Array, ""]:
-        """The loss of an output f, whatever model it came from. Valid as the class."""
-        V = jax.lax.stop_gradient(sample.V)
+    def of_output(
+        self, f: Float[Array, " d"], Sq: Float[Array, " d"], V: Float[Array, "d r"]
+    ) -> Float[Array, ""]:
+        """The loss of an output f, whatever model it came from; S q is not needed. Valid as the class."""
+        V = jax.lax.stop_gradient(V)
         return jnp.sum((f - V @ (V.T @ f)) ** 2)
 
 
@@ -84,10 +89,12 @@ class PowerIteration:
             raise ValueError(f"L={self.L}: at least one loop is needed, and a whole number of them")
 
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
-        return self.of_output(model.looped(weights, sample.X, sample.q, self.L, self.layer_norm), sample)
+        f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm)
+        return self.of_output(f, sample.Sq, sample.V)
 
-    def of_output(self, f: Float[Array, " d"], sample: Sample) -> Float[Array, ""]:
-        """The loss of an output f, whatever model it came from. Valid as the class."""
-        y = sample.X @ (sample.X.T @ sample.q)
-        y = y / jnp.linalg.norm(y) if self.target == "normalised" else y
+    def of_output(
+        self, f: Float[Array, " d"], Sq: Float[Array, " d"], V: Float[Array, "d r"]
+    ) -> Float[Array, ""]:
+        """The loss of an output f, whatever model it came from; V is not needed. Valid as the class."""
+        y = Sq / jnp.linalg.norm(Sq) if self.target == "normalised" else Sq
         return jnp.sum((f - y) ** 2)

@@ -1,14 +1,14 @@
-"""Population gradients along the manifold {P21 = a I, Q12 = b I} from the spectrum of S and the query in its eigenbasis alone.
+"""Population gradients along the manifold {P21 = a I, Q12 = b I} from S and a set of queries alone.
 
-There the output is q <- N(q + ab S q), L times (`model.power_loop`), the loss of a sample does not change under (X, q, V) ->
-(O X, O q, O V), and the gradient of an active block has the trace of that of a or b. So its part along the manifold is the
-gradient of the loss in (a, b) over d, at one sample of the law seen in the eigenbasis of S. In that basis q is uniform on
-the sphere and independent of S: the mean over its d cyclic shifts is unbiased, one draw costs a d-th of them, and the
-variance falls by more than the d evaluations cost (measured: `experiments/benchmark.py`). Flips of its signs change nothing.
+There the output is q <- N(q + ab S q), L times (`model.power_loop`), the loss of a sample does not change
+under (X, q, V) -> (O X, O q, O V), and the gradient of an active block has the trace of that of a or b. So
+its part along the manifold is the gradient of the loss in (a, b) over d, and by (A2) its mean over the
+queries of an `Orbit` is unbiased. One draw of S then costs a d-th of what d samples do, and as the squares
+of the queries sum to I the variance falls by more than the d evaluations cost (`experiments/benchmark.py`).
 
-Valid at points of the manifold and for rotation-invariant laws (A2) only. What it cannot see is everything that makes the
-manifold invariant: claims of structure use `gradient.population_gradient`.
-Source: arXiv 2606.00605, Lemma A.1 and Section 4; the shifts: derived.
+Valid at points of the manifold and for rotation-invariant laws (A2) only. What it cannot see is everything
+that makes the manifold invariant: claims of structure use `gradient.population_gradient`.
+Source: arXiv 2606.00605, Lemma A.1 and Section 4; the orbits: derived.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from popgd import model
-from popgd.data import Diagonal, Hypothesis, Law, Sample
+from popgd.data import Hypothesis, Law, Orbit, WithOrbits
 from popgd.descent import Descent
 from popgd.gradient import Gradient
 from popgd.objectives import OfOutput
@@ -29,10 +29,10 @@ from popgd.weights import Weights
 
 @partial(jax.tree_util.register_dataclass, data_fields=["law"], meta_fields=[])
 @dataclass(frozen=True)
-class InEigenbasis:
-    """The law of `law.in_eigenbasis`: d data tokens of dimension d."""
+class Orbits:
+    """The law of `law.orbit`."""
 
-    law: Diagonal
+    law: WithOrbits
 
     @property
     def d(self) -> int:
@@ -42,8 +42,8 @@ class InEigenbasis:
     def n(self) -> int:
         return self.law.d
 
-    def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample:
-        return self.law.in_eigenbasis(key, dtype)
+    def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Orbit:
+        return self.law.orbit(key, dtype)
 
     def hypotheses(self) -> list[Hypothesis]:
         return self.law.hypotheses()
@@ -54,28 +54,27 @@ class InEigenbasis:
 
 @dataclass(frozen=True)
 class AlongActive:
-    """The statistic: a `Gradient` without weights, its loss and coordinates averaged over the cyclic shifts of the query."""
+    """The statistic: a `Gradient` without weights, its loss and coordinates averaged over the queries of an orbit."""
 
     objective: OfOutput
     at_once: ClassVar[int] = 32
 
-    def loss(self, ab: Float[Array, "2"], sample: Sample) -> Float[Array, ""]:
-        """The sample loss at the point ab of the manifold. Valid as `model.power_loop`."""
-        f = model.power_loop(ab[0] * ab[1], sample.X, sample.q, self.objective.L, self.objective.layer_norm)
-        return self.objective.of_output(f, sample)
+    def loss(self, ab: Float[Array, "2"], orbit: Orbit) -> Float[Array, ""]:
+        """The mean loss of an orbit at the point ab of the manifold. Valid as `model.power_loop`."""
+        objective = self.objective
+        f = model.power_loop(ab[0] * ab[1], orbit.S, orbit.Q, objective.L, objective.layer_norm)
+        of_query = lambda f, Sq: objective.of_output(f, Sq, orbit.V)
+        return jnp.mean(jax.vmap(of_query, 1)(f, model.times(orbit.S, orbit.Q)))
 
-    def __call__(self, weights: Weights, sample: Sample) -> Gradient:
-        d = len(sample.q)
-        ab = model.Active(d).coordinates(weights)
-        shifts = (jnp.arange(d)[:, None] + jnp.arange(d)) % d
-        of_query = lambda q: jax.value_and_grad(self.loss)(ab, sample._replace(q=q))
-        loss, slope = jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.vmap(of_query)(sample.q[shifts]))
+    def __call__(self, weights: Weights, sample: Orbit) -> Gradient:
+        d = sample.Q.shape[0]
+        loss, slope = jax.value_and_grad(self.loss)(model.Active(d).coordinates(weights), sample)
         both = jnp.append(slope / d, loss)
         return Gradient(loss, (), slope / d, both**2, cube=both**3)
 
 
 def structured(how: Descent, law: Law) -> tuple[Descent, Law]:
     """The same projected descent and its law by the structured statistic where that is valid, else as they are."""
-    if isinstance(how.manifold, model.Active) and isinstance(how.objective, OfOutput) and isinstance(law, Diagonal):
-        return replace(how, statistic=AlongActive(how.objective)), InEigenbasis(law)
+    if isinstance(how.manifold, model.Active) and isinstance(how.objective, OfOutput) and isinstance(law, WithOrbits):
+        return replace(how, statistic=AlongActive(how.objective)), Orbits(law)
     return how, law

@@ -170,8 +170,8 @@ def lopsided(theta, plain=one_layer.products):
     return alpha, beta, m + 0.1 * theta[P22], c
 
 
-def negative(self, f, sample, plain=PowerIteration.of_output):
-    return -plain(self, f, sample)
+def negative(self, f, Sq, V, plain=PowerIteration.of_output):
+    return -plain(self, f, Sq, V)
 
 
 def wrong_sign(theta, plain=one_layer.products):

@@ -82,10 +82,10 @@ def advance_both(polynomial: Any, form: Any, L: int, lam: Any, eta: Any, state: 
 
 
 @jax.jit
-def look(polynomial: exact.Polynomial, root: Any, A: Any) -> tuple[Any, Any, Any]:
-    """Eigenvalues in whitened coordinates, loss, and its rounding."""
+def _recorded(polynomial: exact.Polynomial, root: Any, A: Any) -> tuple[Any, Any, Any]:
+    """A in whitened coordinates, its loss, and the rounding of that."""
     inside = root @ (A + A.T) @ root / 2
-    return jnp.linalg.eigvalsh(inside), exact.loss(polynomial, inside), exact.rounding(polynomial, inside)
+    return inside, exact.loss(polynomial, inside), exact.rounding(polynomial, inside)
 
 
 @jax.jit
@@ -120,7 +120,8 @@ def descend(setting: Setting, law: InContext, progress: Progress) -> Descents:
             diverged_at = int(step)
             break
         u = np.abs(np.diagonal(both[1]))
-        rows.append((step, A, *look(polynomial, law.root, A[0]), u))
+        inside, loss, error = _recorded(polynomial, law.root, A[0])
+        rows.append((step, A, np.linalg.eigvalsh(inside), loss, error, u))
         progress("exact descent", int(step), int(grid[-1]))
         if step > 10 and np.abs(np.subtract(A, last)).max() <= STILL * np.abs(A).max() and u.max() < STILL:
             break

@@ -211,7 +211,7 @@ def integrate(n: int, lam: Any, L: int, times: Any, tolerance: float = INTEGRATO
 
 def flow_study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
     law = setting.law
-    lam = jnp.linalg.eigvalsh(jnp.asarray(law.Sigma))
+    lam = jnp.asarray(np.linalg.eigvalsh(law.Sigma))
     n, L = law.n, setting.L
 
     def measure() -> Flow:
@@ -244,7 +244,8 @@ def flow(study: Study) -> Iterator[Evidence]:
     """Row 9: the loss of gradient flow from 0."""
     L, values = study.setting.L, study.values
     t, loss, more, coarse = (values[f"flow/{name}"] for name in ("t", "loss", "more", "coarse"))
-    wanted = np.asarray(exact.flow_loss_infinite(jnp.linalg.eigvalsh(jnp.asarray(study.law.Sigma)), L, jnp.asarray(t)))
+    lam = jnp.asarray(np.linalg.eigvalsh(study.law.Sigma))
+    wanted = np.asarray(exact.flow_loss_infinite(lam, L, jnp.asarray(t)))
     yield Evidence(
         "flow-loss",
         f"The loss of gradient flow from 0 is sum_i (1 + 4L(L-1) lambda_i^2 t)^(-L/(L-1)) up to t = {t[-1]:.3g}: ratio",

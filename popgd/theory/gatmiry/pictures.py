@@ -69,7 +69,7 @@ def flow(study: Any, title: str) -> dict[str, Figure]:
     """The loss of gradient flow and its solution at n = infinity."""
     L = study.setting.L
     t, loss = study.values["flow/t"], study.values["flow/loss"]
-    lam = jnp.linalg.eigvalsh(jnp.asarray(study.law.Sigma))
+    lam = jnp.asarray(np.linalg.eigvalsh(study.law.Sigma))
     figure, axes = panel(title, "time t", "population loss")
     axes.loglog(t[1:], loss[1:], color=BLUE, lw=2, label="gradient flow")
     axes.loglog(t[1:], exact.flow_loss_infinite(lam, L, jnp.asarray(t[1:])), ":", color=ORANGE, lw=2, label="n = infinity")

@@ -325,5 +325,5 @@ def regression(study: Stability) -> tuple[float, float, float]:
     loss = one_layer.loss(study.objective, study.spectrum)
     at = lambda x: loss(jnp.zeros(8).at[jnp.array([P22, 2, 5, Q22])].set(jnp.array([x[0] - 1, x[1], 1.0, 1.0])))
     zero = jnp.zeros(2)
-    best = -jnp.linalg.solve(jax.hessian(at)(zero), jax.grad(at)(zero))
+    best = -np.linalg.solve(jax.hessian(at)(zero), jax.grad(at)(zero))
     return float(best[0]) - 1, float(best[1]), float(at(best))
