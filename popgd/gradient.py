@@ -194,7 +194,7 @@ def _devices_for(
         return every
     leaves, structure = jax.tree.flatten((weights, law))
     shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    called_with = (statistic, structure, shapes, chunk, jax.device_count())
+    called_with = (statistic, structure, shapes, chunk, every)
     if called_with not in _devices_of:
         # jit keeps what is traced here for the call itself
         program = _estimate.trace(statistic, weights, law, key, samples, chunk, every).jaxpr
