@@ -56,7 +56,7 @@ def as_if(weights: Weights, sample: Sample) -> gradient.Gradient:
 
 
 def measure(rows: list[dict[str, Any]]) -> None:
-    """Adds "profile" to the rows of float32: seconds of normal numbers, rotation, X = O U, moments, the products at the GEMM rate."""
+    """Adds "profile" to the rows of float32: seconds of each step, and of the products at the GEMM rate."""
     for row in (row for row in rows if row["dtype"] == "float32"):
         d, n, L = row["d"], row["n"], row["L"]
         weights, law, key = measured.setting(d, n, L, "float32")

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Float
 
 from popgd import quadrature as q
+from popgd.numeric import UNIT
 from popgd.quadrature import Bounded, Spectrum
-from popgd.quadrature.trapezoid import UNIT
 from popgd.spectra import Quantity, Together, average, average_log, batched, exact, over, over_c, sample_condition, stderr
 
 BLOCK = 8  # points in one call

@@ -14,9 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from popgd.normal import normal
+from popgd.numeric import EQUAL_RTOL, doubtful_gap, multiplicities, whole
 
-#: Eigenvalues closer than this, relative to the largest, count as one multiple eigenvalue.
-MULTIPLICITY_RTOL = 1e-9
 #: A column counts as a unit vector if its norm is within this of 1 (a few roundings of a float64 norm).
 UNIT_ATOL = 1e-12
 #: Matrices in memory at once where only their eigenvalues are wanted.
@@ -158,8 +157,7 @@ class UniformSphere:
     n: int
 
     def __post_init__(self) -> None:
-        if min(self.d, self.n) < 1 or (self.d, self.n) != (int(self.d), int(self.n)):
-            raise ValueError(f"the uniform law got d={self.d}, n={self.n}: both must be at least 1, and whole numbers")
+        whole(d=self.d, n=self.n)
 
     @property
     def r(self) -> int:
@@ -234,7 +232,7 @@ class Rotated:
             if given.shape != lam.shape or np.any(abs(given - lam) > UNIT_ATOL * U.shape[1]):
                 raise ValueError(f"the matrix has the spectrum {lam}, not {given}: leave out spectrum")
             lam = given  # without eigh's rounding
-        r = int(np.sum(lam >= lam[0] * (1 - MULTIPLICITY_RTOL)))
+        r = multiplicities(lam)[0]
         return cls(jnp.asarray(U), jnp.asarray(vectors[:, ::-1][:, :r]), tuple(lam.tolist()))
 
     @classmethod
@@ -293,11 +291,13 @@ class Rotated:
         return float(sum(x * x for x in self.spectrum)) / self.d
 
     def hypotheses(self) -> list[Hypothesis]:
-        lowest = self.spectrum[-1]
+        lowest, doubt = self.spectrum[-1], doubtful_gap(self.spectrum)
+        gap = [Hypothesis("clear multiplicity", False, doubt, soft=True)] if doubt else []
         return [
             Hypothesis("(A1)", True, "every column is a unit vector, checked at construction"),
             Hypothesis("(A2)", True, "Haar rotation: O X has the law of X"),
-            Hypothesis("(A3)", lowest > MULTIPLICITY_RTOL * self.spectrum[0], f"lambda_d = {lowest:.6g} in every sample"),
+            Hypothesis("(A3)", lowest > EQUAL_RTOL * self.spectrum[0], f"lambda_d = {lowest:.6g} in every sample"),
+            *gap,
         ]
 
     def describe(self) -> dict[str, object]:

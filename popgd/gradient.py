@@ -33,10 +33,10 @@ AXIS = "samples"
 #: What a CPU leaves to LAPACK or to an FFT library. Their calls hand a batch to the pool of threads that they run on, and
 #: wait. With as many devices as threads, each of them in such a call, nobody is left to do the work, and the program hangs
 #: (two devices: `eigh` from d = 20 on). Statistics with any of these run on one device of each process; popgd's own have none.
-LINEAR_ALGEBRA = frozenset(
-    "cholesky cholesky_update eig eigh fft geqp3 geqrf hessenberg householder_product lu ormqr qr schur svd "
-    "symmetric_product triangular_solve tridiagonal tridiagonal_solve".split()
-)
+LINEAR_ALGEBRA = {
+    "cholesky", "cholesky_update", "eig", "eigh", "fft", "geqp3", "geqrf", "hessenberg", "householder_product",
+    "lu", "ormqr", "qr", "schur", "svd", "symmetric_product", "triangular_solve", "tridiagonal", "tridiagonal_solve",
+}  # fmt: skip
 #: A chunk's working set should stay near a core's second-level cache; twice or half of it costs a few per cent.
 CHUNK_BYTES, LARGEST_CHUNK = 2**19, 64
 #: Arrays of the size of the token matrix, and of P, that one sample's gradient keeps alive at least: a layer's input,
@@ -185,9 +185,7 @@ def _over_all(
 _devices_of: dict[Any, Mesh] = {}
 
 
-def _devices_for(
-    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: int, chunk: int | None
-) -> Mesh:
+def _devices_for(statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: int, chunk: int | None) -> Mesh:
     """All devices, or one of each process where they are CPUs and the statistic calls `LINEAR_ALGEBRA`."""
     every = _mesh()
     if jax.default_backend() != "cpu" or jax.local_device_count() == 1:
@@ -207,8 +205,7 @@ def _devices_for(
 def calls_linear_algebra(program: Any) -> bool:
     """Whether a jaxpr, or one inside it, has an operation of `LINEAR_ALGEBRA`."""
     return any(
-        str(equation.primitive) in LINEAR_ALGEBRA
-        or any(map(calls_linear_algebra, jaxprs_in_params(equation.params)))
+        str(equation.primitive) in LINEAR_ALGEBRA or any(map(calls_linear_algebra, jaxprs_in_params(equation.params)))
         for equation in program.eqns
     )
 

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from popgd.data import Hypothesis
 from popgd.model import UNROLL
+from popgd.numeric import whole
 from popgd.weights import Weights
-from popgd.wishart import whole
 from popgd.wishart_loss import square_root
 
 

@@ -19,11 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from popgd import model
-from popgd.data import MULTIPLICITY_RTOL
 from popgd.model import Weights
+from popgd.numeric import UNIT, multiplicities
 
-#: Unit roundoff of float64.
-UNIT = float(np.finfo(np.float64).eps) / 2
 #: Roundings of the singular value decomposition, per dimension.
 DECOMPOSITION = 8
 #: Roundings of a logarithm of a length, in units of itself: as much the length is off, relatively.
@@ -33,7 +31,7 @@ EXPONENT = 4
 @dataclass(frozen=True, eq=False)
 class Split:
     """The spectrum of S: eigenvalues descending, eigenvectors as columns, r = multiplicity of the largest, next_r = that
-    of lam_{r+1} (0 if r = d), each up to MULTIPLICITY_RTOL lam_1.
+    of lam_{r+1} (0 if r = d), by `numeric.multiplicities`.
 
     rounding bounds what float64 adds to one loop, in units of (1 + c lam_1)|q|: the sums over n columns and d rows, and
     the decomposition.
@@ -111,9 +109,7 @@ def split(X: Float[np.ndarray, "d n"]) -> Split:
     vectors, sigma, _ = np.linalg.svd(X, full_matrices=n < d)
     lam = np.zeros(d)
     lam[: sigma.size] = sigma**2
-    near = MULTIPLICITY_RTOL * lam[0]
-    r = int(np.sum(lam >= lam[0] - near))
-    next_r = int(np.sum(lam[r:] >= lam[r] - near)) if r < d else 0
+    r, next_r = [*multiplicities(lam), 0][:2]
     magnitude = float(np.linalg.norm(abs(X), 2)) ** 2 / float(lam[0])  # |X||X|^T bounds what the sums can round
     return Split(lam, vectors, r, next_r, UNIT * magnitude * (n + (2 + DECOMPOSITION) * d + 4))
 

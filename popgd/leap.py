@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from popgd.interpolant import Interpolant
+from popgd.numeric import UNIT
 from popgd.recursion import (
     Callback,
     Records,
@@ -46,7 +47,6 @@ BRUTE = 10**5  # steps taken one by one, unless more are needed
 MOST = 10**8  # steps taken one by one at most
 CLOSE = 1e-13  # relative defect of F below which the leap may start
 SLACK = 2.0  # times the first omitted term: the rest of the series
-UNIT = 2.0**-53
 STEP_ROUNDING = 8 * UNIT  # of one increment, beyond what the slope's own error holds
 FLOW_ROUNDING = 64 * UNIT  # of log c <= 50 over the few steps of STEP that the contracting flow remembers
 

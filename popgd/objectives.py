@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from popgd import model
 from popgd.data import Sample
+from popgd.numeric import whole
 from popgd.weights import Weights
 
 TARGETS = ("normalised", "unnormalised")
@@ -38,9 +39,7 @@ class OfLoops(Objective, Protocol):
 class OfOutput(OfLoops, Protocol):
     """An objective that is a function of the model's output."""
 
-    def of_output(
-        self, f: Float[Array, " d"], Sq: Float[Array, " d"], V: Float[Array, "d r"]
-    ) -> Float[Array, ""]: ...
+    def of_output(self, f: Float[Array, " d"], Sq: Float[Array, " d"], V: Float[Array, "d r"]) -> Float[Array, ""]: ...
 
 
 @dataclass(frozen=True)
@@ -55,16 +54,13 @@ class SubspaceDistance:
     layer_norm: bool = True
 
     def __post_init__(self) -> None:
-        if self.L < 1 or int(self.L) != self.L:
-            raise ValueError(f"L={self.L}: at least one loop is needed, and a whole number of them")
+        whole(L=self.L)
 
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
         f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm)
         return self.of_output(f, sample.Sq, sample.V)
 
-    def of_output(
-        self, f: Float[Array, " d"], Sq: Float[Array, " d"], V: Float[Array, "d r"]
-    ) -> Float[Array, ""]:
+    def of_output(self, f: Float[Array, " d"], Sq: Float[Array, " d"], V: Float[Array, "d r"]) -> Float[Array, ""]:
         """The loss of an output f, whatever model it came from; S q is not needed. Valid as the class."""
         V = jax.lax.stop_gradient(V)
         return jnp.sum((f - V @ (V.T @ f)) ** 2)
@@ -85,16 +81,13 @@ class PowerIteration:
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
             raise ValueError(f"target={self.target}: one of {', '.join(TARGETS)} was wanted")
-        if self.L < 1 or int(self.L) != self.L:
-            raise ValueError(f"L={self.L}: at least one loop is needed, and a whole number of them")
+        whole(L=self.L)
 
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
         f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm)
         return self.of_output(f, sample.Sq, sample.V)
 
-    def of_output(
-        self, f: Float[Array, " d"], Sq: Float[Array, " d"], V: Float[Array, "d r"]
-    ) -> Float[Array, ""]:
+    def of_output(self, f: Float[Array, " d"], Sq: Float[Array, " d"], V: Float[Array, "d r"]) -> Float[Array, ""]:
         """The loss of an output f, whatever model it came from; V is not needed. Valid as the class."""
         y = Sq / jnp.linalg.norm(Sq) if self.target == "normalised" else Sq
         return jnp.sum((f - y) ** 2)

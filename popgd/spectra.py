@@ -11,9 +11,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from popgd.numeric import UNIT
 from popgd.quadrature import Bounded, Spectrum
-from popgd.quadrature.spectrum import LARGEST, SMALLEST
-from popgd.quadrature.trapezoid import UNIT
 
 CHUNK = 8  # evaluations in flight: keeps the nodes of one chunk in cache
 
@@ -36,18 +35,12 @@ def sample_condition(spectra: Spectrum) -> float:
 def batched(lam, mult) -> Spectrum:
     """A (K, m) batch from lam (m,) or (K, m) and mult (m,) or (K, m), every row descending and positive.
 
-    Raises ValueError otherwise, and for eigenvalues outside 1e-70 to 1e70. Outside jit only.
+    Raises ValueError as `Spectrum` does. Outside jit only.
     """
-    lam = np.atleast_2d(np.asarray(lam, dtype=np.float64))
-    if lam.ndim != 2 or lam.shape[1] < 1:
+    lam, mult = np.atleast_2d(np.asarray(lam, dtype=np.float64)), np.asarray(mult, dtype=np.float64)
+    if lam.ndim != 2:
         raise ValueError(f"got lam of shape {lam.shape}, wanted (m,) or (K, m): one row of distinct eigenvalues each")
-    if not (np.isfinite(lam).all() and (lam > 0).all() and (np.diff(lam, axis=1) < 0).all()):
-        raise ValueError("got rows that do not descend or are not positive, wanted lam_1 > ... > lam_m > 0: sort them")
-    if lam.min() < SMALLEST or lam.max() > LARGEST:
-        raise ValueError(f"got eigenvalues from {lam.min():.3g} to {lam.max():.3g}, wanted 1e-70 to 1e70: scale S")
-    mult = np.asarray(mult, dtype=np.float64)
-    if mult.shape not in (lam.shape, lam.shape[1:]) or not (mult >= 1).all():
-        raise ValueError(f"got mult of shape {mult.shape}, wanted {lam.shape[1:]} of numbers >= 1: one per eigenvalue")
+    lam, mult = Spectrum(lam, mult)
     return Spectrum(jnp.asarray(lam), jnp.asarray(np.broadcast_to(mult, lam.shape)))
 
 

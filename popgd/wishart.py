@@ -23,18 +23,11 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import cache, lru_cache
 from math import comb
-from operator import index
 from typing import NamedTuple
 
+from popgd.numeric import whole
+
 LARGEST_K = 100  # moments: 3 s and 100 MB, three times that for each further 20
-
-
-def whole(least: int = 1, **values) -> list[int]:
-    """The values as Python's integers, which do not overflow; ValueError if one is not a whole number >= least."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not hasattr(value, "__index__") or index(value) < least:
-            raise ValueError(f"got {name} = {value!r}, wanted a whole number >= {least}: give an integer (10**7, not 1e7)")
-    return [index(value) for value in values.values()]
 
 
 def rational(a: Fraction | float) -> Fraction:

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from popgd.wishart import rounded, whole
+from popgd.numeric import whole
+from popgd.wishart import rounded
 from popgd.wishart_loss import LARGEST_L
 from popgd.wishart_words import Terms, mean_of_words, reverse
 

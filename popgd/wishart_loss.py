@@ -21,7 +21,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from popgd.wishart import a_star, rational, rounded, whole
+from popgd.numeric import whole
+from popgd.wishart import a_star, rational, rounded
 from popgd.wishart_words import Terms, mean_of_words, reverse
 
 LARGEST_L = 6  # 1 s for L = 5, 15 s and 300 MB for L = 6, fifteen times that for each further loop

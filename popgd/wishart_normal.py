@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from popgd.wishart import a_star, rounded, whole
+from popgd.numeric import whole
+from popgd.wishart import a_star, rounded
 from popgd.wishart_words import Terms, Word, mean_of_words
 
 #: 0.1 s for L = 3, 3 s for L = 4; the next takes minutes.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from popgd import wishart as w
+from popgd.numeric import whole
 
 pytestmark = pytest.mark.slow  # the default suite is for what theorems use
 
@@ -215,8 +216,8 @@ def test_numbers_that_are_refused(function):
 def test_other_refusals():
     for value in (1e7, "7", None, 2.5, True):
         with pytest.raises(ValueError, match=r"got n = .*, wanted a whole number"):
-            w.whole(n=value)
-    assert w.whole(n=np.int64(7), L=3) == [7, 3] and type(w.whole(n=np.int64(7))[0]) is int
+            whole(n=value)
+    assert whole(n=np.int64(7), L=3) == [7, 3] and type(whole(n=np.int64(7))[0]) is int
     for a in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="finite"):
             w.isotropic_loss(50, 5, 2, a)

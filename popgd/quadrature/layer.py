@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from popgd.numeric import UNIT
 from popgd.quadrature.rules import half_line_rule, inverse_three_halves_rule
 from popgd.quadrature.spectrum import COND, Spectrum
-from popgd.quadrature.trapezoid import UNIT, Bounded, from_value, integral, negative, node_count, times
+from popgd.quadrature.trapezoid import Bounded, from_value, integral, negative, node_count, times
 
 
 def _spread(spec: Spectrum, y):

@@ -5,8 +5,9 @@ from math import log
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from popgd.numeric import UNIT
 from popgd.quadrature.spectrum import COND, Spectrum, needs_gap
-from popgd.quadrature.trapezoid import UNIT, Bounded, Logistic, integral, negative, node_count
+from popgd.quadrature.trapezoid import Bounded, Logistic, integral, negative, node_count
 
 
 def _log_rho(lam, u, c, L: int):

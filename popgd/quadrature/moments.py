@@ -6,9 +6,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from popgd.numeric import UNIT
 from popgd.quadrature.layer import layer_loss
 from popgd.quadrature.spectrum import COND, Spectrum
-from popgd.quadrature.trapezoid import REACH, UNIT, Bounded, from_value, integral, logistic, node_count
+from popgd.quadrature.trapezoid import REACH, Bounded, from_value, integral, logistic, node_count
 
 
 def _first_degree(spec: Spectrum, power: float, weights, log_scale, cond: float) -> Bounded:

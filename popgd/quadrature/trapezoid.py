@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from popgd.numeric import UNIT
+
 STEP = 0.25  # widest step; at the line Im s = pi/2 it leaves e^{-pi^2/h} = 7e-18
 REACH = 40.0  # e^{-40} = 4e-18 of the integral is left outside the grid
-UNIT = 2.0**-53  # unit rounding of float64
 TINY = 2.0**-1022  # smallest normal float64; XLA flushes what is smaller
 
 Amplitude = Callable[..., tuple[Array, Array]]  # (s, Logistic at s + b) -> value, sum of magnitudes of monomials

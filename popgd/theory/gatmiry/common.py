@@ -11,6 +11,7 @@ from popgd import wishart
 from popgd.config import SettingError
 from popgd.data import Hypothesis
 from popgd.in_context import InContext, SquaredError
+from popgd.numeric import UNIT
 from popgd.theory.base import Setting, fits
 
 PAPER = "arXiv 2410.08292"
@@ -32,8 +33,8 @@ HEAVY = 0.25
 RARE = 0.125
 #: Eigenvalues of Sigma whose squares float64 holds, with room for their sums and inverses.
 SMALLEST, BIGGEST = 1e-100, 1e100
-#: Measured with float64: a relative error of a few units of rounding.
-UNIT = float(np.finfo(np.float64).eps)
+#: The relative error of a rational number that was rounded once, and of what was made of it.
+ROUNDED = 2 * UNIT
 
 
 def make_law(values: Mapping[str, Any]) -> InContext:
@@ -150,4 +151,4 @@ def quantities(study: Study) -> dict[str, tuple[float, float]]:
     found = {"a_star": wishart.a_star(n, d, L), "loss_min": wishart.least_loss(n, d, L)}
     if d > 1:
         found |= wishart.hessian(n, d, L, a)._asdict()
-    return {name: (value, abs(value) * UNIT) for name, value in found.items()}
+    return {name: (value, abs(value) * ROUNDED) for name, value in found.items()}

@@ -9,7 +9,7 @@ from math import comb
 import numpy as np
 
 from popgd import wishart
-from popgd.theory.gatmiry.common import UNIT, Study, heavy_tails, sampled_law
+from popgd.theory.gatmiry.common import ROUNDED, Study, heavy_tails, sampled_law
 from popgd.theory.gatmiry.descents import REPLICAS, WIDTH, sampled_steps
 from popgd.verdict import Evidence
 
@@ -183,7 +183,7 @@ def local(study: Study) -> Iterator[Evidence]:
         "derived: exact rational numbers",
         predicted=0.0,
         measured=np.array([h.h_tr, h.h_sym]) / (abs(h.h_tr) + abs(h.h_sym)),
-        error=UNIT,
+        error=ROUNDED,
         allowance=0.0,
         resolution=1e-6,
         reason="rounded once",
@@ -209,7 +209,7 @@ def bracket(study: Study) -> Iterator[Evidence]:
         "Theorem 3.2, as transcribed; empty (c > 1) at smaller n",
         predicted=1.0,
         measured=abs(1 - wishart.a_star(n, d, L)) / bracket_width(n, d, L),
-        error=UNIT,
+        error=ROUNDED,
         allowance=0.0,
         resolution=0.01,
         reason="rounded once",

@@ -13,7 +13,7 @@ from popgd.in_context import SquaredError
 from popgd.memory import Memory
 from popgd.theory.base import Progress, Setting
 from popgd.theory.gatmiry import pictures
-from popgd.theory.gatmiry.common import UNIT, Study, hypotheses
+from popgd.theory.gatmiry.common import ROUNDED, Study, hypotheses
 from popgd.verdict import Evidence
 
 #: Prompts whose errors are followed over loops; their share is known to 1/sqrt(4 PROMPTS).
@@ -95,7 +95,7 @@ def free_steps(study: Study) -> Iterator[Evidence]:
     """Row 7: what equal steps cost."""
     n, d, L = study.sizes
     ratio = wishart.least_loss(n, d, L) / wishart.unlooped(n, d, L)
-    common = {"predicted": 1.0, "error": 4 * UNIT, "origin": "derived", "statistical": False}
+    common = {"predicted": 1.0, "error": 4 * ROUNDED, "origin": "derived", "statistical": False}
     yield Evidence(
         "looped-above-unlooped",
         f"{L} equal steps are not better than {L} free ones: the least losses {wishart.least_loss(n, d, L):.10g} and "
@@ -135,7 +135,7 @@ def mean_error(study: Study) -> Iterator[Evidence]:
         "more test loops keep improving, as transcribed",
         predicted=1.0,
         measured=growth,
-        error=4 * UNIT,
+        error=4 * ROUNDED,
         allowance=0.0,
         resolution=1e-3,
         reason="exact moments, rounded once",
@@ -147,4 +147,4 @@ def mean_error(study: Study) -> Iterator[Evidence]:
 
 def loops_quantities(study: Study) -> dict[str, tuple[float, float]]:
     mean = study.values["mean"]
-    return {"best_loops": (float(np.argmin(mean) + 1), 0.0), "mean_error_least": (float(mean.min()), UNIT * float(mean.min()))}
+    return {"best_loops": (float(np.argmin(mean) + 1), 0.0), "mean_error_least": (float(mean.min()), ROUNDED * float(mean.min()))}

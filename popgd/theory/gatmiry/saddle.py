@@ -16,7 +16,7 @@ from popgd.memory import Memory
 from popgd.recursion import log_grid
 from popgd.theory.base import Progress, Setting
 from popgd.theory.gatmiry import pictures
-from popgd.theory.gatmiry.common import UNIT, Study, hypotheses
+from popgd.theory.gatmiry.common import ROUNDED, Study, hypotheses
 from popgd.verdict import Evidence
 
 #: Norm of the antisymmetric K that is added to a* I at the start, up to this n, and less for more examples: growth is linear
@@ -103,7 +103,7 @@ def over_all_matrices(study: Study) -> Iterator[Evidence]:
         "Theorem 3.2, as transcribed: the global minimiser",
         predicted=0.0,
         measured=h.h_asym / abs(h.h_sym),
-        error=UNIT,
+        error=ROUNDED,
         allowance=0.0,
         resolution=1e-6,
         reason="exact rational numbers, rounded once",
@@ -137,7 +137,7 @@ def over_all_matrices(study: Study) -> Iterator[Evidence]:
         "derived: Hessian at a* I",
         predicted=0.0,
         measured=(growth - wanted) / (study.setting.eta * abs(h.h_asym)),
-        error=UNIT / (study.setting.eta * abs(h.h_asym)) / kick(n),
+        error=ROUNDED / (study.setting.eta * abs(h.h_asym)) / kick(n),
         allowance=QUADRATIC * kick(n) ** 2 * max(1.0, n / KICK_EXAMPLES) / abs(h.h_asym),
         resolution=0.1,
         reason="second order in K; rounding. Relative to eta |h_asym|",
