@@ -33,6 +33,7 @@ from popgd.recursion import (
     next_move,
     pieces,
     positive,
+    sign_after,
     start_state,
 )
 
@@ -99,7 +100,7 @@ def trajectory(
         if callback is not None:
             callback(steps, steps)
     kept = np.isin(np.concatenate([part.step for part in parts]), records)
-    columns = {name: np.concatenate([getattr(part, name) for part in parts])[kept] for name in Records._fields[:6]}
+    columns = {name: np.concatenate([getattr(part, name) for part in parts])[kept] for name in Records._fields[:7]}
     return parts[-1]._replace(**columns)
 
 
@@ -116,12 +117,13 @@ def _step_by_step(slope, eta, d, now: Bounded, records, callback) -> tuple[Recor
         c, Delta = float(at.state.c), float(at.state.Delta)
         without_low = UNIT * abs(c), UNIT * abs(Delta)
         bounds = [float(error) + low for error, low in zip(at[1:], without_low, strict=True)]
-        rows.append([c, Delta, next_move(slope, eta, d, at.state.c, at.state.Delta)[0], *bounds])
+        dc = next_move(slope, eta, d, at.state.c, at.state.Delta)[0]
+        rows.append([c, Delta, dc, *bounds, at.state.sign])
         now = at
     finite = int(now.state.finite)
     stopped = np.asarray(-1 if finite == int(now.step) else finite + 1)
-    c, Delta, dc, bound, bound_Delta = np.array(rows, dtype=np.float64).T
-    return Records(records, c, Delta, dc, bound, bound_Delta, stopped, now.state), now
+    c, Delta, dc, bound, bound_Delta, sign = np.array(rows, dtype=np.float64).T
+    return Records(records, c, Delta, dc, bound, bound_Delta, sign, stopped, now.state), now
 
 
 @jax.jit
@@ -131,7 +133,7 @@ def _advance_bounded(slope: Interpolant, eta, d, now: Bounded, steps) -> Bounded
     share = slope.error * (2 + slope.error) + STEP_ROUNDING
 
     def step(_, now):
-        (at, c, c_low, Delta, Delta_low, finite), error, error_Delta = now
+        (at, c, c_low, Delta, Delta_low, sign, finite), error, error_Delta = now
         h, h_c = jax.jvp(lambda c: eta * slope(c) / d, (c,), (one,))
         dc, dDelta = increments(h, c, Delta)
         root = jnp.sqrt(4 * c * c + Delta * Delta)
@@ -142,9 +144,11 @@ def _advance_bounded(slope: Interpolant, eta, d, now: Bounded, steps) -> Bounded
             jnp.abs(1 + dc_c) * error + jnp.abs(dc_D) * error_Delta + injected,
             jnp.abs(dDelta_c) * error + jnp.abs(1 + dDelta_D) * error_Delta + injected_Delta,
         )
+        sign = sign_after(sign, h, c, Delta)
         c, c_low = add(c, c_low, dc)
         Delta, Delta_low = add(Delta, Delta_low, dDelta)
-        return Bounded(State(at + 1, c, c_low, Delta, Delta_low, finite + jnp.isfinite(c)), error, error_Delta)
+        state = State(at + 1, c, c_low, Delta, Delta_low, sign, finite + jnp.isfinite(c))
+        return Bounded(state, error, error_Delta)
 
     return jax.lax.fori_loop(0, steps, step, now)
 
@@ -188,8 +192,10 @@ def leap(
     change = slope_term * np.abs(fine[:, 1]) + gap[:, 1] + 4 * UNIT + relative_Delta
     bound_Delta = np.abs(Delta) * change + np.abs(dDelta) * tau
     last, zero = jnp.asarray(records[-1]), jnp.zeros(())
-    state = State(last, jnp.asarray(c[-1]), zero, jnp.asarray(Delta[-1]), zero, last)
-    return Records(records, c, Delta, dc, bound, bound_Delta, np.asarray(-1), state)
+    sign = now.state.sign  # l' < 0: a + b grows at every step
+    state = State(last, jnp.asarray(c[-1]), zero, jnp.asarray(Delta[-1]), zero, sign, last)
+    signs = np.full(c.shape, float(sign))
+    return Records(records, c, Delta, dc, bound, bound_Delta, signs, np.asarray(-1), state)
 
 
 @partial(jax.jit, static_argnames="order")

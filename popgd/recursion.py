@@ -28,8 +28,8 @@ class State(NamedTuple):
     """Where a descent is: everything needed to go on bit-identically.
 
     c + c_low and Delta + Delta_low are the values (compensated sums: eta^2 g^2 falls below half an ulp of
-    1 at about 10^7 steps, while what is still to come of Delta is 10^-9 of it); `finite` counts the steps
-    whose c was finite.
+    1 at about 10^7 steps, while what is still to come of Delta is 10^-9 of it); `sign` is that of a + b,
+    or where a = -b of a; `finite` counts the steps whose c was finite.
     """
 
     step: Int[Array, ""]
@@ -37,6 +37,7 @@ class State(NamedTuple):
     c_low: Float[Array, "*batch"]
     Delta: Float[Array, "*batch"]
     Delta_low: Float[Array, "*batch"]
+    sign: Float[Array, "*batch"]
     finite: Int[Array, "*batch"]
 
 
@@ -44,8 +45,8 @@ class Records(NamedTuple):
     """The descent at the recorded steps.
 
     `dc` is c_{t+1} - c_t from the map. `bound` and `bound_Delta` are absolute bounds on the errors of c
-    and Delta: NaN where nobody has stated one. `stopped` is the first step whose c is not finite, -1 if
-    all are. `state` is the last record's, to go on from.
+    and Delta: NaN where nobody has stated one. `sign` tells (a, b) from (-a, -b), as in `State`. `stopped`
+    is the first step whose c is not finite, -1 if all are. `state` is the last record's, to go on from.
     """
 
     step: Int[np.ndarray, " records"]
@@ -54,13 +55,23 @@ class Records(NamedTuple):
     dc: Float[np.ndarray, "records *batch"]
     bound: Float[np.ndarray, "records *batch"]
     bound_Delta: Float[np.ndarray, "records *batch"]
+    sign: Float[np.ndarray, "records *batch"]
     stopped: Int[np.ndarray, "*batch"]
     state: Any
 
     @property
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
         """(a, b) of `weights_of`."""
-        return weights_of(self.c, self.Delta)
+        return weights_of(self.c, self.Delta, self.sign)
+
+    @property
+    def sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """(a + b, a - b), without cancellation: their product is Delta."""
+        a, b = self.weights
+        with np.errstate(invalid="ignore", divide="ignore"):
+            larger = np.where(self.c >= 0, a + b, a - b)
+            smaller = np.divide(self.Delta, larger, out=np.zeros_like(larger), where=larger != 0)
+        return np.where(self.c >= 0, larger, smaller), np.where(self.c >= 0, smaller, larger)
 
     @property
     def dc2(self) -> np.ndarray:
@@ -88,21 +99,28 @@ def increments(h, c, Delta) -> tuple[Array, Array]:
     return h * (h * c - jnp.sqrt(4 * c * c + Delta * Delta)), -h * h * Delta
 
 
-def weights_of(c: np.ndarray, Delta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(a, b) with a b = c, a^2 - b^2 = Delta and a + b >= 0, without cancellation.
+def sign_of(a, b) -> np.ndarray:
+    """`State.sign` of weights (a, b)."""
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    return np.asarray(np.sign(np.where(a == -b, a, a + b)))
 
-    larger^2 = (sqrt(4c^2 + Delta^2) + |Delta|)/2, smaller = c/larger.
-    (a, b) and (-a, -b) have the same (c, Delta) for ever. The descent multiplies a + b by 1 - eta
-    l'(c)/d, so this is the pair that started with a + b >= 0 wherever that factor is positive: always, if
-    l' < 0.
+
+def sign_after(sign, h, c, Delta) -> Array:
+    """The sign after a step, h = eta l'(c)/d, which multiplies a + b by 1 - h and a - b by 1 + h."""
+    opposite = (Delta == 0) & (c < 0)  # a = -b, and stays so
+    return jnp.where(jnp.where(opposite, 1 + h, 1 - h) < 0, -sign, sign)
+
+
+def weights_of(c: np.ndarray, Delta: np.ndarray, sign: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(a, b) with a b = c, a^2 - b^2 = Delta and the sign of `State`, without cancellation.
+
+    larger^2 = (sqrt(4c^2 + Delta^2) + |Delta|)/2, smaller = c/larger; (a, b) and (-a, -b) have the same
+    (c, Delta) for ever. a + b has the sign of the larger of the two, where it is not 0.
     """
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # a diverged descent is not finite, and says so
-        return _weights_of(c, Delta)
-
-
-def _weights_of(c: np.ndarray, Delta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    larger = np.sqrt((np.hypot(2 * c, Delta) + np.abs(Delta)) / 2)
-    smaller = np.divide(c, larger, out=np.zeros_like(larger), where=larger != 0)
+        larger = sign * np.sqrt((np.hypot(2 * c, Delta) + np.abs(Delta)) / 2)
+        smaller = np.divide(c, larger, out=np.zeros_like(larger), where=larger != 0)
+        smaller = np.where(Delta == 0, np.sign(c) * larger, smaller)  # a = b or a = -b, to the last bit
     return np.where(Delta >= 0, larger, smaller), np.where(Delta >= 0, smaller, larger)
 
 
@@ -130,9 +148,9 @@ def start_state(start: tuple, batch: tuple[int, ...] = ()) -> State:
     if not ((larger == 0) | ((larger >= 1 / EXTREME) & (larger <= EXTREME))).all():
         raise ValueError(f"start (a0, b0) = ({a}, {b}): wanted the larger in size between 1e-70 and 1e70, or both 0")
     shape = np.broadcast_shapes(a.shape, b.shape, batch)
-    values = (a * b, (a - b) * (a + b), np.zeros(()))
-    c, Delta, zero = (jnp.asarray(np.broadcast_to(value, shape)) for value in values)
-    return State(jnp.zeros((), jnp.int64), c, zero, Delta, zero, jnp.zeros(shape, jnp.int64))
+    values = (a * b, (a - b) * (a + b), np.zeros(()), sign_of(a, b))
+    c, Delta, zero, sign = (jnp.asarray(np.broadcast_to(value, shape)) for value in values)
+    return State(jnp.zeros((), jnp.int64), c, zero, Delta, zero, sign, jnp.zeros(shape, jnp.int64))
 
 
 def recurse(
@@ -165,13 +183,13 @@ def recurse(
     rows = []
     advance = partial(_advance, slope, eta, d)
     for now in pieces(advance, state, records, callback):
-        rows.append((now.c, now.Delta, next_move(slope, eta, d, now.c, now.Delta)[0]))
+        rows.append((now.c, now.Delta, next_move(slope, eta, d, now.c, now.Delta)[0], now.sign))
         state = now
-    c, Delta, dc = (np.stack([np.asarray(row[k]) for row in rows]) for k in range(3))
+    c, Delta, dc, sign = (np.stack([np.asarray(row[k]) for row in rows]) for k in range(4))
     unknown = np.full(c.shape, np.nan)
     finite = np.asarray(state.finite)
     stopped = np.where(finite == int(state.step), -1, finite + 1)
-    return Records(records, c, Delta, dc, unknown, unknown, stopped, state)
+    return Records(records, c, Delta, dc, unknown, unknown, sign, stopped, state)
 
 
 @jax.jit
@@ -183,10 +201,12 @@ def next_move(slope, eta, d, c, Delta) -> tuple[Array, Array]:
 @jax.jit
 def _advance(slope, eta, d, state: State, steps) -> State:
     def step(_, now):
-        dc, dDelta = increments(eta * slope(now.c) / d, now.c, now.Delta)
+        h = eta * slope(now.c) / d
+        dc, dDelta = increments(h, now.c, now.Delta)
         c, c_low = add(now.c, now.c_low, dc)
         Delta, Delta_low = add(now.Delta, now.Delta_low, dDelta)
-        return State(now.step + 1, c, c_low, Delta, Delta_low, now.finite + jnp.isfinite(c))
+        sign = sign_after(now.sign, h, now.c, now.Delta)
+        return State(now.step + 1, c, c_low, Delta, Delta_low, sign, now.finite + jnp.isfinite(c))
 
     return jax.lax.fori_loop(0, steps, step, state)
 

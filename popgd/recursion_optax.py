@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from popgd.recursion import Callback, Records, Slope, as_pytree, checked_records, dimension, pieces, start_state
+from popgd.recursion import Callback, Records, Slope, as_pytree, checked_records, dimension, pieces, sign_of, start_state
 
 
 class OptaxState(NamedTuple):
@@ -50,12 +50,12 @@ def recurse_optax(
     advance = partial(_advance_optax, optimiser, slope, d)
     for now in pieces(advance, state, records, callback):
         (a, b), (da, db), _ = _optax_step(optimiser, slope, d, now.weights, now.optimiser)
-        rows.append([float(v) for v in (a * b, (a - b) * (a + b), da * b + a * db + da * db)])
+        rows.append([float(v) for v in (a * b, (a - b) * (a + b), da * b + a * db + da * db, sign_of(a, b))])
         state = now
-    c, Delta, dc = np.array(rows).T
+    c, Delta, dc, sign = np.array(rows).T
     unknown, finite = np.full(c.shape, np.nan), int(state.finite)
     stopped = np.asarray(-1 if finite == int(state.step) else finite + 1)
-    return Records(records, c, Delta, dc, unknown, unknown, stopped, state)
+    return Records(records, c, Delta, dc, unknown, unknown, sign, stopped, state)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -183,7 +183,7 @@ def test_one_step_and_none(fit):
 
 @given(st.floats(1e-60, 1e60), st.floats(1e-60, 1e60))
 def test_weights_of_inverts(a, b):
-    found = weights_of(np.asarray(a * b), np.asarray((a - b) * (a + b)))
+    found = weights_of(np.asarray(a * b), np.asarray((a - b) * (a + b)), np.asarray(1.0))
     assert max(abs(found[0] / a - 1), abs(found[1] / b - 1)) <= 2e-15
 
 

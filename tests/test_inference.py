@@ -375,7 +375,7 @@ def test_snapshots_are_finite_and_end_with_the_last(tmp_path):
     from popgd.recursion import Records
 
     step = np.array([0, 1, 2, 10, 100, 1000])
-    records = Records(step, np.array([0, 1, 2, 3, 4, np.inf]), *([np.zeros(6)] * 4), np.array(1000), None)
+    records = Records(step, np.array([0, 1, 2, 3, 4, np.inf]), *([np.zeros(6)] * 4), np.ones(6), np.array(1000), None)
     assert list(choose(records, 3)) == [1, 3, 4]
 
 

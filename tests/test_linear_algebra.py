@@ -86,9 +86,9 @@ def every_statistic():
     for module in (m for name, m in sys.modules.copy().items() if name.startswith("popgd")):
         for thing in vars(module).values():
             call = vars(thing).get("__call__") if isinstance(thing, type) else None
-            if call and thing not in losses and not getattr(thing, "_is_protocol", False):
-                if tuple(inspect.signature(call).parameters)[1:] == ("weights", "sample"):
-                    yield thing
+            names = tuple(inspect.signature(call).parameters)[1:] if call else ()
+            if names == ("weights", "sample") and thing not in losses and not getattr(thing, "_is_protocol", False):
+                yield thing
 
 
 def test_the_law_of_many_spectra_compiles_without_lapack():

@@ -149,9 +149,52 @@ def test_increments_come_from_the_map():
 
 
 def test_weights_of_have_no_cancellation():
-    a, b = weights_of(np.array([1e8, 0.0, 0.0, 0.0, -6.0]), np.array([1e-8, 4.0, -4.0, 0.0, 5.0]))
-    np.testing.assert_allclose(a, [1e4, 2.0, 0.0, 0.0, 3.0], rtol=1e-15)
-    np.testing.assert_allclose(b, [1e4, 0.0, 2.0, 0.0, -2.0], rtol=1e-15)
+    c, Delta = np.array([1e8, 0.0, 0.0, 0.0, -6.0]), np.array([1e-8, 4.0, -4.0, 0.0, 5.0])
+    for sign in (1.0, -1.0):
+        a, b = weights_of(c, Delta, np.full(5, sign))
+        np.testing.assert_allclose(sign * a, [1e4, 2.0, 0.0, 0.0, 3.0], rtol=1e-15)
+        np.testing.assert_allclose(sign * b, [1e4, 0.0, 2.0, 0.0, -2.0], rtol=1e-15)
+
+
+@pytest.mark.parametrize("start", [(1.0, 0.0), (0.0, 1.0), (-0.7, 0.4), (0.8, -0.8), (-0.8, 0.8), (1.0, 1.0), (-1.0, -1.0)])
+def test_signs_of_the_weights_are_those_of_the_descent_on_the_weights(start):
+    """Where a step multiplies a + b by 1 - h < 0, or a - b by 1 + h < 0, they turn; a = b and a = -b stay so exactly.
+
+    4.2 on (3, 1), y normalised, from (1, 0) at eta = 0.7 ends with a < 0.
+    """
+    A, star, turned = 5.0, 0.13, 0
+    slope = jax.tree_util.Partial(lambda A, star, c: 2 * A * (c - star), A, star)
+    for eta in np.linspace(0.02, 1.2, 60):
+        a, b = start
+        wanted = [start]
+        for _ in range(40):
+            g = 2 * A * (a * b - star) / 2
+            a, b = (a - eta * b * g, b - eta * a * g) if max(abs(a), abs(b)) < 1e9 else (a, b)
+            wanted.append((a, b))
+        found = recurse(slope, start, eta, 2, np.arange(41))
+        wanted = np.array(wanted)
+        calm = abs(wanted).max(axis=1) < 1e6  # two routes of a chaotic or diverging descent part
+        calm &= np.cumsum(~calm) == 0
+        a, b = found.weights
+        size = abs(wanted).max(axis=1)
+        close = (abs(found.c - wanted.prod(axis=1)) < 1e-6 * size**2) & calm
+        assert (close | ~calm)[:5].all()
+        np.testing.assert_allclose(np.stack([a, b], 1)[close] / size[close, None], wanted[close] / size[close, None], atol=1e-4)
+        turned += int((np.diff(np.sign(found.sign)) != 0).any())
+        if start[0] == start[1]:
+            assert (found.Delta[calm] == 0).all() and (a == b)[calm].all()
+        if start[0] == -start[1]:
+            assert (found.Delta[calm] == 0).all() and (a == -b)[calm].all()
+    assert turned >= 2
+
+
+def test_the_example_whose_sign_was_lost():
+    from popgd import check
+
+    found = check("4.2", spectrum=[3, 1], target="normalised", eta=0.7, samples=64, sampled_steps=4, batch=8)
+    a, error = found.quantities["a_final"]
+    assert abs(a + 0.2598870298) < 1e-9 and error < 1e-9
+    assert found.quantities["b_final"][0] < 0
 
 
 def test_affine_slope_converges_oscillates_and_diverges_with_a_status():

@@ -18,13 +18,13 @@ ON_MANIFOLD = 1000
 
 
 def single_steps(study: Study) -> Iterator[Evidence]:
-    """The recursion of (c, Delta) takes gradient steps on (a, b); the projected descent stays on the manifold."""
+    """The recursion of (c, Delta) and a sign takes gradient steps on (a, b); the projected descent stays on the manifold."""
     exact = study.exact
     parts = [gradient_steps(study, records) for records in (exact.short, exact.records)]
     ratio, error = (np.concatenate(x) for x in zip(*parts, strict=True))
     yield Evidence(
         "reduced-dynamics",
-        "Exact descent takes the steps a - eta b l'(c)/d, b - eta a l'(c)/d: c and a^2 - b^2 after the first ones, as ratios",
+        "Exact descent takes the steps a - eta b l'(c)/d, b - eta a l'(c)/d: a + b and a - b after the first ones, as ratios",
         "derived: reduced dynamics",
         predicted=1.0,
         measured=ratio,
@@ -55,22 +55,21 @@ def single_steps(study: Study) -> Iterator[Evidence]:
 
 
 def gradient_steps(study: Study, records: Records) -> tuple[np.ndarray, np.ndarray]:
-    """(c, Delta) at recorded steps over one gradient step on (a, b) from the step before, where both are on record.
+    """a + b and a - b at recorded steps over those of one gradient step from the step before, where both are on record.
 
-    With h = eta l'(c)/d a step is c+ = c (1 + h^2) - h s and Delta+ = Delta (1 - h^2), s = a^2 + b^2 >= 2 |c|. So an error dh of
-    h moves c+ by s (1 + |h|) dh at most and Delta+ by 2 |h Delta| dh: much, relative to it, where a large first step leaves
-    little of Delta.
+    With h = eta l'(c)/d a step multiplies a + b by 1 - h and a - b by 1 + h, so an error dh of h counts dh/|1 -+ h|. They are
+    read off c and Delta, each rounded relative to s (1 + |h|)^2, s = a^2 + b^2: much, relative to them, where a large step
+    leaves little of one.
     """
     exact, eta, d = study.exact, study.setting.eta, study.setting.law.d
     i = np.flatnonzero(np.diff(records.step) == 1)
-    a, b = (x[i] for x in records.weights)
     slope = exact.curve.slope(records.c[i])
     h = eta * slope.value / d
-    a, b, s = a - h * b, b - h * a, a * a + b * b
-    c, Delta = a * b, (a - b) * (a + b)
+    sums, after = (np.stack([x[j] for x in records.sums]) for j in (i, i + 1))
+    factors = np.stack([1 - h, 1 + h])
     dh = eta / d * (slope.bound + exact.slope_error * abs(slope.value))
+    s = np.hypot(2 * records.c[i], records.Delta[i])
     rounding = STEP_UNITS * np.finfo(float).eps * s * (1 + abs(h)) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.concatenate([records.c[i + 1] / c, records.Delta[i + 1] / Delta])
-        error = np.concatenate([s * (1 + abs(h)) * dh + rounding, 2 * abs(h * records.Delta[i]) * dh + rounding])
-        return ratio, error / abs(np.concatenate([c, Delta]))
+        error = dh / abs(factors) + rounding * (1 / abs(records.Delta[i + 1]) + 1 / np.max(after**2, axis=0))
+        return (after / (sums * factors)).ravel(), error.ravel()

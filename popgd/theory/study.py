@@ -147,7 +147,7 @@ def curves_of(setting: Setting, make_curve: Callable[[Spectrum], Any]) -> tuple[
 
 
 #: The shape of what an exact half remembers: records, short, losses, slope_error.
-_EXACT = (Records(*range(7), state=None), Records(*range(7), state=None), 0, 0)  # pyright: ignore
+_EXACT = (Records(*range(8), state=None), Records(*range(8), state=None), 0, 0)  # pyright: ignore
 
 
 def exact_half(

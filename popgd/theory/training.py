@@ -16,7 +16,7 @@ from popgd.config import SettingError
 from popgd.data import Hypothesis, UnitColumns
 from popgd.memory import Memory
 from popgd.quadrature import Spectrum
-from popgd.recursion import Records
+from popgd.recursion import Records, sign_of
 from popgd.theory import convergence, growth, unit_columns
 from popgd.theory.base import Progress, Setting
 from popgd.theory.study import curves_of
@@ -210,4 +210,5 @@ def _stored(law: TrainingLaw, kind: Kind) -> Records:
             raise ValueError("its arrays are not those of a descent")
     except (OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
         raise SettingError(f"{path} holds no exact descent ({error}): finish the run, or name another") from None
-    return Records(step, c, (a - b) * (a + b), dc, bound, np.full(c.shape, np.nan), np.array(-1), None)
+    unknown = np.full(c.shape, np.nan)
+    return Records(step, c, (a - b) * (a + b), dc, bound, unknown, sign_of(a, b), np.array(-1), None)
