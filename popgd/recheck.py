@@ -1,9 +1,18 @@
-"""A stored run judged afresh: which outcomes and numbers come out differently."""
+"""A stored run judged afresh: what in its report and its trajectory comes out differently.
+
+The stored settings hold the seed and all sample sizes, so the same code does the same work: every number comes out as it was,
+bit for bit on the same machine, and on another but for rounding. Code that draws other samples may move a value by its error,
+as it is computed now: no stored number is ever an allowance. Its errors and its trajectory are then others, and told as such.
+"""
 
 import json
-from collections.abc import Iterator
+import re
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -12,14 +21,23 @@ from popgd.config import SettingError
 from popgd.report import check_setting, restore
 from popgd.theory.base import Progress
 
-#: Two results may differ by this many units in the last place of the run's number format, relative to the larger, or
-#: absolutely where that is below 1 (numbers that should be 0 are rounding themselves), and by their stated errors.
+#: Rounding moves a number by this many units in the last place of the run's number format, relative to the larger, or
+#: absolutely where that is below 1 (numbers that should be 0 are rounding themselves).
 ROUNDINGS = 64
+#: What rounding does to numbers that a long computation has made larger, relatively to themselves: errors, allowances and all
+#: that is recorded along a descent. Measured between one device and two: 3e-13 in float64, 6e-4 in float32.
+AMPLIFIED = {"float64": 1e-9, "float32": 1e-2}
+#: Two samples' means lie 4 standard errors of their difference apart by chance with probability 6e-5: 4 sqrt(old^2 + new^2),
+#: and the error of both is the one computed now.
+APART = 4 * 2**0.5
+#: Arrays of a trajectory that bound the error of the one beside them.
+BOUNDS = {"c": "bound", "log_sin": "rounding"}
 _ENVIRONMENT = ("popgd", "revision", "jax", "jaxlib", "numpy", "python", "machine", "devices")
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
 
 
 class Difference(NamedTuple):
-    """One outcome (text) or number, then and now; for numbers how far they are and may be apart, None if one is missing."""
+    """One text or number, then and now; for numbers how far they are and may be apart, None if one is missing."""
 
     name: str
     then: Any
@@ -29,7 +47,7 @@ class Difference(NamedTuple):
 
 
 class Recheck(NamedTuple):
-    """What differs by more than its errors, how many were compared, and how many others are not the same bits."""
+    """What differs by more than it may, how many were compared, and how many others are not the same bits."""
 
     differences: list[Difference]
     compared: int
@@ -41,7 +59,7 @@ class Recheck(NamedTuple):
 def recheck(path: Path, progress: Progress) -> Recheck:
     """Judge the finished run in `path` once more from its settings. Writes nothing.
 
-    |difference| <= stored error + new error + rounding counts as the same. Raises SettingError if there is no such run.
+    Raises SettingError if there is no such run, or its report or trajectory is none.
     """
     if not (path / store.SETTINGS).exists():
         raise SettingError(f"recheck={path}: no run is there; name the directory of a finished run")
@@ -52,41 +70,161 @@ def recheck(path: Path, progress: Progress) -> Recheck:
     setting = restore(settings)
     if stored.get("settings") != settings:
         raise SettingError(f"recheck={path}: {store.REPORT} is not that of {store.SETTINGS}; name another directory")
-    fresh = json.loads(json.dumps(store.content_of(check_setting(setting, progress))))
     try:
-        pairs = list(_pairs(stored, fresh, setting.dtype))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise SettingError(f"recheck={path}: {store.REPORT} is damaged ({error!r}); name another directory") from None
+        _check_numbers(stored)
+        then = _environment(stored)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _damaged(path, store.REPORT, error) from None
+    arrays = _stored_arrays(path)
+    report = check_setting(setting, progress)
+    fresh = json.loads(json.dumps(store.content_of(report)))
+    del fresh["format"]  # `store.read` has looked at the stored one
+    pairs = [*_pairs(stored, fresh, setting.dtype), *_trajectory(arrays, store.trajectories(report))]
     apart = [pair for pair in pairs if pair.then != pair.now]
     beyond = [p for p in apart if p.difference is None or p.allowed is None or not p.difference <= p.allowed]
-    return Recheck(beyond, len(pairs), len(apart) - len(beyond), _environment(stored), _environment(fresh))
-
-
-def _pairs(then: dict[str, Any], now: dict[str, Any], dtype: str) -> Iterator[Difference]:
-    """Everything that is compared: outcomes, predicted and measured numbers of claims, and quantities."""
-    yield Difference("outcome", then["outcome"], now["outcome"])
-    old, new = ({claim["id"]: claim for claim in content["claims"]} for content in (then, now))
-    missing = {"outcome": "no such claim", "predicted": None, "measured": None, "error": None}
-    for name in {**old, **new}:
-        a, b = old.get(name, missing), new.get(name, missing)
-        yield Difference(f"{name}: outcome", a["outcome"], b["outcome"])
-        for number in ("predicted", "measured"):
-            yield _compare(f"{name}: {number}", (a[number], a["error"]), (b[number], b["error"]), dtype)
-    old, new, missing = then["quantities"], now["quantities"], {"value": None, "error": None}
-    for name in {**old, **new}:
-        a, b = old.get(name, missing), new.get(name, missing)
-        yield _compare(name, (a["value"], a["error"]), (b["value"], b["error"]), "float64")  # the exact engine's
-
-
-def _compare(name: str, then: tuple, now: tuple, dtype: str) -> Difference:
-    (a, error_a), (b, error_b) = then, now
-    if a is None or b is None:
-        return Difference(name, a, b)
-    rounding = ROUNDINGS * float(np.finfo(dtype).eps) * max(1.0, abs(a), abs(b))
-    errors = (np.inf if error is None else abs(error) for error in (error_a, error_b))
-    return Difference(name, a, b, abs(a - b), rounding + sum(errors))
+    return Recheck(beyond, len(pairs), len(apart) - len(beyond), then, _environment(fresh))
 
 
 def _environment(content: dict[str, Any]) -> str:
-    environment = content.get("environment", {})
-    return ", ".join(f"{name} {environment.get(name)}" for name in _ENVIRONMENT)
+    return ", ".join(f"{name} {content['environment'].get(name)}" for name in _ENVIRONMENT)
+
+
+def _damaged(path: Path, name: str, error: Exception) -> SettingError:
+    return SettingError(f"recheck={path}: {name} is damaged ({error!r}); name another directory")
+
+
+_TEXTS, _NUMBERS = ("id", "outcome", "statement", "source", "origin", "reason"), ("predicted", "measured")
+_TRUST = ("error", "allowance", "detectable", "resolution")
+
+
+def _check_numbers(report: dict[str, Any]) -> None:
+    """ValueError, KeyError or TypeError unless texts are texts, numbers finite numbers or None, and no claim is there twice."""
+    texts = {name: report[name] for name in ("theorem", "outcome", "reason", "statement", "source")}
+    numbers: dict[str, Any] = {}
+    for claim in report["claims"]:
+        texts |= {f"{claim['id']}: {name}": claim[name] for name in _TEXTS}
+        numbers |= {f"{claim['id']}: {name}": claim[name] for name in (*_NUMBERS, *_TRUST)}
+    for name, quantity in report["quantities"].items():
+        numbers |= {f"{name}: {key}": quantity[key] for key in ("value", "error")}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{name} is {text}")
+    for name, x in numbers.items():
+        if x is not None and (isinstance(x, bool) or not isinstance(x, int | float) or not abs(x) <= sys.float_info.max):
+            raise ValueError(f"{name} is {str(x)[:20]}")
+    if len({claim["id"] for claim in report["claims"]}) < len(report["claims"]):
+        raise ValueError("a claim is there twice")
+
+
+def _pairs(then: dict[str, Any], now: dict[str, Any], dtype: str) -> Iterator[Difference]:
+    """Every field of the report but its environment, of which only the seed is compared, and its settings."""
+    yield from _missing("", then, now)
+    for name in ("theorem", "outcome", "source"):
+        yield Difference(name, then[name], now[name])
+    yield _text("statement", then["statement"], now["statement"], dtype)
+    yield _text("reason", then["reason"], now["reason"], dtype)
+    yield Difference("seed", str(then["environment"].get("seed")), str(now["environment"]["seed"]))
+    old, new = ({claim["id"]: claim for claim in content["claims"]} for content in (then, now))
+    yield from _missing("claim ", old, new)
+    for name in filter(old.__contains__, new):
+        yield from _claim(name, old[name], new[name], dtype)
+    old, new = then["quantities"], now["quantities"]
+    yield from _missing("quantity ", old, new)
+    for name in filter(old.__contains__, new):
+        a, b = old[name], new[name]
+        yield from _missing(f"{name}: ", a, b)
+        yield _value(name, a["value"], b["value"], b["error"], "float64")  # the exact engine's
+        yield _error(f"{name}: error", a["error"], b["error"], b["value"], "float64")
+
+
+def _claim(name: str, then: dict[str, Any], now: dict[str, Any], dtype: str) -> Iterator[Difference]:
+    yield from _missing(f"{name}: ", then, now)
+    for field in ("outcome", "source", "origin"):
+        yield Difference(f"{name}: {field}", then[field], now[field])
+    for field in ("statement", "reason"):
+        yield _text(f"{name}: {field}", then[field], now[field], dtype)
+    for field in _NUMBERS:
+        yield _value(f"{name}: {field}", then[field], now[field], now["error"], dtype)
+    for field in _TRUST:
+        yield _error(f"{name}: {field}", then[field], now[field], now["measured"], dtype)
+
+
+def _missing(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
+    """A difference for every name that only one of them has."""
+    for name in sorted(then.keys() ^ now.keys()):
+        yield Difference(what + name, *("there" if name in content else "not there" for content in (then, now)))
+
+
+def _value(name: str, then: float | None, now: float | None, error: float | None, dtype: str) -> Difference:
+    """A number with its error of now, if that is known: rounding and APART errors."""
+    return _compare(name, then, now, _rounding(dtype, then, now) + APART * abs(error or 0.0))
+
+
+def _error(name: str, then: float | None, now: float | None, value: float | None, dtype: str) -> Difference:
+    """An error or another number that says how far to trust `value`, whose rounding is all that it may consist of."""
+    return _compare(name, then, now, _rounding("float64", value) + AMPLIFIED[dtype] * _larger(then, now))
+
+
+def _compare(name: str, then: float | None, now: float | None, allowed: float) -> Difference:
+    """None, which is no finite number, is the same as None alone."""
+    if then is None or now is None:
+        return Difference(name, then, now)
+    return Difference(name, then, now, abs(then - now), allowed)
+
+
+def _text(name: str, then: str, now: str, dtype: str) -> Difference:
+    """Two texts: the same words, and numbers, which may have been measured, as near as errors; of several the worst tells."""
+    if _NUMBER.split(then) != _NUMBER.split(now):
+        return Difference(name, then, now)
+    pairs = [(float(a), float(b)) for a, b in zip(_NUMBER.findall(then), _NUMBER.findall(now), strict=True)]
+    gaps = [(abs(a - b), AMPLIFIED["float64"] + AMPLIFIED[dtype] * _larger(a, b)) for a, b in pairs]
+    return Difference(name, then, now, *max(gaps, key=lambda gap: gap[0] / gap[1], default=(0.0, 0.0)))
+
+
+def _rounding(dtype: str, *values: float | None) -> float:
+    return ROUNDINGS * float(np.finfo(dtype).eps) * max(1.0, _larger(*values))
+
+
+def _larger(*values: float | None) -> float:
+    return max(abs(value or 0.0) for value in values)
+
+
+def _stored_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of the stored trajectory, none if there is no such file."""
+    file = path / store.TRAJECTORY
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, EOFError, KeyError, BadZipFile, zlib.error) as error:
+        raise _damaged(path, store.TRAJECTORY, error) from None
+
+
+def _trajectory(then: Mapping[str, np.ndarray], now: Mapping[str, np.ndarray]) -> Iterator[Difference]:
+    """The recorded arrays, each at its worst entry."""
+    yield from _missing(f"{store.TRAJECTORY} ", then, now)
+    for name in filter(then.__contains__, now):
+        a, b, shown = then[name], now[name], f"{store.TRAJECTORY} {name}"
+        if (a.shape, a.dtype) != (b.shape, b.dtype):
+            yield Difference(shown, *(f"{x.dtype} {x.shape}" for x in (a, b)))
+        elif a.dtype.kind != "f":
+            yield Difference(shown, *(("the same",) * 2 if np.array_equal(a, b) else ("", "other whole numbers")))
+        else:
+            group, _, last = name.rpartition("/")
+            yield _array(shown, a, b, now.get(f"{group}/{BOUNDS.get(last)}", np.zeros(())))
+
+
+def _array(name: str, then: np.ndarray, now: np.ndarray, bound: np.ndarray) -> Difference:
+    """Rounding, and twice the bound where there is one: for then and for now. No number is the same as none, and infinity."""
+    with np.errstate(invalid="ignore"):
+        same = (then == now) | (np.isnan(then) & np.isnan(now))
+        larger = np.maximum(abs(then), abs(now)).astype(float)
+        rounding = ROUNDINGS * float(np.finfo(then.dtype).eps) * np.maximum(1.0, larger)
+        allowed = rounding + AMPLIFIED[str(then.dtype)] * larger + 2 * np.nan_to_num(bound, nan=0.0, posinf=np.inf)
+        gap = np.where(same, 0.0, abs(then.astype(float) - now.astype(float)))
+        excess = np.where(same | np.isinf(allowed), -1.0, np.nan_to_num(gap / allowed, nan=np.inf, posinf=np.inf))
+    if same.all():
+        return Difference(name, "the same", "the same")
+    i = np.unravel_index(int(np.argmax(excess)), excess.shape)
+    return Difference(f"{name} {[int(k) for k in i]}", float(then[i]), float(now[i]), float(gap[i]), float(allowed[i]))
