@@ -152,7 +152,8 @@ def _claim(name: str, then: dict[str, Any], now: dict[str, Any], dtype: str) -> 
 def _missing(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
     """A difference for every name that only one of them has."""
     for name in sorted(then.keys() ^ now.keys()):
-        yield Difference(what + name, *("there" if name in content else "not there" for content in (then, now)))
+        here = name in then
+        yield Difference(what + name, "there" if here else "not there", "not there" if here else "there")
 
 
 def _value(name: str, then: float | None, now: float | None, error: float | None, dtype: str) -> Difference:
@@ -207,9 +208,9 @@ def _trajectory(then: Mapping[str, np.ndarray], now: Mapping[str, np.ndarray]) -
     for name in filter(then.__contains__, now):
         a, b, shown = then[name], now[name], f"{store.TRAJECTORY} {name}"
         if (a.shape, a.dtype) != (b.shape, b.dtype):
-            yield Difference(shown, *(f"{x.dtype} {x.shape}" for x in (a, b)))
+            yield Difference(shown, f"{a.dtype} {a.shape}", f"{b.dtype} {b.shape}")
         elif a.dtype.kind != "f":
-            yield Difference(shown, *(("the same",) * 2 if np.array_equal(a, b) else ("", "other whole numbers")))
+            yield Difference(shown, "the same", "the same" if np.array_equal(a, b) else "other whole numbers")
         else:
             group, _, last = name.rpartition("/")
             yield _array(shown, a, b, now.get(f"{group}/{BOUNDS.get(last)}", np.zeros(())))
