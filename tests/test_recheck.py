@@ -15,7 +15,7 @@ from kills import contents
 
 from popgd import gradient, run, store
 from popgd.config import SettingError
-from popgd.recheck import APART, recheck
+from popgd.recheck import APART, _allowed, _trajectory, recheck
 from popgd.report import check_setting, restore
 
 #: A finished run of older code, without its trajectory.
@@ -158,7 +158,10 @@ def test_every_number_of_every_claim_and_quantity_is_compared(tiny, change):
 TEXTS = [
     (lambda r: r.update(outcome="SUPPORTED"), ["outcome"]),
     (lambda r: r.update(theorem="4.1"), ["theorem"]),
-    (lambda r: r.update(statement=r["statement"].replace("a positive L*", "a negative L*")), ["statement"]),
+    (
+        lambda r: r.update(statement=r["statement"].replace("a positive L*", "a negative L*")),
+        ["statement"],
+    ),
     (lambda r: r.update(source=r["source"].replace("4.2", "4.3")), ["source"]),
     (lambda r: r.update(reason=""), ["reason"]),
     (lambda r: r.update(reason=r["reason"].replace("64 samples", "640 samples")), ["reason"]),
@@ -170,7 +173,10 @@ TEXTS = [
     (lambda r: r["quantities"].pop("c_star"), ["quantity c_star"]),
     (lambda r: r["quantities"].update(extra={"value": 1.0, "error": 9.0}), ["quantity extra"]),
     (lambda r: r["quantities"]["c_star"].update(unit="m"), ["c_star: unit"]),
-    (lambda r: claim_of(r, "contraction").update(id="expansion"), ["claim contraction", "claim expansion"]),
+    (
+        lambda r: claim_of(r, "contraction").update(id="expansion"),
+        ["claim contraction", "claim expansion"],
+    ),
 ]
 
 
@@ -192,7 +198,11 @@ def test_every_text_of_every_claim_is_compared(tiny, key):
 @pytest.mark.parametrize(
     ("key", "change", "same"),
     [
-        ("statement", ("0.8018417486", "0.8018417487"), True),  # the last of the digits shown, and rounding
+        (
+            "statement",
+            ("0.8018417486", "0.8018417487"),
+            True,
+        ),  # the last of the digits shown, and rounding
         ("statement", ("0.8018417486", "0.8018417586"), False),
         ("reason", ("-1.1e-04", "-1.2e-04"), False),
         ("reason", ("-1.1e-04", "1.1e-04"), False),
@@ -271,7 +281,15 @@ def arrays_of(path):
 def test_every_array_of_the_trajectory_is_compared(tiny, entry):
     """At any entry, and by anything beyond rounding."""
     kept = arrays_of(tiny)
-    assert {"exact/step", "exact/a", "exact/b", "exact/c", "exact/dc", "exact/bound", "raw/P"} <= kept.keys()
+    assert {
+        "exact/step",
+        "exact/a",
+        "exact/b",
+        "exact/c",
+        "exact/dc",
+        "exact/bound",
+        "raw/P",
+    } <= kept.keys()
     for array in kept.values():
         at = array.reshape(-1)
         if array.dtype.kind == "i":
@@ -311,6 +329,26 @@ def test_rounding_of_a_trajectory_is_no_difference(tiny):
     assert found.differences == [] and found.moved > 5
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e300])
+def test_what_is_no_number_is_compared_too(number):
+    """A descent that diverged, forged to have ended well, or the other way round."""
+    for then in (0.5, *({np.nan, np.inf, -np.inf, 1e300} - {number})):
+        a, b = np.array([1.0, then]), np.array([1.0, number])
+        (found,) = _trajectory({"raw/c": a}, {"raw/c": b})
+        assert not _allowed(found) and found.name == "trajectory.npz raw/c [1]"
+    (found,) = _trajectory({"raw/c": b}, {"raw/c": b.copy()})
+    assert found.then == found.now
+
+
+@pytest.mark.parametrize(("bound", "same"), [(0.0, False), (0.04, False), (0.06, True), (np.inf, True)])
+def test_an_array_with_a_bound_may_move_by_two_of_them_as_they_are_now(bound, same):
+    """The stored bound is of no account, and an infinite one excuses no other entry."""
+    then = {"x/log_sin": np.array([-36.0, -1.1]), "x/rounding": np.array([1e9, 1e9])}
+    now = {"x/log_sin": np.array([-36.0, -1.0]), "x/rounding": np.array([np.inf, bound])}
+    found, _ = _trajectory(then, now)
+    assert _allowed(found) == same or found.then == found.now
+
+
 @pytest.mark.parametrize("content", [b"", b"PK", None])
 def test_a_damaged_trajectory_is_one_line(tiny, content):
     stored = (tiny / store.TRAJECTORY).read_bytes()
@@ -328,7 +366,12 @@ def run_on(devices, path):
     shutil.copytree(TINY, path)
     (path / store.REPORT).unlink()
     flags = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    subprocess.run([sys.executable, "-m", "popgd.run", f"resume={path}"], env=flags, capture_output=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-m", "popgd.run", f"resume={path}"],
+        env=flags,
+        capture_output=True,
+        timeout=300,
+    )
     assert (path / store.REPORT).exists()
     return path
 
