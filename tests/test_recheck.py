@@ -377,10 +377,10 @@ def run_on(devices, path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 3])
-def test_a_run_on_other_devices_comes_out_as_it_was(tmp_path, devices):
-    found = again(run_on(devices, tmp_path / "run"))
-    assert found.differences == [] and jax.device_count() != devices
+def test_a_run_on_other_devices_comes_out_as_it_was(tmp_path):
+    """On one where there are several here, else on two: programs for one round in another way."""
+    found = again(run_on(2 if jax.device_count() == 1 else 1, tmp_path / "run"))
+    assert found.differences == [] and found.then != found.now
 
 
 @pytest.mark.slow
