@@ -4,10 +4,8 @@ All that Theorems 4.6 and 4.7 ask of X is unit columns (Assumption 4.4). Source:
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from tokenize import TokenError
 from typing import NamedTuple
 
 import jax
@@ -15,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from popgd import table
 from popgd.config import SettingError, named
 from popgd.data import UNIT_ATOL, sphere
 
@@ -136,7 +135,7 @@ def load(path: Path, normalise: bool = False) -> Loaded:
     Raises SettingError (one line): no such file, no numbers, not two-dimensional, entries that are not finite, zero
     columns, columns that are not unit vectors unless `normalise`.
     """
-    X = read_array(path, "data")
+    X, left_out = table.read(path, "data")
     if X.ndim != 2 or X.size == 0:
         raise SettingError(f"data={path} has shape {X.shape}: a matrix (d, n) was wanted, one column a data point")
     d, n = X.shape
@@ -147,7 +146,7 @@ def load(path: Path, normalise: bool = False) -> Loaded:
     if np.any(largest == 0):
         raise SettingError(f"data={path}: {_columns(np.flatnonzero(largest == 0))} zero and has no direction; leave it out")
     norms = largest * np.linalg.norm(X / largest, axis=0)  # squares of tiny or huge entries would leave float64
-    words = f"data={path.name}, {d} x {n}"
+    words = f"data={path.name}, {d} x {n}" + (f" without {' and '.join(left_out)}" if left_out else "")
     if normalise:
         return Loaded(
             X / largest / (norms / largest), f"{words}, columns normalised (norms were {norms.min():.4g} to {norms.max():.4g})"
@@ -162,7 +161,7 @@ def load(path: Path, normalise: bool = False) -> Loaded:
 
 def load_query(path: Path, d: int) -> Float[np.ndarray, " d"]:
     """A query from a .npy or .csv file, of any length but 0; it is normalised. Raises SettingError (one line)."""
-    q = np.atleast_1d(read_array(path, "query").squeeze())
+    q = np.atleast_1d(table.read(path, "query").array.squeeze())
     if q.shape != (d,) or not np.all(np.isfinite(q)) or not np.any(q):
         raise SettingError(f"query={path} has shape {q.shape}: a finite vector, not zero, with d={d} entries was wanted")
     q = q / np.max(abs(q))
@@ -172,31 +171,6 @@ def load_query(path: Path, d: int) -> Float[np.ndarray, " d"]:
 def path_of(name: str) -> Path:
     """The file of a setting of the form PATH#CHECKSUM."""
     return Path(named(name)[0])
-
-
-def read_array(path: Path, name: str) -> np.ndarray:
-    """The numbers in a .npy file, or in a .csv file without a header, as float64. Raises SettingError (one line)."""
-    if path.suffix not in (".npy", ".csv"):
-        raise SettingError(f"{name}={path}: a .npy or .csv file was wanted")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of an empty file; its shape tells
-            array = _read_npy(path) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8-sig")
-    except OSError as error:
-        raise SettingError(f"{name}={path} cannot be read ({error.strerror or error}): name a .npy or .csv file") from None
-    except MemoryError:
-        raise SettingError(f"{name}={path} does not fit into memory, or is damaged: give a smaller table") from None
-    except (ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two of a header that is no header
-        why = "no .npy array of numbers" if path.suffix == ".npy" else " ".join(str(error).split())
-        raise SettingError(f"{name}={path} holds no table of numbers ({why}): give it without header and text") from None
-    if array.dtype.kind not in "fiub":
-        raise SettingError(f"{name}={path} holds {array.dtype}: real numbers were wanted")
-    return np.asarray(array, dtype=np.float64)
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    """The one array of a .npy file: no archive, nothing pickled."""
-    with path.open("rb") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _columns(which: np.ndarray) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -76,17 +77,21 @@ def show_differences(found: Any, path: Path) -> None:
     """The outcome of a recheck: versions then and now, and what differs."""
     console = make_console()
     console.print(f"then: {found.then}\nnow:  {found.now}", markup=False)
-    table = Table("what", "then", "now", "difference", "errors and rounding", title=f"{path}, judged again")
+    table = Table("what", "then", "now", "difference", "allowed", title=f"{path}, judged again")
     for row in found.differences:
-        values = [value if isinstance(value, str) else _number(value, 17) for value in (row.then, row.now)]
-        table.add_row(row.name, *values, _number(row.difference, 2), _number(row.allowed, 2))
+        values = [escape(value) if isinstance(value, str) else _number(value, 17) for value in (row.then, row.now)]
+        table.add_row(escape(row.name), *values, _number(row.difference, 2), _number(row.allowed, 2))
     if found.differences:
         console.print(table)
     console.print(
-        f"{len(found.differences)} of {found.compared} outcomes and numbers differ by more than their errors, "
+        f"{len(found.differences)} of {found.compared} texts and numbers differ by more than errors and rounding, "
         f"{found.moved} others within them; the rest are the same bit for bit",
         markup=False,
     )
+    if found.differences and found.then != found.now:
+        console.print(
+            "Other code may draw other samples, whose errors and trajectory are others: recheck with the versions of then"
+        )
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -197,7 +197,7 @@ def files(tmp_path, monkeypatch):
     S = inference.split(X)
     np.save("orthogonal.npy", S.vectors[:, 1])
     np.savetxt("good.csv", X, delimiter=",")
-    (tmp_path / "text.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "text.csv").write_text("a,b\none,2\n3,4\n")
     (tmp_path / "empty.csv").write_text("")
     np.savez("archive.npz", X)
     (tmp_path / "archive.npz").rename("archive.npy")
@@ -222,8 +222,8 @@ BAD = [
     ({"data": "vast.npy"}, "does not fit into memory"),
     ({"data": "folder.npy"}, "it is no file"),
     ({"data": "missing.npy"}, "data=missing.npy: it cannot be read"),
-    ({"data": "text.csv"}, "data=text.csv holds no table of numbers"),
-    ({"data": "empty.csv"}, "a matrix (d, n) was wanted"),
+    ({"data": "text.csv"}, "data=text.csv has the text one in line 2, cell 1"),
+    ({"data": "empty.csv"}, "data=empty.csv is empty"),
     ({"data": "broken.npy"}, "no .npy array of numbers"),
     ({"data": "good.txt"}, "a .npy or .csv file was wanted"),
     ({"data": "cube.npy"}, "has shape (2, 2, 2): a matrix (d, n) was wanted"),
@@ -258,7 +258,7 @@ def test_bad_data_is_one_line(files, values, message):
 @pytest.mark.parametrize("values", [{"query": "q7.npy"}, {"query": "hole.npy"}, {"query": "archive.npy"}, {"loops": 10**9}])
 def test_a_bad_query_or_too_many_loops_are_told_before_anything_is_written(files, values):
     """While the settings are resolved, which comes before the run directory."""
-    with pytest.raises(SettingError, match=r"was wanted|no table|use less"):
+    with pytest.raises(SettingError, match=r"was wanted|no \.npy array|use less"):
         resolve({"theorem": "4.6", "data": "good.npy", **values})
 
 

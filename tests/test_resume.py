@@ -4,9 +4,7 @@ import errno
 import json
 import os
 import random
-import shutil
 import signal
-from pathlib import Path
 
 import fresh
 import jax
@@ -23,9 +21,8 @@ from popgd.config import SettingError
 from popgd.data import Rotated
 from popgd.memory import Memory
 from popgd.objectives import PowerIteration
-from popgd.report import check_setting, resolve, restore
+from popgd.report import resolve, restore
 
-TINY = Path(__file__).parent / "data" / "tiny_run"
 #: Finished as soon as it is begun: a hypothesis fails.
 EMPTY = ["theorem=4.1", "law=uniform", "d=5", "n=6"]
 
@@ -314,59 +311,3 @@ def test_a_failed_save_leaves_the_last_one(kept, monkeypatch):
     with pytest.raises(OSError):
         memory.flush()
     assert contents(kept.parent) == {kept.name: before}
-
-
-@pytest.fixture(scope="module")
-def judged_again():
-    """The stored run's report, computed once."""
-    return check_setting(restore(store.read(TINY / store.SETTINGS)))
-
-
-@pytest.fixture
-def tiny(tmp_path, monkeypatch, judged_again):
-    monkeypatch.setattr("popgd.recheck.check_setting", lambda *_: judged_again)
-    shutil.copytree(TINY, tmp_path / "run")
-    return tmp_path / "run"
-
-
-def test_a_stored_run_comes_out_as_it_was(tiny, capsys):
-    before = contents(tiny)
-    assert run.main([f"recheck={tiny}"]) == 0
-    shown = capsys.readouterr().out
-    assert "then: popgd 0.1.0" in shown and f"now:  popgd 0.1.0, revision {store.revision()}" in shown
-    assert "0 of " in shown
-    assert contents(tiny) == before
-
-
-@pytest.mark.parametrize(
-    ("plant", "names"),
-    [
-        (lambda r: r["quantities"]["c_star"].update(value=r["quantities"]["c_star"]["value"] + 1e-9), ["c_star"]),
-        (lambda r: r["claims"][0].update(outcome="REFUTED"), ["inactive-gradient-zero: outcome"]),
-        (lambda r: r["claims"].pop(), ["outcome", "predicted", "measured"]),
-        (lambda r: r["quantities"].update(extra={"value": 1.0, "error": 9.0}), ["extra"]),
-        (lambda r: r["quantities"]["loss_min"].update(value=None), ["loss_min"]),
-        (lambda r: r.update(outcome="SUPPORTED"), ["outcome"]),
-    ],
-)
-def test_a_planted_difference_is_reported(tiny, capsys, plant, names):
-    report = json.loads((tiny / store.REPORT).read_text())
-    plant(report)
-    (tiny / store.REPORT).write_text(json.dumps(report))
-    assert run.main([f"recheck={tiny}"]) == 1
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in names)
-    assert f"{len(names)} of " in shown
-
-
-def test_a_difference_within_the_errors_is_none(tiny, capsys):
-    report = json.loads((tiny / store.REPORT).read_text())
-    claim = next(claim for claim in report["claims"] if claim["id"] == "active-gradient-scalar")
-    claim["measured"] += claim["error"]
-    (tiny / store.REPORT).write_text(json.dumps(report))
-    assert run.main([f"recheck={tiny}"]) == 0
-
-
-def test_recheck_wants_a_finished_run(tiny, capsys):
-    (tiny / store.REPORT).unlink()
-    refused(capsys, [f"recheck={tiny}"], "not finished")
