@@ -70,7 +70,7 @@ def exact_of(setting: Setting, objective: Any) -> Exact:
     columns = [np.array(x) for x in zip(*rows, strict=True)]
     short = Records(grid, columns[0], columns[1], columns[2], unknown, unknown, np.ones(len(grid)), np.array(-1), None)
     curvature, power = (2 * float(narrow.mean_square().value), 0) if setting.theorem == "4.2" else (0.0, POWERS[setting.theorem])
-    found = Exact(narrow, wide, short, short, np.zeros(grid.size), 0.0, curvature, power)
+    found = Exact(narrow, wide, short, short, np.zeros(grid.size), 0.0, curvature, power, np.zeros(3))
     return found if power or wide is narrow else dataclasses.replace(found, under_wide=convergence.under(wide, setting, grid))
 
 

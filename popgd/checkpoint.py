@@ -18,7 +18,7 @@ from popgd.store import write
 #: Seconds of work that a crash may cost.
 INTERVAL = 10.0
 #: The number of the file's format; it changes whenever what any piece of work keeps changes.
-FORMAT = 3
+FORMAT = 4
 #: The array that says whose checkpoint it is; the others are called "part:array".
 IDENTITY = "identity"
 #: Bytes of the digest at the end of the file.

@@ -37,6 +37,8 @@ MOST_OPTIMISER_STEPS, STEPWISE_ROUNDING = 10**6, 1e-11
 HARD = 1e-6
 #: c at step 10^18 of 4.3 is 10^5 to 10^6 and of 4.1 some 10^8; the interpolant goes on by its tail beyond this.
 LARGEST = 1e10
+#: A relative change of the step size, the same as one of the slope all along, whose effect on the descent is linear.
+CHANGE = 1e-5
 
 
 def descend_exactly(
@@ -54,9 +56,9 @@ def descend_exactly(
 
 def _descend(
     setting: Setting, curve: Any, middle: Any, power: int, progress: Progress
-) -> tuple[Records, Records, np.ndarray, float]:
-    """Records of the long and of the short descent, losses along the long one, the error of the slope. `middle` is the
-    curve of the mean spectrum where there are many."""
+) -> tuple[Records, Records, np.ndarray, float, np.ndarray]:
+    """Records of the long and of the short descent, losses along the long one, the error of the slope, and the response of
+    the last (a, b, c) to the slope. `middle` is the curve of the mean spectrum where there are many."""
     worst = [0.0]
 
     def log_slope(c: Any) -> np.ndarray:
@@ -73,8 +75,12 @@ def _descend(
 
     report = partial(progress, "exact descent")
     eta, d = setting.eta, setting.law.d
+    response = np.full(3, 0.0 if middle is None else np.inf)
     if setting.optimiser == "sgd":
-        records = leap.trajectory(slope, start_of(setting), eta, d, setting.steps, PER_DECADE, callback=report)
+        run = partial(leap.trajectory, slope, start_of(setting), d=d, steps=setting.steps, per_decade=PER_DECADE)
+        records = run(eta, callback=report)
+        if middle is not None:
+            response = (ends_of(run(eta * (1 + CHANGE))) - ends_of(records)) / CHANGE
         short = recursion.recurse(slope, start_of(setting), eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE))
     else:
         grids = (recursion.log_grid(min(n, MOST_OPTIMISER_STEPS), PER_DECADE) for n in (setting.steps, setting.sampled_steps))
@@ -82,7 +88,25 @@ def _descend(
         records, short = (run(grid, callback=report) for grid in grids)
     error = float(slope.error) + max(worst)
     losses = float(curve.limit().value) + excess_losses(slope, records.c, power)
-    return records, short, losses, error
+    return records, short, losses, error, response
+
+
+def ends_of(records: Records) -> Float[np.ndarray, "3"]:
+    """(a, b, c) at the last step."""
+    a, b = records.weights
+    return np.array([a[-1], b[-1], records.c[-1]])
+
+
+def sampling_errors(exact: Exact) -> Float[np.ndarray, "3"]:
+    """Standard errors of the last (a, b, c) from the sampled spectra.
+
+    What a slope off by the relative standard error of l'(c), at the start or at the end, whichever is larger, all along does
+    to them: the errors at all c have the same sign nearly, and late ones count most.
+    """
+    if not exact.response.any():
+        return np.zeros(3)
+    shares = exact.curve.log_slope(np.array([0.0, float(exact.records.c[-1])])).stderr
+    return abs(exact.response) * float(np.max(shares))
 
 
 def excess_losses(slope: Any, c: Float[np.ndarray, " records"], power: int) -> Float[np.ndarray, " records"]:

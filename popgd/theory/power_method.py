@@ -177,43 +177,27 @@ def vanishing_loss(study: Study) -> Iterator[Evidence]:
 
 def growth_quantities(study: Study) -> dict[str, tuple[float, float]]:
     exact, near = study.exact, growth.Asymptote.of(study)
-    records, setting = exact.records, study.setting
-    K, limit = exact.curve.constant(), exact.curve.limit()
-    a, b = (float(x[-1]) for x in records.weights)
-    loss = exact.curve.loss(jnp.asarray([near.c]))
-    c_error = float(records.bound[-1])
-    factor = 2 * exact.power * setting.eta / setting.law.d
+    setting, p = study.setting, exact.power
+    K, K2, limit = exact.curve.constant(), exact.curve.correction(), exact.curve.limit()
+    a, b, c = growth.ends_of(exact.records)
+    from_a, from_b, from_c = growth.sampling_errors(exact)
+    bound = float(exact.records.bound[-1])
+    loss, slope = exact.curve.loss(jnp.asarray([c])), exact.curve.slope(jnp.asarray([c]))
+    factor = 2 * p * setting.eta / setting.law.d
+    # t dc/c = (1 + (k2/c)/(p - 1))/p up to higher orders
+    second = abs(near.k2 / c) / (p * (p - 1)) * float(K2.stderr / abs(K2.value) + K.stderr / K.value + from_c / c)
     return {
-        ("kappa" if exact.power == 2 else "C1"): _constant(study),
+        ("kappa" if p == 2 else "C1"): _constant(study),
         "loss_limit": _pair(limit),
-        "exponent_c": (near.t * near.dc / near.c, near.error),
+        "exponent_c": (near.t * near.dc / c, near.error + second),
         "increment_limit": (factor * float(K.value), factor * float(K.bound + K.stderr)),
-        "c_final": (near.c, c_error),
-        "a_final": (a, a * c_error / near.c + 1e-16 * a),
-        "b_final": (b, b * c_error / near.c + 1e-16 * b),
-        "loss_final": (float(loss.value[0]), float(loss.bound[0] + loss.stderr[0])),
-    }
-
-
-def linear_quantities(study: Study) -> dict[str, tuple[float, float]]:
-    exact, setting = study.exact, study.setting
-    records = exact.records
-    star, least, A = exact.curve.c_star(), exact.curve.limit(), exact.curve.mean_square()
-    etat = 2 * setting.eta * float(A.value) / setting.law.d
-    a, b = (float(x[-1]) for x in records.weights)
-    c = float(records.c[-1])
-    s = float(np.hypot(2 * c, records.Delta[-1]))
-    loss = exact.curve.loss(jnp.asarray(c))
-    error = float(star.bound) + 1e-15 * abs(c)
-    return {
-        "c_star": _pair(star),
-        "loss_min": _pair(least),
-        "contraction": ((1 - etat * s) ** 2, 4 * etat * error + float(A.stderr / A.value) * etat * s),
-        "stability": (etat * s, etat * 2 * error),
-        "c_final": (c, error),
-        "a_final": (a, error),
-        "b_final": (b, error),
-        "loss_final": (float(loss.value), float(loss.bound + loss.stderr)),
+        "c_final": (c, bound + from_c),
+        "a_final": (a, a * bound / c + 1e-16 * a + from_a),
+        "b_final": (b, b * bound / c + 1e-16 * b + from_b),
+        "loss_final": (
+            float(loss.value[0]),
+            float(loss.bound[0] + loss.stderr[0] + abs(slope.value[0]) * (bound + from_c)),
+        ),
     }
 
 
@@ -268,7 +252,7 @@ THEOREMS = (
         hypotheses=small_step,
         study=linear_study,
         claims=(*STRUCTURE, manifold.cross_examination, convergence.convergence),
-        quantities=linear_quantities,
+        quantities=convergence.quantities,
     ),
     Theorem(
         name="4.3",

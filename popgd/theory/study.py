@@ -59,8 +59,9 @@ class Exact:
     curve averages over the spectra that the recursion uses, wide over more of them where they are random. records is
     the descent to the last step and losses the population loss there, short the descent recorded where the Monte Carlo
     ones are. curvature is l'' where it is constant and positive, else 0; power is p where -c^p l'(c) has a positive
-    limit, else 0. under_wide is (c, standard error) of the short descent under the wide curve where that is known: where
-    spectra are random and descent converges.
+    limit, else 0. response is what a slope larger by a small share all along does to (a, b, c) at the last step, over that
+    share: known where c grows and spectra are random, else 0. under_wide is (c, standard error) of the short descent under
+    the wide curve where that is known: where spectra are random and descent converges.
     """
 
     curve: Any
@@ -71,6 +72,7 @@ class Exact:
     slope_error: float
     curvature: float
     power: int
+    response: Float[np.ndarray, "3"]
     under_wide: tuple[Float[np.ndarray, " short"], Float[np.ndarray, " short"]] | None = None
 
     def c_at(self, step: int) -> tuple[float, float]:
@@ -146,8 +148,8 @@ def curves_of(setting: Setting, make_curve: Callable[[Spectrum], Any]) -> tuple[
     return narrow, narrow if np.shape(narrow.spectra.lam)[0] == 1 else curve(WIDER * setting["spectra"])
 
 
-#: The shape of what an exact half remembers: records, short, losses, slope_error.
-_EXACT = (Records(*range(8), state=None), Records(*range(8), state=None), 0, 0)  # pyright: ignore
+#: The shape of what an exact half remembers: records, short, losses, slope_error, response.
+_EXACT = (Records(*range(8), state=None), Records(*range(8), state=None), 0, 0, 0)  # pyright: ignore
 
 
 def exact_half(
@@ -155,17 +157,17 @@ def exact_half(
     wide: Any,
     curvature: float,
     power: int,
-    descend: Callable[[], tuple[Records, Records, Any, float]],
+    descend: Callable[[], tuple[Records, Records, Any, float, Any]],
     memory: Memory,
 ) -> Exact:
-    """An `Exact` whose records, short, losses and slope_error come from descend(), once. States to go on from are dropped."""
+    """An `Exact` whose records, short, losses, slope_error and response come from descend(), once; states are dropped."""
 
     def measure() -> tuple:
-        records, short, losses, error = descend()
-        return records._replace(state=None), short._replace(state=None), losses, error
+        records, short, *rest = descend()
+        return records._replace(state=None), short._replace(state=None), *rest
 
-    records, short, losses, error = memory.part("exact").once(measure, _EXACT)
-    return Exact(curve, wide, records, short, losses, float(error), curvature, power)
+    records, short, losses, error, response = memory.part("exact").once(measure, _EXACT)
+    return Exact(curve, wide, records, short, losses, float(error), curvature, power, np.asarray(response))
 
 
 def population_gradients(
