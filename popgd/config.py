@@ -284,7 +284,7 @@ def help_text(papers: Mapping[str, Mapping[str, str]]) -> str:
         width = max(map(len, [*theorems, " " * 15]))
         lines += ["", f"theorems of {paper}:"] + [f"  {name:<{width}} {title}" for name, title in theorems.items()]
     lines += ["", "exit codes: 0 supported, 1 a claim refuted, 3 inconclusive, 4 not applicable, 2 bad input,"]
-    lines += ["            70 internal error, 75 another process of the run is gone (again: goes on),"]
+    lines += ["            70 internal error, 75 another process of the run is gone or stopped (again: goes on),"]
     lines += ["            130 interrupted, 143 terminated (what was done is saved; again: end at once);"]
     lines += ["            a sweep returns its worst: 70, 2, 1, 3, 4, 0; recheck: 0 all the same, 1 something differs"]
     return "\n".join(lines)

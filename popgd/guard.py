@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 #: Windows has none to spare.
 RELAYED = {} if sys.platform == "win32" else {signal.SIGINT: signal.SIGUSR1, signal.SIGTERM: signal.SIGUSR2}
 #: Seconds from a signal to the end of a child that does not end by itself, stopped or frozen; `watchdog` takes less.
-PATIENCE = 9.5
+PATIENCE = 8.5
 #: Tells a child who its parent is.
 _PARENT = "POPGD_GUARDED_BY"
 _PR_SET_PDEATHSIG = 1

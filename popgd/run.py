@@ -62,6 +62,9 @@ def _part(code: int) -> int:
 
         with _WATCH.doing("waiting for the other processes to end"):
             processes.part()
+        heart, _WATCH.heart = _WATCH.heart, None
+        if heart:
+            heart.stop()
     return code
 
 
@@ -230,12 +233,7 @@ def _recheck(path: Path) -> int:
     from popgd.recheck import recheck
     from popgd.screen import progress, show_differences
 
-    with _WATCH.doing("starting"), progress() as show:
-
-        def report(name: str, done: int, total: int) -> None:
-            _WATCH.report(name, done, total)
-            show(name, done, total)
-
+    with _WATCH.doing("starting"), progress(_WATCH.report) as report:
         found = recheck(path, report)
     show_differences(found, path)
     return 1 if found.differences else 0
@@ -256,12 +254,11 @@ def _start_jax(peers: config.Peers | None = None) -> None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             jax.config.update("jax_num_cpu_devices", max(2, cores))
     if peers:
-        from popgd import processes
-        from popgd.heartbeat import Heart
+        from popgd import heartbeat, processes
 
         with _WATCH.doing("waiting for the other processes"):
             processes.start(peers)
-        _WATCH.heart = Heart(processes.board(), peers.peer_timeout).start()
+        _WATCH.heart = heartbeat.Heart(processes.board(), peers.peer_timeout).start()
 
 
 def _judge(setting: Any, path: Path) -> dict[str, Any]:
@@ -282,11 +279,10 @@ def _judge(setting: Any, path: Path) -> dict[str, Any]:
             checkpoint.flush()
             raise Interrupted
 
-    with progress(quiet=not processes.first()) as show:
+    with progress(_WATCH.report, quiet=not processes.first()) as show:
 
         def report(name: str, done: int, total: int) -> None:
             stop_if_told()
-            _WATCH.report(name, done, total)
             show(name, done, total)
 
         try:

@@ -1,7 +1,9 @@
-"""A thread that goes on where the main thread waits inside JAX: a run that hangs says so, and ends when it is told to.
+"""A thread that goes on where the main thread waits inside JAX: a run that hangs says so, and ends
+when it is told to.
 
-Python calls the handler of a signal between two of its own steps, in the main thread: not before a compilation or a
-computation ends, be that in an hour. The number of the signal reaches this thread at once, through a socket.
+Python calls the handler of a signal between two of its own steps, in the main thread: not before a
+compilation or a computation ends, be that in an hour. The number of the signal reaches this thread
+at once, through a socket.
 """
 
 import contextlib
@@ -19,12 +21,14 @@ from popgd.heartbeat import Heart
 
 #: Seconds without progress after which a run says so; again after twice as many, and so on.
 QUIET = 60.0
-#: Seconds that a signal leaves the main thread to end by itself; then the thread here has SAVING seconds to save, and
-#: SAYING seconds to say so: less than ten in all.
-GRACE, SAVING, SAYING = 4.0, 3.0, 1.0
-#: A signal that comes again within so many seconds is the same: `timeout` sends one to a process and to its group.
+#: Seconds that a signal leaves the main thread to end by itself; then the thread here has SAVING
+#: seconds to save, and SAYING seconds to say so: eight in all, as some may be late, of ten.
+GRACE, SAVING, SAYING = 3.0, 3.0, 1.0
+#: A signal that comes again within so many seconds is the same: `timeout` sends one to a process
+#: and to its group.
 SAME = 0.2
-#: Seconds between two looks. Any longer time counts as twice this: the process was then stopped itself, and saw nothing.
+#: Seconds between two looks. Any longer time counts as twice this: the process was then stopped
+#: itself, and saw nothing.
 TICK = 0.5
 #: The exit code of a run that another of its processes has left.
 PEER_LOST = 75
@@ -35,7 +39,7 @@ class Interrupted(Exception):
 
 
 class Doing(NamedTuple):
-    """What is being done, how many of its steps are, and since when (seconds of the clock on the wall)."""
+    """What is being done, how many of its steps are, and since when (seconds since 1970)."""
 
     name: str
     done: int
@@ -46,9 +50,9 @@ class Doing(NamedTuple):
 class Watchdog:
     """What this process is doing, the signal that asks it to end, if one came, and who ends it.
 
-    The main thread ends at once when a signal comes, unless a run is being judged: then its next boundary does, as an
-    exception from a handler is lost where compiled code swallows it. If that does not come, the watching thread ends it.
-    A second signal ends it at once in any case.
+    The main thread ends at once when a signal comes, unless a run is being judged: then it does at
+    its next boundary, as an exception from a handler is lost where compiled code swallows it. If
+    that does not come, the watching thread ends it. A second signal ends it at once in any case.
     """
 
     def __init__(self) -> None:
@@ -104,15 +108,20 @@ class Watchdog:
         self._doing = Doing(name, done, total, time.time())
 
     def last_word(self) -> bool:
-        """True for the first that asks: it says the line that ends this process, and the others say nothing."""
+        """True for the first that asks: it says the line that ends this process, nobody else."""
         return self._ending.acquire(blocking=False)
 
     def goes_on(self, saved: bool = True) -> str:
+        if not self._path:
+            return "the same command goes on"
         what = "what was done is saved" if saved else "the last checkpoint stays"
-        return f"{what}, continue with resume={self._path}" if self._path else "the same command goes on"
+        return f"{what}, continue with resume={self._path}"
 
     def listen(self, meaning: Mapping[int, int]) -> None:
-        """Begin to watch; in the main thread, once the signals have handlers. meaning: what each of them stands for."""
+        """Begin to watch; in the main thread, once the signals have handlers.
+
+        meaning: what each of them stands for.
+        """
         if self._mouth:
             return
         ear, self._mouth = socket.socketpair()
@@ -147,18 +156,20 @@ class Watchdog:
             self._listen_to_peers(passed)
 
     def _listen_to_peers(self, passed: float) -> None:
-        if self.heart:
-            for line in self.heart.judge(passed):
+        if heart := self.heart:
+            for line in heart.judge(passed):
                 _say(line)
-            if lost := self.heart.lost():
+            if lost := heart.lost():
+                ends = f"{lost}, which ends the run here too"
                 several = ", with as many processes as you like"
-                self._end(PEER_LOST, lambda saved: f"{lost}, which ends it here too; {self.goes_on(saved)}{several}")
+                self._end(PEER_LOST, lambda saved: f"{ends}; {self.goes_on(saved)}{several}")
 
     def _complaint(self, doing: Doing, quiet: float) -> str:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(doing.since))
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(doing.since))
         steps = f", {doing.done:,} of {doing.total:,} steps done" if doing.total else ""
         ends = "Ctrl-C ends it" + (", and what was done is saved" if self._path else "")
-        return f"no progress for {quiet:.0f} s, since {since}: {doing.name}{steps}{_place()}; {ends}"
+        what = f"{doing.name}{steps}{_place()}"
+        return f"no progress for {quiet:.0f} s, since {at}: {what}; {ends}"
 
     def _broken_off(self, saved: bool = True) -> str:
         return f"{self.word}; {self.goes_on(saved) if self._path else 'no run was under way'}"
@@ -167,7 +178,7 @@ class Watchdog:
         return f"{self.word}; at once, the same command goes on from the last checkpoint"
 
     def _end(self, code: int, line: Callable[[bool], str], save: bool = True) -> None:
-        """End this process, whatever its main thread waits for: neither saving nor saying can keep it."""
+        """End this process, whatever its main thread waits for: no saving or saying can keep it."""
         saved = not (save and self._save) or _aside(self._save, SAVING)
         if self.last_word():
             _aside(lambda: _write(line(saved)), SAYING)
@@ -195,7 +206,10 @@ def _say(line: str) -> None:
 
 
 def _write(line: str) -> None:
-    """The last line of a process, in a signal handler too, where print may not be used; the bars and a hidden cursor end."""
+    """The last line of a process, in a signal handler too, where print may not be used.
+
+    A bar on the screen goes, and its hidden cursor comes back.
+    """
     end_of_bars = "\r\x1b[2K\x1b[?25h" if os.isatty(2) else ""
     os.write(2, f"{end_of_bars}popgd: {line}\n".encode())
 

@@ -1,6 +1,6 @@
-"""For scripts that need one module of the package and not JAX, which takes most of two seconds to import."""
+"""For scripts that need one module of the package and not JAX, whose import takes two seconds."""
 
-#: Put before `from popgd import ...`: the package is then its directory, and runs nothing when it is imported.
+#: Put before `from popgd import ...`: the package then runs nothing of its own when it is imported.
 WITHOUT_JAX = """
 import importlib.util, sys, types
 package = types.ModuleType("popgd")
