@@ -117,7 +117,7 @@ class Watchdog:
         what = "what was done is saved" if saved else "the last checkpoint stays"
         return f"{what}, continue with resume={self._path}"
 
-    def listen(self, meaning: Mapping[int, int]) -> None:
+    def listen(self, meaning: Mapping[Any, int]) -> None:
         """Begin to watch; in the main thread, once the signals have handlers.
 
         meaning: what each of them stands for.
@@ -129,7 +129,7 @@ class Watchdog:
         signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(ear, meaning), daemon=True).start()
 
-    def _watch(self, ear: socket.socket, meaning: Mapping[int, int]) -> None:
+    def _watch(self, ear: socket.socket, meaning: Mapping[Any, int]) -> None:
         last, told, waited = time.monotonic(), 0, 0.0
         seen, quiet, limit = None, 0.0, QUIET
         ear.settimeout(TICK)
