@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,31 +39,34 @@ class Checkpoint(Memory):
         content = processes.from_first(_content(path) if self._writes and path.exists() else None)
         self._found = {} if content is None else _read(path, content, self._identity)
         self._saved = time.monotonic()
+        self._lock = threading.RLock()
 
     def part(self, name: str) -> Memory:
         return _Part(self, name)
 
     def flush(self) -> None:
-        """Write what has been offered."""
+        """Write what has been offered; in any thread, as nothing is offered meanwhile."""
         if not self._writes:
             return
-        self._found |= {name: pack() for name, pack in self._packs.items()}
-        self._packs.clear()
-        if self._found:
-            named = {f"{part}:{name}": array for part, arrays in self._found.items() for name, array in arrays.items()}
-            file = io.BytesIO()
-            np.savez(file, allow_pickle=False, **{IDENTITY: np.array(json.dumps(self._identity)), **named})
-            content = file.getvalue()
-            write(self._path, content + _digest(content))
-        self._saved = time.monotonic()
+        with self._lock:
+            self._found |= {name: pack() for name, pack in self._packs.items()}
+            self._packs.clear()
+            if self._found:
+                named = {f"{part}:{name}": array for part, arrays in self._found.items() for name, array in arrays.items()}
+                file = io.BytesIO()
+                np.savez(file, allow_pickle=False, **{IDENTITY: np.array(json.dumps(self._identity)), **named})
+                content = file.getvalue()
+                write(self._path, content + _digest(content))
+            self._saved = time.monotonic()
 
     def _recall(self, name: str) -> Arrays | None:
         return self._found.get(name)
 
     def _offer(self, name: str, pack: Callable[[], Arrays]) -> None:
-        self._packs[name] = pack
-        if self._writes and time.monotonic() - self._saved >= INTERVAL:
-            self.flush()
+        with self._lock:
+            self._packs[name] = pack
+            if self._writes and time.monotonic() - self._saved >= INTERVAL:
+                self.flush()
 
 
 class _Part(Memory):

@@ -191,11 +191,15 @@ COMMANDS = {
     "recheck": "judge the finished run in this directory afresh and tell what comes out differently; writes nothing",
 }
 
+#: Seconds that a process of several may be silent: no compilation or computation is, but a stopped or frozen one.
+PEER_TIMEOUT = 60.0
+
 #: Words that say how a run is done, and not which: several processes that do it together.
 PROCESSES = {
     "processes": "how many processes do this run together; auto: as srun or mpirun started them",
     "process": "which of them this is: 0, which alone reads and writes, to processes - 1",
     "coordinator": "HOST:PORT of process 0, any free port there",
+    "peer_timeout": f"seconds without a sign of life after which another counts as lost: exit code 75 [default {PEER_TIMEOUT:g}]",
 }
 
 
@@ -205,6 +209,7 @@ class Peers(NamedTuple):
     processes: int | None
     process: int | None
     coordinator: str | None
+    peer_timeout: float = PEER_TIMEOUT
 
 
 def peers(words: Sequence[str]) -> tuple[Peers | None, list[str]]:
@@ -213,23 +218,24 @@ def peers(words: Sequence[str]) -> tuple[Peers | None, list[str]]:
     rest = [word for word in words if word.partition("=")[0] not in PROCESSES]
     if not given:
         return None, rest
-    missing = [name for name in PROCESSES if name not in given]
-    if given.get("processes") == "auto":
-        if len(given) > 1:
-            raise SettingError("processes=auto: the launcher knows the rest; leave out process and coordinator")
-        return Peers(None, None, None), rest
-    if missing:
+    auto = given.get("processes") == "auto"
+    if auto and {"process", "coordinator"} & set(given):
+        raise SettingError("processes=auto: the launcher knows the rest; leave out process and coordinator")
+    missing = [name for name in ("processes", "process", "coordinator") if name not in given]
+    if missing and not auto:
         raise SettingError(f"{missing[0]} is missing; give processes=N process=K coordinator=HOST:PORT, or processes=auto")
-    readers: dict[str, Callable[[Any], Any]] = {"processes": whole(1), "process": whole(0), "coordinator": _address}
-    read = {}
+    readers: dict[str, Callable[[Any], Any]] = {
+        "processes": auto_or(whole(1)), "process": whole(0), "coordinator": _address, "peer_timeout": positive
+    }  # fmt: skip
+    read: dict[str, Any] = {"process": None, "coordinator": None, "peer_timeout": PEER_TIMEOUT}
     for name, value in given.items():
         try:
             read[name] = readers[name](value)
         except ValueError as error:
             raise SettingError(f"{name}={value}: {error}") from None
-    if read["process"] >= read["processes"]:
+    if not auto and read["process"] >= read["processes"]:
         raise SettingError(f"process={read['process']}: 0 to {read['processes'] - 1} was wanted, there are that many processes")
-    return (Peers(**read) if read["processes"] > 1 else None), rest
+    return (Peers(**read) if auto or read["processes"] > 1 else None), rest
 
 
 def _address(value: str) -> str:
@@ -278,7 +284,7 @@ def help_text(papers: Mapping[str, Mapping[str, str]]) -> str:
         width = max(map(len, [*theorems, " " * 15]))
         lines += ["", f"theorems of {paper}:"] + [f"  {name:<{width}} {title}" for name, title in theorems.items()]
     lines += ["", "exit codes: 0 supported, 1 a claim refuted, 3 inconclusive, 4 not applicable, 2 bad input,"]
-    lines += ["            70 internal error, 75 another process of the run is gone (again: goes on),"]
+    lines += ["            70 internal error, 75 another process of the run is gone or stopped (again: goes on),"]
     lines += ["            130 interrupted, 143 terminated (what was done is saved; again: end at once);"]
     lines += ["            a sweep returns its worst: 70, 2, 1, 3, 4, 0; recheck: 0 all the same, 1 something differs"]
     return "\n".join(lines)

@@ -127,7 +127,7 @@ def descend(
     grid = set(log_grid(steps, per_decade).tolist()) if steps else {0}
     while at.step <= steps and at.diverged_at is None:
         at = _advance(how, law, steps, batch, key, projected, grid, at)
-        memory.offer(partial(_pack, at))
+        memory.offer(partial(_pack, at, len(at.rows), len(at.window)))
         if progress is not None:
             progress(at.step - 1, steps)
     columns = [np.stack([np.asarray(row[i]) for row in at.rows]) for i in range(len(at.rows[0]))]
@@ -151,8 +151,9 @@ def _advance(how: Descent, law: Law, last: int, batch: int, key: PRNGKeyArray, p
     return _Run(step + 1, following, rows, window, diverged_at)
 
 
-def _pack(at: _Run) -> Arrays:
-    """All of a descent under way: as many digits as it has itself."""
+def _pack(at: _Run, rows: int, pairs: int) -> Arrays:
+    """All of a descent under way, in its own digits, as it was when it had so many rows, and pairs in its window."""
+    at = at._replace(rows=at.rows[:rows], window=at.window[:pairs])
     leaves = {f"state{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(at.state))}
     columns = {f"row{i}": np.stack([np.asarray(row[i]) for row in at.rows]) for i in range(len(at.rows[0]) if at.rows else 0)}
     window = np.array(at.window, dtype=at.state.weights.P.dtype)

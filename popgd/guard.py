@@ -8,12 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 #: How a signal reaches the child: some launchers send each signal to parent and child, and the second would end it at once.
 #: Windows has none to spare.
-_RELAYED = {} if sys.platform == "win32" else {signal.SIGINT: signal.SIGUSR1, signal.SIGTERM: signal.SIGUSR2}
+RELAYED = {} if sys.platform == "win32" else {signal.SIGINT: signal.SIGUSR1, signal.SIGTERM: signal.SIGUSR2}
+#: Seconds from a signal to the end of a child that does not end by itself, stopped or frozen; `watchdog` takes less.
+PATIENCE = 8.5
 #: Tells a child who its parent is.
 _PARENT = "POPGD_GUARDED_BY"
 _PR_SET_PDEATHSIG = 1
@@ -31,10 +34,10 @@ def in_child(told: Callable[[int, Any], None]) -> End | None:
 
     On Linux a killed parent takes its child with it. On Windows there is no child.
     """
-    if not _RELAYED:
+    if not RELAYED:
         return None
     if os.environ.get(_PARENT) == str(os.getppid()):
-        for number, relayed in _RELAYED.items():
+        for number, relayed in RELAYED.items():
             signal.signal(number, signal.SIG_IGN)
             signal.signal(relayed, lambda _, frame, number=number: told(number, frame))
         if sys.platform == "linux":
@@ -46,11 +49,14 @@ def in_child(told: Callable[[int, Any], None]) -> End | None:
         nonlocal last
         last = number
         if child:
-            child.send_signal(_RELAYED[signal.Signals(number)])
+            child.send_signal(RELAYED[signal.Signals(number)])
+            killer = threading.Timer(PATIENCE, child.kill)
+            killer.daemon = True
+            killer.start()
 
-    for number in _RELAYED:
+    for number in RELAYED:
         signal.signal(number, relay)
     child = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env={**os.environ, _PARENT: str(os.getpid())})
     if last:
-        child.send_signal(_RELAYED[signal.Signals(last)])
+        relay(last, None)
     return End(child.wait(), last)

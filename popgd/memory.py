@@ -22,7 +22,7 @@ class Memory:
         return None
 
     def offer(self, pack: Callable[[], Arrays]) -> None:
-        """`pack` gives the state of the work, to go on from; it may be called until the work goes on, and again if asked."""
+        """`pack` gives the state that the work has now, to go on from, whenever it is called, and in whatever thread."""
 
     def once(self, work: Callable[[], Any], like: Any) -> Any:
         """The arrays of work(), a tree with the structure of `like`, computed once."""

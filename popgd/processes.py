@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from popgd.config import Peers, SettingError
+from popgd.heartbeat import Board
 
 #: What the runtime says when a collective operation fails because a process at its other end is gone.
 _GONE = ("Gloo", "NCCL", "UNAVAILABLE", "ABORTED")
@@ -31,13 +32,30 @@ def start(peers: Peers) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us
     try:
-        jax.distributed.initialize(peers.coordinator, peers.processes, peers.process)
+        patience = int(max(100, 2 * peers.peer_timeout))  # JAX's own ends a process without a word: ours comes first
+        jax.distributed.initialize(peers.coordinator, peers.processes, peers.process, heartbeat_timeout_seconds=patience)
     except ValueError as error:
         given = "processes=auto: no launcher that JAX knows (srun, mpirun) started this process"
         raise SettingError(f"{given} ({error}); use one, or processes=N process=K coordinator=HOST:PORT") from None
     except RuntimeError as error:
         said = str(error).splitlines()[0]
         raise SettingError(f"the processes did not find each other ({said}); start all of them, on a free port") from None
+
+
+def board() -> Board:
+    """What all processes can read and write, without a computation: JAX has it, but no public name for it.
+
+    Raises SettingError if this JAX has it elsewhere.
+    """
+    try:
+        from jax._src.distributed import global_state
+
+        client, own, count = global_state.client, global_state.process_id, global_state.num_processes
+        assert client is not None and client.key_value_set and client.key_value_dir_get
+    except (ImportError, AttributeError, AssertionError):
+        said = f"jax {jax.__version__} keeps the store that its processes share in a place that popgd does not know"
+        raise SettingError(f"{said}; run one process, or install a version that popgd was tested with") from None
+    return Board(client, own, count)
 
 
 def first() -> bool:

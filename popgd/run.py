@@ -10,68 +10,31 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from popgd import config, guard
 from popgd.config import SettingError, help_text
 from popgd.sweep import LAUNCHER, Lost, compose
+from popgd.watchdog import PEER_LOST, Interrupted, Watchdog
 
 EXIT = {"SUPPORTED": 0, "REFUTED": 1, "INCONCLUSIVE": 3, "NOT APPLICABLE": 4}
-BAD_INPUT, INTERNAL, PEER_LOST = 2, 70, 75
+BAD_INPUT, INTERNAL = 2, 70
+#: Signals that ask a process to end; each means itself.
+SIGNALS = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM}
 #: A sweep returns the first of these that any of its jobs returned.
 WORST = (INTERNAL, BAD_INPUT, 1, 3, 4, 0)
 
-
-class Interrupted(Exception):
-    """A run ended at a boundary because a signal asked for it; its checkpoint is written."""
-
-
-class _Stop:
-    """The signal that asks the process to end, if one came.
-
-    At once, unless a run is being judged: then its next boundary sees it, as an exception from here is lost where compiled
-    code swallows it. A second signal ends at once in any case.
-    """
-
-    def __init__(self) -> None:
-        self.signal, self._later = 0, False
-
-    @property
-    def word(self) -> str:
-        return "interrupted" if self.signal == signal.SIGINT else "terminated"
-
-    @property
-    def code(self) -> int:
-        return 128 + self.signal
-
-    def told(self, number: int, frame: Any) -> None:
-        again, self.signal = self.signal, number
-        if again or not self._later:
-            what = "at once, the same command goes on from the last checkpoint" if again else "no run was under way"
-            os.write(2, f"popgd: {self.word}; {what}\n".encode())  # print is not reentrant
-            os._exit(self.code)
-
-    @contextlib.contextmanager
-    def later(self) -> Iterator[None]:
-        """Inside, the first signal is only noted."""
-        self._later = True
-        try:
-            yield
-        finally:
-            self._later = False
-
-
-_STOP = _Stop()
+_WATCH = Watchdog()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if __name__ == "__main__":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _STOP.told)
+        for number in SIGNALS:
+            signal.signal(number, _WATCH.told)
     try:
         return _part(_main(arguments))
     except SettingError as error:
@@ -97,7 +60,11 @@ def _part(code: int) -> int:
     if "jax" in sys.modules:
         from popgd import processes
 
-        processes.part()
+        with _WATCH.doing("waiting for the other processes to end"):
+            processes.part()
+        heart, _WATCH.heart = _WATCH.heart, None
+        if heart:
+            heart.stop()
     return code
 
 
@@ -120,9 +87,12 @@ def _main(arguments: list[str]) -> int:
         return 0
     peers, arguments = config.peers(arguments)
     if peers and __name__ == "__main__":
-        end = guard.in_child(_STOP.told)
+        end = guard.in_child(_WATCH.told)
         if end is not None:
             return _ended(end)
+    if __name__ == "__main__":
+        relayed = {relayed: number for number, relayed in guard.RELAYED.items()} if peers else {}
+        _WATCH.listen(SIGNALS | relayed)
     given = {word.partition("=")[0] for word in arguments}
     for name, command in (("resume", _resume), ("recheck", _recheck)):
         if name in given:
@@ -147,15 +117,16 @@ def _main(arguments: list[str]) -> int:
         codes = compose(words, sweep, lambda settings: _job(settings, sweep), _resolved)
     except Lost as error:
         return _say(str(error), INTERNAL)
-    if sweep and _STOP.signal:
-        return _say(f"{_STOP.word}; the same command goes on with the sweep", _STOP.code)
-    return next(code for code in (_STOP.code, *WORST) if code in codes)
+    if sweep and _WATCH.signal:
+        return _say(f"{_WATCH.word}; the same command goes on with the sweep", _WATCH.code)
+    return next(code for code in (_WATCH.code, *WORST) if code in codes)
 
 
 def job(values: dict[str, Any]) -> int:
     """One job of a sweep, in a process that a launcher started for it: its exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _STOP.told)
+    for number in SIGNALS:
+        signal.signal(number, _WATCH.told)
+    _WATCH.listen(SIGNALS)
     return _job(values, sweep=True)
 
 
@@ -196,24 +167,25 @@ def _resume(path: Path) -> int:
 
 def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
     """Judge what open_run opens, store and print it: its exit code. Never raises, so that a sweep goes on."""
-    if _STOP.signal:
-        return _STOP.code
+    if _WATCH.signal:
+        return _WATCH.code
     path = None
     try:
-        _start_jax()
-        from popgd import processes, store
-        from popgd.screen import show
+        with _WATCH.doing("starting"):
+            _start_jax()
+            from popgd import processes, store
+            from popgd.screen import show
 
-        setting, path = open_run()
-        claim = store.claimed(path, setting.describe()) if processes.first() else contextlib.nullcontext()
-        with _STOP.later(), claim as mine:
-            stored = processes.told(lambda: mine)
-            content = _judge(setting, path) if stored is None else stored
+            setting, path = open_run()
+            claim = store.claimed(path, setting.describe()) if processes.first() else contextlib.nullcontext()
+            with _WATCH.later(path), claim as mine:
+                stored = processes.told(lambda: mine)
+                content = _judge(setting, path) if stored is None else stored
         if processes.first():
             show(content, path, stored is not None)
         return EXIT[content["outcome"]]
     except Interrupted:
-        return _say(f"{_STOP.word}; what was done is saved, continue with resume={path}", _STOP.code)
+        return _last(f"{_WATCH.word}; what was done is saved, continue with resume={path}", _WATCH.code)
     except SettingError as error:
         return _say(str(error), BAD_INPUT)
     except OSError as error:
@@ -231,9 +203,15 @@ def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
 def _lost(path: Path | None) -> int:
     """The end of a run one of whose processes is gone; if a signal has told this one to end too, it says so."""
     goes_on = f"what was done is saved, continue with resume={path}, with as many processes as you like"
-    if _STOP.signal:
-        return _say(f"{_STOP.word}; {goes_on}", _STOP.code)
-    return _say(f"another process of this run has ended, which ends it here too; {goes_on}", PEER_LOST)
+    if _WATCH.signal:
+        return _last(f"{_WATCH.word}; {goes_on}", _WATCH.code)
+    gone = (_WATCH.heart and _WATCH.heart.overdue()) or "another process of this run has ended"
+    return _last(f"{gone}, which ends it here too; {goes_on}", PEER_LOST)
+
+
+def _last(line: str, code: int) -> int:
+    """The same as _say, unless the thread that watches is about to end this process and says so itself."""
+    return _say(line, code) if _WATCH.last_word() else code
 
 
 def _ended(end: guard.End) -> int:
@@ -242,8 +220,8 @@ def _ended(end: guard.End) -> int:
         return end.code
     goes_on = "the same command goes on from what process 0 has saved, with as many processes as you like"
     if end.relayed:
-        _STOP.signal = end.relayed
-        return _say(f"{_STOP.word}; {goes_on}", _STOP.code)
+        _WATCH.signal = end.relayed
+        return _say(f"{_WATCH.word}; {goes_on}", _WATCH.code)
     if end.code == -signal.SIGABRT:
         return _say(f"JAX has ended this process, as it does where process 0 is gone (see above); {goes_on}", PEER_LOST)
     return _say(f"this process was killed by signal {-end.code}; {goes_on}", 128 - end.code)
@@ -255,7 +233,7 @@ def _recheck(path: Path) -> int:
     from popgd.recheck import recheck
     from popgd.screen import progress, show_differences
 
-    with progress() as report:
+    with _WATCH.doing("starting"), progress(_WATCH.report) as report:
         found = recheck(path, report)
     show_differences(found, path)
     return 1 if found.differences else 0
@@ -276,9 +254,11 @@ def _start_jax(peers: config.Peers | None = None) -> None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             jax.config.update("jax_num_cpu_devices", max(2, cores))
     if peers:
-        from popgd import processes
+        from popgd import heartbeat, processes
 
-        processes.start(peers)
+        with _WATCH.doing("waiting for the other processes"):
+            processes.start(peers)
+        _WATCH.heart = heartbeat.Heart(processes.board(), peers.peer_timeout).start()
 
 
 def _judge(setting: Any, path: Path) -> dict[str, Any]:
@@ -292,13 +272,14 @@ def _judge(setting: Any, path: Path) -> dict[str, Any]:
     identity = {**own, **identity_of(environment(setting))}
     processes.alike(identity)
     checkpoint = Checkpoint(path / store.CHECKPOINT, identity)
+    _WATCH.saves(checkpoint.flush)
 
     def stop_if_told() -> None:
-        if _STOP.signal:
+        if _WATCH.signal:
             checkpoint.flush()
             raise Interrupted
 
-    with progress(quiet=not processes.first()) as show:
+    with progress(_WATCH.report, quiet=not processes.first()) as show:
 
         def report(name: str, done: int, total: int) -> None:
             stop_if_told()

@@ -19,8 +19,8 @@ LONG = 60
 
 
 @contextlib.contextmanager
-def progress(quiet: bool = False) -> Iterator[Report]:
-    """Bars on a terminal; elsewhere only a word about parts that take long."""
+def progress(told: Report, quiet: bool = False) -> Iterator[Report]:
+    """Bars on a terminal; elsewhere only a word about parts that take long. `told` hears it all too."""
     columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeRemainingColumn(compact=True))
     console = Console(stderr=True, quiet=quiet)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -29,6 +29,7 @@ def progress(quiet: bool = False) -> Iterator[Report]:
         announced: set[str] = set()
 
         def report(name: str, done: int, total: int) -> None:
+            told(name, done, total)
             if name not in tasks or done < tasks[name][2]:
                 for task, *_ in tasks.values():
                     bars.update(task, visible=False)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from alone import WITHOUT_JAX
 
 from popgd import gradient, guard, run, store
 from popgd.config import Peers, SettingError, peers
@@ -131,6 +132,8 @@ def test_products_have_all_digits_of_their_format():
         ("processes=auto theorem=4.1", Peers(None, None, None)),
         ("processes=2 theorem=4.1 process=1 coordinator=node1:5555", Peers(2, 1, "node1:5555")),
         ("theorem=4.1 processes=1 process=0 coordinator=node1:5555", None),
+        ("processes=auto theorem=4.1 peer_timeout=90", Peers(None, None, None, 90.0)),
+        ("peer_timeout=2.5 processes=2 theorem=4.1 process=1 coordinator=node1:5555", Peers(2, 1, "node1:5555", 2.5)),
     ],
 )
 def test_the_words_name_the_processes(words, wanted):
@@ -148,6 +151,11 @@ def test_the_words_name_the_processes(words, wanted):
         ("processes=2 process=2 coordinator=a:1", "process=2: 0 to 1 was wanted"),
         ("processes=2 process=0 coordinator=here", "coordinator=here: HOST:PORT was wanted"),
         ("processes=2 process=0 coordinator=here:99999", "HOST:PORT was wanted"),
+        ("peer_timeout=9", "processes is missing"),
+        ("processes=auto peer_timeout=0", "peer_timeout=0: a positive number was wanted"),
+        ("processes=auto peer_timeout=-3", "peer_timeout=-3: a positive number was wanted"),
+        ("processes=2 process=0 coordinator=a:1 peer_timeout=soon", "peer_timeout=soon: a number was wanted"),
+        ("processes=2 process=0 coordinator=a:1 peer_timeout=inf", "a finite number was wanted"),
     ],
 )
 def test_bad_words_about_processes_are_one_line(words, line):
@@ -260,9 +268,72 @@ def test_without_its_first_process_a_run_ends_too(tmp_path):
     assert last.startswith("popgd: ") and ("goes on" in last or "continue with" in last)
 
 
-GUARDED = """
+def child_of(process):
+    """The process that does the work: a frozen host stops both, a debugger that one alone."""
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_stopped_peer_is_named_and_ends_the_run_in_time(tmp_path, stopped):
+    words = [*TINY, "sampled_steps=1500"]
+    both = together(tmp_path, [*words, "peer_timeout=9"])
+    deadline = time.monotonic() + 400
+    while not (tmp_path / "0" / "run" / store.CHECKPOINT).exists():
+        assert time.monotonic() < deadline and both[0].poll() is None, both[0].communicate()
+        time.sleep(0.05)
+    frozen = [both[stopped].pid] * stopped + [child_of(both[stopped])]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    start = time.monotonic()
+    assert both[1 - stopped].wait(60) == run.PEER_LOST
+    assert 8 < time.monotonic() - start < 14
+    early, last = both[1 - stopped].communicate()[1].splitlines()
+    name = f"popgd: process {stopped} on {socket.gethostname()} has not answered for"
+    assert early == f"{name} 3 s; if it does not within 9 s, the run ends"
+    assert last.startswith(name) and "what was done is saved, continue with resume=run" in last
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+    assert both[stopped].wait(60) == run.PEER_LOST  # it wakes up, and nobody is there
+    again = together(tmp_path, words)
+    alone = started(["-m", "popgd.run", *words], tmp_path, 2)
+    assert again[0].wait(600) == again[1].wait(600) == alone.wait(600) in run.EXIT.values()
+    assert finished(tmp_path / "0" / "run") == finished(tmp_path / "run")
+
+
+#: A process whose third step takes three times the peer_timeout, in a device.
+SLOW = """
+import runpy, sys, time
+import jax
+from popgd import descent
+steps, plain = [], descent._advance
+def advance(*arguments):
+    steps.append(0)
+    if len(steps) == 3:
+        jax.jit(lambda: jax.pure_callback(lambda: time.sleep(12) or 0, jax.ShapeDtypeStruct((), int)))().block_until_ready()
+    return plain(*arguments)
+descent._advance = advance
+sys.argv = ["popgd.run", *sys.argv[1:]]
+runpy.run_module("popgd.run", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_slow_peer_is_not_taken_for_dead(tmp_path):
+    words = [*TINY, "sampled_steps=20", "processes=2", f"coordinator=127.0.0.1:{free_port()}", "peer_timeout=4"]
+    both = [started([*how, *words, f"process={k}"], tmp_path, 1) for k, how in enumerate((["-m", "popgd.run"], ["-c", SLOW]))]
+    start = time.monotonic()
+    said = [process.communicate(timeout=300) for process in both]
+    assert all(process.returncode in run.EXIT.values() for process in both), said
+    assert time.monotonic() - start > 12 and not any("answer" in error for _, error in said)
+
+
+GUARDED = f"""
+{WITHOUT_JAX}
 import os, signal, time
 from popgd import guard
+guard.PATIENCE = 1.5
 heard = []
 end = guard.in_child(lambda number, frame: heard.append(number))
 if end:
@@ -294,6 +365,14 @@ def test_a_guarded_process_hears_a_signal_once_and_its_abort_is_told(tmp_path):
     assert said == ["HEARD", str(int(signal.SIGTERM)), "END", str(-signal.SIGABRT), str(int(signal.SIGTERM))]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
+def test_a_stopped_child_does_not_keep_its_guard(tmp_path):
+    parent = guarded(tmp_path)
+    os.kill(child_of(parent), signal.SIGSTOP)
+    parent.terminate()
+    assert parent.communicate(timeout=30)[0].split() == ["END", str(-signal.SIGKILL), str(int(signal.SIGTERM))]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
 def test_a_killed_guard_takes_its_child_along(tmp_path):
     parent = guarded(tmp_path)
@@ -311,7 +390,7 @@ def test_a_killed_guard_takes_its_child_along(tmp_path):
     ],
 )
 def test_the_end_of_a_guarded_process_is_one_line(monkeypatch, capsys, end, code, line):
-    monkeypatch.setattr(run, "_STOP", run._Stop())
+    monkeypatch.setattr(run, "_WATCH", run.Watchdog())
     monkeypatch.setattr("popgd.processes.leave", lambda code: code)
     assert run._ended(end) == code
     said = capsys.readouterr().err

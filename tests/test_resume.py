@@ -5,6 +5,8 @@ import json
 import os
 import random
 import signal
+from pathlib import Path
+from threading import Event, Thread
 
 import fresh
 import jax
@@ -15,7 +17,7 @@ import optax
 import pytest
 from kills import contents
 
-from popgd import checkpoint, descent, model, run, store
+from popgd import checkpoint, descent, model, run, store, watchdog
 from popgd.checkpoint import Checkpoint
 from popgd.config import SettingError
 from popgd.data import Rotated
@@ -81,12 +83,13 @@ def test_killed_fifty_times(tmp_path, processes):
 
 class Kept(Memory):
     def __init__(self, found=None):
-        self.found, self.offers = found, []
+        self.found, self.offers, self.packs = found, [], []
 
     def recall(self):
         return self.found
 
     def offer(self, pack):
+        self.packs.append(pack)
         self.offers.append({name: array.copy() for name, array in pack().items()})
 
 
@@ -102,6 +105,39 @@ def test_from_each_state_offered_a_descent_ends_the_same():
         for x, y in zip(got[:-1], wanted[:-1], strict=True):
             assert x.dtype == y.dtype
             np.testing.assert_array_equal(x, y)
+
+
+def test_a_state_offered_stays_that_of_its_moment():
+    """It may be saved later, by the thread that watches, while the descent has gone half a step on."""
+    start, memory = model.embed(*jnp.asarray([1.0, 0.0]), 2), Kept()
+    how = descent.Descent(PowerIteration("unnormalised", layer_norm=False), optax.sgd(0.1), model.Active(2))
+    descent.descend(how, Rotated.with_spectrum([8, 4]), start, 12, 16, jax.random.key(0), memory=memory)
+    assert len({len(found["window"]) for found in memory.offers}) > 1
+    for pack, offered in zip(memory.packs, memory.offers, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, pack(), offered)
+
+
+def test_another_thread_saves_what_was_offered(tmp_path):
+    """And nothing is offered while it does: a dictionary that grows under it would break off the saving."""
+    memory, saving, go_on = Checkpoint(tmp_path / "checkpoint.npz", {"settings": "abc", "jax": "1"}), Event(), Event()
+
+    def pack():
+        saving.set()
+        assert go_on.wait(30)
+        return ARRAYS
+
+    memory.part("slow").offer(pack)
+    threads = [Thread(target=memory.flush), Thread(target=memory.part("late").offer, args=(ARRAYS.copy,))]
+    threads[0].start()
+    assert saving.wait(30)
+    threads[1].start()
+    threads[1].join(0.1)
+    assert threads[1].is_alive()
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    found = Checkpoint(tmp_path / "checkpoint.npz", {"settings": "abc", "jax": "1"})
+    assert found.part("slow").recall().keys() == ARRAYS.keys() and found.part("late").recall() is None
 
 
 def test_a_signal_ends_the_whole_sweep(tmp_path, processes):
@@ -241,13 +277,15 @@ def test_a_directory_that_cannot_be_written_is_one_line(here, capsys, monkeypatc
 def test_a_signal_before_a_run_ends_at_once(monkeypatch):
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    run._Stop().told(signal.SIGTERM, None)
+    run.Watchdog().told(signal.SIGTERM, None)
     assert ended == [143]
-    stop = run._Stop()
-    with stop.later():
-        stop.told(signal.SIGINT, None)
-        assert ended == [143] and stop.code == 130
-        stop.told(signal.SIGINT, None)
+    watch = run.Watchdog()
+    with watch.later(Path("run")):
+        watch.told(signal.SIGINT, None)
+        watch.told(signal.SIGINT, None)  # the same, for a launcher's way of sending it
+        assert ended == [143] and watch.code == 130
+        monkeypatch.setattr(watchdog, "SAME", 0.0)
+        watch.told(signal.SIGINT, None)
     assert ended == [143, 130]
 
 
