@@ -59,6 +59,7 @@ class SubspaceDistance:
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
         return self.of_output(model.looped(weights, sample.X, sample.q, self.L, self.layer_norm), sample)
 
+    @jax.default_matmul_precision("highest")
     def of_output(self, f: Float[Array, " d"], sample: Sample) -> Float[Array, ""]:
         """The loss of an output f, whatever model it came from. Valid as the class."""
         V = jax.lax.stop_gradient(sample.V)
@@ -86,8 +87,9 @@ class PowerIteration:
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
         return self.of_output(model.looped(weights, sample.X, sample.q, self.L, self.layer_norm), sample)
 
+    @jax.default_matmul_precision("highest")
     def of_output(self, f: Float[Array, " d"], sample: Sample) -> Float[Array, ""]:
         """The loss of an output f, whatever model it came from. Valid as the class."""
         y = sample.X @ (sample.X.T @ sample.q)
-        y = y / jnp.linalg.norm(y) if self.target == "normalised" else y
+        y = y / jnp.sqrt(jnp.sum(y * y)) if self.target == "normalised" else y  # 0/0 is NaN
         return jnp.sum((f - y) ** 2)
