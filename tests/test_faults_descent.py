@@ -1,8 +1,8 @@
 """What optimisers, products of float32 and a shared set of samples may do to a descent: by hand."""
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.recursion import recurse
 from popgd.recursion_optax import recurse_optax
 from popgd.theory import noise
+from popgd.theory.study import Study
 from popgd.weights import Weights
 
 SLOW = pytest.mark.slow
@@ -156,8 +157,8 @@ def test_what_a_bank_states_is_its_scatter_over_seeds():
     With errors as of fresh samples, of the window or of c, its sum is beyond the upper end.
     """
     exact = recurse(SLOPE, (1.0, 0.0), 1.0, 2, np.arange(BANK_STEPS + 1))
-    half = SimpleNamespace(power=2, short=exact)
-    study: Any = SimpleNamespace(setting=SimpleNamespace(eta=1.0, bank=True), exact=half)
+    setting, half = Mock(eta=1.0, bank=True), Mock(power=2, short=exact)
+    study = Mock(spec=Study, setting=setting, exact=half)
     rows = []
     for seed in range(SEEDS):
         every, few = on_a_bank(seed, 100), on_a_bank(seed, 2)
