@@ -81,7 +81,7 @@ def test_an_optimiser_keeps_a_balanced_start_balanced(compiler, name):
         assert not found.Delta.any() and a == b
 
 
-@pytest.mark.xfail(strict=True, reason="c/sqrt(c) is a unit beside sqrt(c) for 8 % of all c")
+@pytest.mark.xfail(strict=True, reason="c/sqrt(c) is a unit beside sqrt(c) for half of all c")
 def test_balanced_weights_are_equal():
     a, b = recurse(SLOPE, (sizes(1000), sizes(1000)), np.full(1000, ETA), 2, STEPS).weights
     assert np.array_equal(a, b)
