@@ -18,6 +18,10 @@ CHECKSUM = 16
 TESTS = ("spiked", "clustered", "heavy", "axes", "near", "repeated", "deficient")
 
 
+#: Samples of one key: a sample's number is a word of 32 bits. Some numbers take up to 16 times as many as are asked for.
+MOST_SAMPLES = 2**28
+
+
 class SettingError(ValueError):
     """A setting that cannot be used: one line that says what came, what was wanted and what to do."""
 
@@ -26,13 +30,13 @@ class TooLarge(SettingError):
     """A setting that this machine has no memory for; another may have."""
 
 
-def whole(least: int) -> Callable[[Any], int]:
+def whole(least: int, most: int = 9 * 10**18) -> Callable[[Any], int]:
     def read(value: Any) -> int:
         number = _number(value)
         if number != math.floor(number) or number < least:
             raise ValueError(f"an integer of at least {least} was wanted")
-        if number > 9e18:
-            raise ValueError("an integer of at most 9e18 was wanted")
+        if number > most:
+            raise ValueError(f"an integer of at most {most:.3g} was wanted")
         return int(value) if isinstance(value, int) else int(Fraction(str(value)))
 
     return read
@@ -165,8 +169,8 @@ TABLE: dict[str, Entry] = {
     "target": Entry(None, one_of("normalised", "unnormalised"), "y = Sq/|Sq| or Sq; unless told, both are judged"),
     "steps": Entry(10**18, whole(1), "gradient steps of the exact descent"),
     "sampled_steps": Entry(500, whole(1), "gradient steps of each Monte Carlo descent"),
-    "batch": Entry(256, whole(2), "samples per step of a Monte Carlo descent"),
-    "samples": Entry(2**15, whole(2), "samples of each Monte Carlo population gradient"),
+    "batch": Entry(256, whole(2, MOST_SAMPLES), "samples per step of a Monte Carlo descent"),
+    "samples": Entry(2**15, whole(2, MOST_SAMPLES), "samples of each Monte Carlo population gradient"),
     "spectra": Entry(64, whole(2), "sampled spectra of a law whose spectrum is random"),
     "bank": Entry(False, flag, "descend on one fixed batch instead of fresh samples at each step"),
     "optimiser": Entry("sgd", one_of("sgd", "momentum", "adam"), "optax optimiser; the theorems are about sgd"),

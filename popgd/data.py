@@ -33,6 +33,7 @@ class Sample(NamedTuple):
     V: Float[Array, "d r"]
 
     @property
+    @jax.default_matmul_precision("highest")
     def Sq(self) -> Float[Array, " d"]:
         """S q = X X^T q."""
         return self.X @ (self.X.T @ self.q)

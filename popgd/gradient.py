@@ -23,6 +23,8 @@ from popgd.data import Law
 from popgd.objectives import Objective
 from popgd.weights import Manifold, Weights
 
+#: A sample's key is the key folded with its number, a word of 32 bits.
+NUMBERED = 2**32
 #: Samples are split over logical shards, whose number depends on that of the samples and on nothing else, and the shards'
 #: sums are added in shard order: a shard for every SHARD_CHUNKS chunks, so that its overhead is a few per cent, but at least
 #: FEWEST, so that small batches are shared too. More than MOST are no gain before there are as many devices.
@@ -126,6 +128,9 @@ def population_average(
     """
     if samples < 2 or samples != int(samples):
         raise ValueError(f"samples={samples}: at least 2 are needed for a standard error, and a whole number of them")
+    if samples > NUMBERED:
+        raise ValueError(f"samples={samples}: one key draws {NUMBERED} different ones; average over several keys")
+    samples = int(samples)
     mean, stderr = _over_all(statistic, weights, law, key, samples, chunk)
     return Estimate(mean, stderr, samples)
 

@@ -154,6 +154,7 @@ def manifold_curvature(a: float, b: float, slope: float, second: float, d: int) 
     return np.array([[b * b * second, mixed], [mixed, a * a * second]]) / d
 
 
+@jax.default_matmul_precision("highest")
 def p11_curvature(b: float | Float[Array, ""], c: float | Float[Array, ""], target: str, sample: Sample) -> Float[Array, ""]:
     """One sample's -(2 b^2/d) w ||S q||^2/||v||^2, w = dist^2(f, V) for target 'subspace', 1 - cos(f, S q) for 'power'."""
     X, q, V = sample
@@ -165,6 +166,7 @@ def p11_curvature(b: float | Float[Array, ""], c: float | Float[Array, ""], targ
     return -2 * b**2 / q.shape[0] * weight * (s @ s) / (v @ v)
 
 
+@jax.default_matmul_precision("highest")
 def p12_q21_coupling(objective: Any, c: float | Float[Array, ""], M: Float[Array, "d d"], sample: Sample) -> Float[Array, ""]:
     """One sample's d/d eps of the loss, whose mean is H_{P12,Q21} in M's sector: see the module's docstring.
 

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from popgd import gradient
 from popgd.data import Law, Rotated, Sample, sphere
-from popgd.model import UNROLL, blocks
+from popgd.model import UNROLL, blocks, layer_norm
 from popgd.objectives import OfOutput
 from popgd.weights import Weights
 
@@ -71,6 +71,7 @@ class Kronecker:
         return jnp.diagonal(every, axis1=1, axis2=2) - self.coordinates(gradient)[:, None]
 
 
+@jax.default_matmul_precision("highest")
 def output(
     theta: Float[Array, "8"], X: Float[Array, "d n"], q: Float[Array, " d"], L: int = 1, normalise: bool = True
 ) -> Float[Array, " d"]:
@@ -84,7 +85,7 @@ def output(
     Z = jnp.stack([jnp.column_stack([X, zero]), jnp.column_stack([jnp.zeros_like(X), q])])
 
     def normed(Z: Array) -> Array:
-        return Z / jnp.sqrt(jnp.sum(Z * Z, axis=(0, 1))) if normalise else Z
+        return layer_norm(Z.reshape(2 * q.size, -1)).reshape(Z.shape) if normalise else Z
 
     def update(Z: Array, columns: Array) -> Array:
         scores = jnp.einsum("sdk,st,tdm->km", Z, r, columns)
@@ -94,6 +95,7 @@ def output(
     return update(Z, Z[:, :, -1:])[1, :, 0]
 
 
+@jax.default_matmul_precision("highest")
 def one_layer(
     theta: Float[Array, "8"], S: Float[Array, "d d"], q: Float[Array, " d"], normalise: bool = True
 ) -> Float[Array, " d"]:
@@ -104,7 +106,7 @@ def one_layer(
     p, r = factors(theta)
     above = p[0, 0] * r[0, 1] * (S @ q) + p[0, 1] * r[1, 1] * q
     below = (1 + p[1, 1] * r[1, 1]) * q + p[1, 0] * r[0, 1] * (S @ q)
-    return below / jnp.sqrt(above @ above + below @ below) if normalise else below
+    return layer_norm(jnp.concatenate([above, below])[:, None])[q.size :, 0] if normalise else below
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["U", "V"], meta_fields=["spectrum"])

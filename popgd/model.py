@@ -86,12 +86,15 @@ def tokens(X: Float[Array, "d n"], q: Float[Array, " d"]) -> Float[Array, "D N"]
 
 
 def layer_norm(Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
-    """Column-wise LN(Z)[:, i] = Z[:, i] / ||Z[:, i]||: no centring, no epsilon. Not defined for a zero column.
+    """Column-wise LN(Z)[:, i] = Z[:, i] / ||Z[:, i]||: no centring, no epsilon.
 
-    Valid for norms whose squares are normal numbers, 2e-154 to 1e154, in float32 2e-19 to 1e19; beyond it no finite number.
+    Valid for norms whose squares are normal numbers, 2e-154 to 1e154, in float32 2e-19 to 1e19;
+    beyond it, as for a zero column, it is NaN, and so are its derivatives.
     """
-    norm = jnp.sqrt(jnp.sum(Z * Z, axis=0, keepdims=True))
-    return Z / jnp.where(norm < jnp.inf, norm, jnp.nan)  # Z/inf = 0 would look like an output
+    square = jnp.sum(Z * Z, axis=0, keepdims=True)
+    # Z/inf = 0 would look like an output, and so would Z over the few digits of a subnormal square
+    normal = (square >= jnp.finfo(Z.dtype).tiny) & (square < jnp.inf)
+    return Z / jnp.where(normal, jnp.sqrt(square), jnp.nan)
 
 
 @jax.custom_jvp

@@ -60,6 +60,7 @@ class SubspaceDistance:
         f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm)
         return self.of_output(f, sample.Sq, sample.V)
 
+    @jax.default_matmul_precision("highest")
     def of_output(self, f: Float[Array, " d"], Sq: Float[Array, " d"], V: Float[Array, "d r"]) -> Float[Array, ""]:
         """The loss of an output f, whatever model it came from; S q is not needed. Valid as the class."""
         V = jax.lax.stop_gradient(V)
@@ -87,7 +88,8 @@ class PowerIteration:
         f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm)
         return self.of_output(f, sample.Sq, sample.V)
 
+    @jax.default_matmul_precision("highest")
     def of_output(self, f: Float[Array, " d"], Sq: Float[Array, " d"], V: Float[Array, "d r"]) -> Float[Array, ""]:
         """The loss of an output f, whatever model it came from; V is not needed. Valid as the class."""
-        y = Sq / jnp.linalg.norm(Sq) if self.target == "normalised" else Sq
+        y = Sq / jnp.sqrt(jnp.sum(Sq * Sq)) if self.target == "normalised" else Sq  # 0/0 is NaN
         return jnp.sum((f - y) ** 2)

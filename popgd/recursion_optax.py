@@ -41,7 +41,9 @@ def recurse_optax(
     d = dimension(d)
     if state is None:
         start_state(start)
-        weights = tuple(jnp.asarray(value, jnp.float64) for value in start)
+        # One array, so that both entries are rounded alike and a = b stays so: of two scalars the
+        # compiler may fuse one's product and not the other's.
+        weights = jnp.asarray(start, jnp.float64)
         zero = jnp.zeros((), jnp.int64)
         state = OptaxState(zero, weights, optimiser.init(weights), zero)
     records = checked_records(records, int(state.step))
@@ -62,15 +64,15 @@ def recurse_optax(
 def _advance_optax(optimiser, slope, d, state, steps) -> OptaxState:
     def step(_, now):
         weights, updates, inner = _optax_step(optimiser, slope, d, now.weights, now.optimiser)
-        a, b = weights = tuple(w + update for w, update in zip(weights, updates, strict=True))
-        return OptaxState(now.step + 1, weights, inner, now.finite + jnp.isfinite(a * b))
+        weights = weights + updates
+        finite = now.finite + jnp.isfinite(jnp.prod(weights))
+        return OptaxState(now.step + 1, weights, inner, finite)
 
     return jax.lax.fori_loop(0, steps, step, state)
 
 
 @partial(jax.jit, static_argnums=0)
 def _optax_step(optimiser, slope, d, weights, inner):
-    a, b = weights
-    g = slope(a * b) / d
-    updates, inner = optimiser.update((b * g, a * g), inner, weights)
+    g = slope(jnp.prod(weights)) / d
+    updates, inner = optimiser.update(weights[::-1] * g, inner, weights)
     return weights, updates, inner
