@@ -127,7 +127,7 @@ def loss(polynomial: NormalPolynomial, blocks: Float[Array, "2 m"]) -> Float[Arr
 def gradient(polynomial: NormalPolynomial, blocks: Float[Array, "2 m"]) -> Float[Array, "2 m"]:
     """The blocks of the gradient over all matrices: I and J of a block have the square norm 2, the single entry 1.
 
-    For odd d the last beta has no direction, and its gradient is 0. Not to be trusted beyond some units of the sum of its |terms|.
+    For odd d the last beta has no direction, and its gradient is 0. Good to some units of the sum of its |terms|.
     Source: derived.
     """
     slope = jax.grad(loss, argnums=1)(polynomial, blocks) / polynomial.sizes
