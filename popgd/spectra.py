@@ -51,12 +51,12 @@ def batched(lam, mult) -> Spectrum:
     return Spectrum(jnp.asarray(lam), jnp.asarray(np.broadcast_to(mult, lam.shape)))
 
 
-def traces(spectra: Spectrum) -> Float[np.ndarray, " K"] | None:
+def traces(spectra: Spectrum) -> Float[Array, " K"] | None:
     """tr S = n of each row, an integer for n unit columns, where all sums of eigenvalues are one but for their own rounding;
     None elsewhere: then S has other columns, or its eigenvalues are not known to the last digit."""
     sums = (np.asarray(spectra.lam) * np.asarray(spectra.mult)).sum(axis=1)
     whole = np.round(sums)
-    return whole if (abs(sums - whole) <= 4.0 * UNIT * whole).all() else None
+    return jnp.asarray(whole) if (abs(sums - whole) <= 4.0 * UNIT * whole).all() else None
 
 
 # Averages are NumPy's: a dozen small JAX programs for every new number of points would take seconds to compile.

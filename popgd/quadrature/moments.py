@@ -92,11 +92,12 @@ def _norm_deficit(spec: Spectrum, g, mean_square, cond: float) -> Bounded:
     def amplitude(s, terms):
         x = logistic(s + log_A).sigma[:, None] * (delta / mean_square)
         W = log1p_defect(x) @ (k / 2.0)
-        return -jnp.expm1(-W), -jnp.expm1(-W), 0.0  # what the eigenvalues do is counted in `norm_excess`
+        # What the eigenvalues do is counted in `norm_excess`
+        return -jnp.expm1(-W), -jnp.expm1(-W), jnp.zeros_like(W)
 
     def path(s, terms):
         size = terms.y**2 @ (k * delta**2 / 4.0)
-        return size, size, 0.0
+        return size, size, jnp.zeros_like(size)
 
     b = 2.0 * jnp.log(lam)
     gaps = jnp.max(jnp.abs(g)) / jnp.sqrt((k * delta**2).sum() / d)
