@@ -22,7 +22,19 @@ from jaxtyping import Float
 from popgd import quadrature as q
 from popgd.numeric import UNIT
 from popgd.quadrature import Bounded, Spectrum
-from popgd.spectra import Quantity, Together, average, average_log, batched, exact, over, over_c, sample_condition, stderr
+from popgd.spectra import (
+    Quantity,
+    Together,
+    average,
+    average_log,
+    batched,
+    exact,
+    over,
+    over_c,
+    sample_condition,
+    stderr,
+    traces,
+)
 
 BLOCK = 8  # points in one call
 LARGEST_C = 1e90  # beyond, the slopes of 4.3 are no normal numbers
@@ -159,6 +171,7 @@ class Linear:
     """Theorem 4.2: one layer without normalisation, l(c) = L* + A (c - c*)^2, target Sq/||Sq|| or Sq.
 
     Valid for every real c (l overflows to infinity with its bound); a single distinct eigenvalue is no special case.
+    S is the one of unit columns, tr S = n: a sum of eigenvalues that is an integer to its rounding is taken as that integer.
     """
 
     spectra: Spectrum
@@ -175,9 +188,10 @@ class Linear:
 
     @cached_property
     def _parts(self) -> _Parts:
-        star = jax.device_get(over(q.c_star, self._options, self.spectra))
+        trace = traces(self.spectra)
+        star = jax.device_get(over(q.c_star, self._options, self.spectra, **({} if trace is None else {"trace": trace})))
         A = np.asarray(jax.vmap(q.moments)(self.spectra).A)
-        return _Parts(A, A * star.value, A * (star.bound + 4 * UNIT * abs(star.value)))
+        return _Parts(A, A * star.value, A * (star.bound + 8 * UNIT * abs(star.value)))
 
     @cached_property
     def _least(self) -> Bounded:

@@ -44,6 +44,14 @@ def batched(lam, mult) -> Spectrum:
     return Spectrum(jnp.asarray(lam), jnp.asarray(np.broadcast_to(mult, lam.shape)))
 
 
+def traces(spectra: Spectrum) -> Float[Array, " K"] | None:
+    """tr S = n of each row, an integer for n unit columns, where all sums of eigenvalues are one but for their own rounding;
+    None elsewhere: then S has other columns, or its eigenvalues are not known to the last digit."""
+    sums = (np.asarray(spectra.lam) * np.asarray(spectra.mult)).sum(axis=1)
+    whole = np.round(sums)
+    return jnp.asarray(whole) if (abs(sums - whole) <= 4.0 * UNIT * whole).all() else None
+
+
 # Averages are NumPy's: a dozen small JAX programs for every new number of points would take seconds to compile.
 
 
@@ -80,9 +88,10 @@ class Together:
 
 # Unoptimised: it runs once for each constant of a curve, and takes half the time to compile.
 @partial(jax.jit, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0})
-def over(function: Callable[..., Any], options: tuple, spectra: Spectrum) -> Any:
-    """function(spectrum, **options) for every row, a `Bounded` or several: fields (K,)."""
-    return lax.map(lambda row: function(row, **dict(options)), spectra, batch_size=CHUNK)
+def over(function: Callable[..., Any], options: tuple, spectra: Spectrum, **rows: Any) -> Any:
+    """function(spectrum, **options) for every row, a `Bounded` or several: fields (K,). `rows`: more of them, (K,) each."""
+    one = lambda row: function(row[0], **row[1], **dict(options))
+    return lax.map(one, (spectra, rows), batch_size=CHUNK)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

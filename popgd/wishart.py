@@ -103,7 +103,7 @@ def isotropic_loss(n: int, d: int, L: int, a: Fraction | float) -> float:
     Source: derived from arXiv 2410.08292, section 2.
     """
     n, d, L = whole(n=n, d=d, L=L)
-    return rounded(_on_the_line(n, d, L, rational(a)), f"the loss at n = {n}, d = {d}, L = {L}, a = {float(a)}")
+    return rounded(_on_the_line(n, d, L, rational(a)), f"the loss at n = {n}, d = {d}, L = {L} and this a")
 
 
 @lru_cache(maxsize=256)

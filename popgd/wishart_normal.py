@@ -106,6 +106,8 @@ def polynomial(n: int, d: int, L: int) -> NormalPolynomial:
 def loss(polynomial: NormalPolynomial, blocks: Float[Array, "2 m"]) -> Float[Array, ""]:
     """l(A) for the blocks (alpha, beta) of a normal A; the last beta must be 0 for odd d.
 
+    Not to be trusted beyond 20 units of 2^-53 sum_t |c_t| prod |q|, three times the most that was seen; about a* that is the
+    loss itself.
     Source: derived.
     """
     degree = polynomial.parts.shape[1]
@@ -126,7 +128,7 @@ def loss(polynomial: NormalPolynomial, blocks: Float[Array, "2 m"]) -> Float[Arr
 def gradient(polynomial: NormalPolynomial, blocks: Float[Array, "2 m"]) -> Float[Array, "2 m"]:
     """The blocks of the gradient over all matrices: I and J of a block have the square norm 2, the single entry 1.
 
-    For odd d the last beta has no direction, and its gradient is 0.
+    For odd d the last beta has no direction, and its gradient is 0. Good to some units of the sum of its |terms|.
     Source: derived.
     """
     slope = jax.grad(loss, argnums=1)(polynomial, blocks) / polynomial.sizes

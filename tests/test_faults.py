@@ -140,7 +140,7 @@ def test_the_numbers_of_samples_beyond_2_31(numbered, monkeypatch):
     loop = jax.lax.fori_loop
     last_turn = lambda low, high, *rest: loop(jnp.maximum(low, high - 1), high, *rest)
     monkeypatch.setattr(jax.lax, "fori_loop", last_turn)
-    count, size = 2**33, gradient.LARGEST_CHUNK
+    count, size = gradient.NUMBERED, gradient.LARGEST_CHUNK
     itself = lambda weights, number: number.astype(float)
     at = embed(jnp.ones(()), jnp.zeros(()), 1)
     mean, _, _ = population_average(itself, at, Numbered(), jax.random.key(0), count)

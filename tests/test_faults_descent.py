@@ -108,7 +108,7 @@ def in_float32() -> dict[str, Any]:
     return {
         **{name: (lambda w, f=f: f(w, sample), at) for name, f in OBJECTIVES.items()},
         "4.1, three loops": (lambda w: SubspaceDistance(3)(w, sample), at),
-        "power loop": (lambda c: jnp.sum(model.power_loop(c, sample.X, sample.q, 3)), one),
+        "power loop": (lambda c: jnp.sum(model.power_loop(c, S, sample.q[:, None], 3)), one),
         "kronecker": (lambda x: kronecker.sample_loss(SubspaceDistance(3), x, sample), theta),
         "kronecker, one layer": (lambda x: jnp.sum(kronecker.one_layer(x, S, sample.q)), theta),
         "curvature of P11": (lambda c: hessian.p11_curvature(one, c, "subspace", sample), one),

@@ -13,7 +13,7 @@ import pytest
 from slopes import layer_log, looped_log, mp_descent, plane_looped
 
 from popgd import leap as leaps
-from popgd.interpolant import DEGREE, interpolate
+from popgd.interpolant import DEGREE, WIDTH, interpolate
 from popgd.leap import Bounded, gauss, leap, newton_weights, trajectory
 from popgd.recursion import log_grid, recurse, weights_of
 from popgd.recursion_optax import recurse_optax
@@ -68,8 +68,8 @@ def test_interpolant_error_is_honest_and_small(theorem):
 @pytest.mark.parametrize("theorem", ["4.1"])
 def test_half_the_degree_misses_the_tolerance_and_says_so(theorem):
     with pytest.raises(ValueError, match="exceeds"):
-        interpolate(direct(theorem), THEOREMS[theorem][1], degree=DEGREE // 2)
-    loose = interpolate(direct(theorem), THEOREMS[theorem][1], degree=DEGREE // 2, tolerance=1.0)
+        interpolate(direct(theorem), THEOREMS[theorem][1], degree=DEGREE // 2, width=WIDTH)
+    loose = interpolate(direct(theorem), THEOREMS[theorem][1], degree=DEGREE // 2, width=WIDTH, tolerance=1.0)
     c = off_node(float(loose.scale))
     seen = np.max(np.abs(np.log(-loose(c)) - direct(theorem)(c)))
     assert 1e-11 < seen <= float(loose.error)

@@ -42,21 +42,23 @@ def _looped(spec: Spectrum, u, c, L: int, amplitude, leading: int, log_scale, co
         left=float(degree),
         degree=1,
         log_scale=b[1] + log_scale,
-        b_error=2.0 * L * UNIT * (4.0 + jnp.abs(b[-1]) / L),
+        # 5 roundings in the quotient of rho and 2 units of the two eigenvalues, 2L times
+        b_error=2.0 * L * UNIT * (7.0 + jnp.abs(b[-1]) / L),
     )
 
 
-def _linear(weights):
+def _linear(weights, slips):
     def amplitude(tail, terms):
         value = tail @ weights
-        return value, value
+        return value, value, tail @ slips
 
     return amplitude
 
 
 def _looped_loss(spec, u, c, L, cond):
     needs_gap(spec)
-    return _looped(spec, u, c, L, _linear(jnp.ones(spec.lam.size - 1)), 0, 0.0, cond)
+    one = jnp.ones(spec.lam.size - 1)
+    return _looped(spec, u, c, L, _linear(one, 0.0 * one), 0, 0.0, cond)
 
 
 def _looped_rate(spec, u, c, L, cond):
@@ -65,8 +67,9 @@ def _looped_rate(spec, u, c, L, cond):
     needs_gap(spec)
     lam, r = spec.lam, spec.mult[0]
     gap = (lam[0] - lam[1:]) / (u + c * lam[1:])
+    slip = (lam[0] + lam[1:]) / (u + c * lam[1:]) + 2.0 * gap  # of the difference, of both denominators
     scale = jnp.log(L * r) - jnp.log(u + c * lam[0])
-    return _looped(spec, u, c, L, _linear(gap), 1, scale, cond)
+    return _looped(spec, u, c, L, _linear(gap, slip), 1, scale, cond)
 
 
 def looped_loss(spec: Spectrum, c: Float[Array, ""], L: int, cond: float = COND) -> Bounded:
@@ -118,10 +121,15 @@ def looped_correction(spec: Spectrum, L: int, cond: float = COND) -> Bounded:
     half = spec.mult[1:] / 2.0
     a = (lam[0] - lam[1:]) / (lam[1:] * lam[0])
     b = a * (1.0 / lam[1:] + 1.0 / lam[0])
+    a_slip = 1.0 / lam[1:] + 1.0 / lam[0]
+    b_slip = 2.0 / lam[1:] ** 2 + 2.0 / lam[0] ** 2
 
     def amplitude(tail, terms):
         plus = tail @ b + 2.0 * L * (tail @ a) * (terms.sigma[:, 1:] @ (half * a))
         minus = 2.0 * L * (tail * terms.y[:, 1:]) @ a**2
-        return plus - minus, plus + minus
+        sigma = terms.sigma[:, 1:]
+        crossed = (tail @ a_slip) * (sigma @ (half * a)) + (tail @ a) * (sigma @ (half * a_slip))
+        slip = tail @ b_slip + 2.0 * L * (crossed + 2.0 * (tail * terms.y[:, 1:]) @ (a * a_slip))
+        return plus - minus, plus + minus, slip
 
     return _looped(spec, 0.0, 1.0, L, amplitude, 1, jnp.log(L * r), cond)

@@ -17,7 +17,7 @@ def _first_degree(spec: Spectrum, power: float, weights, log_scale, cond: float)
 
     def amplitude(s, terms):
         value = terms.y @ (spec.mult * weights)
-        return value, value
+        return value, value, 2.0 * value  # the weights are at most squares of eigenvalues
 
     nodes = node_count(power, (spec.lam.size + 2 - 2 * power) / 2.0, 2.0 * log(cond))
     b = 2.0 * jnp.log(spec.lam)
@@ -93,11 +93,12 @@ def _norm_deficit(spec: Spectrum, g, mean_square, cond: float) -> Bounded:
     def amplitude(s, terms):
         x = logistic(s + log_A).sigma[:, None] * (delta / mean_square)
         W = log1p_defect(x) @ (k / 2.0)
-        return -jnp.expm1(-W), -jnp.expm1(-W)
+        # What the eigenvalues do is counted in `norm_excess`
+        return -jnp.expm1(-W), -jnp.expm1(-W), jnp.zeros_like(W)
 
     def path(s, terms):
         size = terms.y**2 @ (k * delta**2 / 4.0)
-        return size, size
+        return size, size, jnp.zeros_like(size)
 
     b = 2.0 * jnp.log(lam)
     gaps = jnp.max(jnp.abs(g)) / jnp.sqrt((k * delta**2).sum() / d)
@@ -126,42 +127,61 @@ def log1p_defect(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 class Moments(NamedTuple):
-    """Exact moments: mu = E q.Sq = n/d, A = E||Sq||^2, V = A - mu^2, excess = A - mu, all without
-    cancellation."""
+    """Exact moments: mu = E q.Sq = n/d, A = E||Sq||^2, V = A - mu^2, excess = A - mu, all without cancellation.
+
+    V_slip and excess_slip: by how much V and the excess move where each eigenvalue is off by half an ulp.
+    """
 
     mu: Float[Array, ""]
     A: Float[Array, ""]
     V: Float[Array, ""]
     excess: Float[Array, ""]
     g: Float[Array, " m"]
+    V_slip: Float[Array, ""]
+    excess_slip: Float[Array, ""]
 
 
-def moments(spec: Spectrum) -> Moments:
-    """mu, A, V and A - mu of the spectrum; excess = V + mu (mu - 1) with mu - 1 summed from exact lam - 1.
+def moments(spec: Spectrum, trace: Float[Array, ""] | float | None = None) -> Moments:
+    """mu, A, V and A - mu of the spectrum; excess = V + mu (mu - 1).
 
+    `trace` is tr S where that is known better than as the sum of rounded eigenvalues: n for n unit columns. Near isotropy
+    mu - 1, which is 0 for n = d, is lost in their rounding otherwise.
     Source: arXiv 2606.00605, Theorem 4.2.
     """
     lam, k = spec.lam, spec.mult
-    share = k / k.sum()
+    d = k.sum()
+    share = k / d
     away = lam - lam[0]
-    centre = (share * away).sum()
-    V = (share * (away - centre) ** 2).sum()
-    mu = (share * lam).sum()
-    excess = V + mu * (k * (lam - 1.0)).sum() / k.sum()
-    return Moments(mu, (share * lam**2).sum(), V, excess, away * (lam + lam[0]))
+    offset = away - (share * away).sum()
+    V = (share * offset**2).sum()
+    V_slip = UNIT * (share * lam * (2.0 * jnp.abs(offset) + UNIT * lam)).sum()
+    if trace is None:
+        mu, above = (share * lam).sum(), (k * (lam - 1.0)).sum() / d
+        slip = UNIT * (share * lam * jnp.abs(2.0 * lam - 1.0)).sum()
+        # Below 1 every partial sum of the lam - 1 is a multiple of 2^-53, and exact
+        distance = (share * jnp.abs(lam - 1.0)).sum()
+        slip = slip + 16.0 * UNIT * jnp.where(distance * d < 1.0, jnp.abs(mu * above), mu * distance)
+    else:
+        mu, above = trace / d, (trace - d) / d
+        slip = V_slip
+    return Moments(mu, (share * lam**2).sum(), V, V + mu * above, away * (lam + lam[0]), V_slip, slip)
 
 
 def norm_excess(spec: Spectrum, cond: float = COND) -> Bounded:
     """E||Sq|| - mu >= 0 = V/(sqrt(A) + mu) - T, both of second order in the anisotropy.
 
+    Its derivative by log lam_g is E[lam_g X_g (lam_g/||Sq|| - 1)], X_g the part of ||q||^2 in the group: all of them
+    together are at most mu (lam_1 - lam_d)/lam_d, and E||Sq|| + mu <= 2 sqrt(A).
     Source: derived.
     """
-    mu, A, V, _, g = moments(spec)
+    mu, A, V, _, g, _, _ = moments(spec)
     first = V / (jnp.sqrt(A) + mu)
     if spec.lam.shape[-1] == 1:  # isotropic: exactly 0
         return from_value(first, first)
     T = _norm_deficit(spec, g, A, cond)
-    return from_value(first - T.value, T.bound + 16.0 * UNIT * first)
+    spread = (spec.lam[0] - spec.lam[-1]) / spec.lam[-1] + 4.0 * UNIT
+    slip = UNIT * jnp.minimum(mu * spread, 2.0 * jnp.sqrt(A))
+    return from_value(first - T.value, T.bound + 16.0 * UNIT * first + slip)
 
 
 def check_target(target: str) -> None:
@@ -169,19 +189,17 @@ def check_target(target: str) -> None:
         raise ValueError(f"got target {target!r}, wanted 'normalised' or 'unnormalised': pick one of the two")
 
 
-def c_star(spec: Spectrum, target: str, cond: float = COND) -> Bounded:
-    """c* = (E||Sq|| - mu)/A for y = Sq/||Sq||, c* = 1 - mu/A for y = Sq.
+def c_star(spec: Spectrum, target: str, cond: float = COND, trace: Float[Array, ""] | float | None = None) -> Bounded:
+    """c* = (E||Sq|| - mu)/A for y = Sq/||Sq||, c* = 1 - mu/A for y = Sq; `trace` as for `moments`.
 
     Source: arXiv 2606.00605, Theorem 4.2.
     """
     check_target(target)
-    mu, A, V, excess, _ = moments(spec)
+    _, A, V, excess, _, _, slip = moments(spec, trace)
     if target == "normalised":
         top = norm_excess(spec, cond)
         return from_value(top.value / A, (top.bound + 8.0 * UNIT * top.value) / A)
-    distance = (spec.mult * jnp.abs(spec.lam - 1.0)).sum()  # below 1 every partial sum is a multiple of 2^-53: exact
-    error = jnp.where(distance < 1.0, V + jnp.abs(excess - V), V + mu * distance / spec.mult.sum())
-    return from_value(excess / A, 16.0 * UNIT * error / A)
+    return from_value(excess / A, (slip + 16.0 * UNIT * (V + jnp.abs(excess - V))) / A)
 
 
 def loss_min(spec: Spectrum, target: str, cond: float = COND) -> Bounded:
@@ -191,9 +209,9 @@ def loss_min(spec: Spectrum, target: str, cond: float = COND) -> Bounded:
     Source: arXiv 2606.00605, Theorem 4.2.
     """
     check_target(target)
-    _, A, V, _, _ = moments(spec)
+    _, A, V, _, _, V_slip, _ = moments(spec)
     if target == "unnormalised":
-        return from_value(V / A, 16.0 * UNIT * V / A)
+        return from_value(V / A, (V_slip + 16.0 * UNIT * V) / A)
     if spec.lam.shape[-1] == 1:
         return from_value(V, V)
     start, top = layer_loss(spec, jnp.zeros(()), cond), norm_excess(spec, cond)

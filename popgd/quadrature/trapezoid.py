@@ -21,7 +21,8 @@ STEP = 0.25  # widest step; at the line Im s = pi/2 it leaves e^{-pi^2/h} = 7e-1
 REACH = 40.0  # e^{-40} = 4e-18 of the integral is left outside the grid
 TINY = 2.0**-1022  # smallest normal float64; XLA flushes what is smaller
 
-Amplitude = Callable[..., tuple[Array, Array]]  # (s, Logistic at s + b) -> value, sum of magnitudes of monomials
+# (s, Logistic at s + b) -> value, sum of magnitudes of monomials, slip (see `integral`)
+Amplitude = Callable[..., tuple[Array, Array, Array]]
 
 
 class Bounded(NamedTuple):
@@ -70,12 +71,12 @@ def _modulus(x: Float[Array, "*n"]) -> Logistic:
 def _log_terms(power, a, b, amplitude: Amplitude, s, at: Callable[..., Logistic]):
     """Exponent, sign and rounding weight of the integrand; at = _modulus gives its modulus on Im s = pi/2."""
     terms = at(s[:, None] + b)
-    value, size = amplitude(s, terms)
+    value, size, slip = amplitude(s, terms)
     damping = terms.soft @ a
     there = size > TINY
     size = jnp.where(there, size, 1.0)
     log_f = jnp.where(there, power * s - damping + jnp.log(size), -jnp.inf)
-    weight = jnp.abs(power * s) + damping + jnp.abs(jnp.log(size))
+    weight = jnp.abs(power * s) + damping + jnp.abs(jnp.log(size)) + slip / (2.0 * size)
     return log_f, jnp.where(there, value, 0.0) / size, weight
 
 
@@ -113,15 +114,16 @@ def integral(
     """I e^{log_scale}, where the integrand grows at least like e^{left s} on the left and y has degree
     `degree`.
 
-    `amplitude(s, logistic)` returns the value and the sum of the magnitudes of its monomials. The bound is
-    the sum of
+    `amplitude(s, logistic)` returns the value, the sum of the magnitudes of its monomials, and its slip: the
+    units that it moves by where each eigenvalue is off by one unit, half an ulp, as a rounded decimal is. The
+    bound is the sum of
 
     * truncation: f(end) / |(log f)'(end)| for every log-concave monomial;
     * discretisation: 2 M / (e^{pi^2/h} - 1), M = int |f(s + i pi/2)| ds (Trefethen and Weideman 2014,
       theorem 5.1);
-    * rounding: 2 units per unit of exponent, 16 + m per term, 2 sqrt(nodes) for the sum, and `b_error`, the
-      absolute error of b, which counts `power` times because int f (power - sum_j (a_j + degree_j) sigma_j)
-      ds = int f' ds = 0.
+    * rounding: 2 units per unit of exponent, 16 + m per term, 2 sqrt(nodes) for the sum, the slip, and
+      `b_error`, the absolute error of b, that of the eigenvalues included, which counts `power` times
+      because int f (power - sum_j (a_j + degree_j) sigma_j) ds = int f' ds = 0.
 
     `majorant` replaces (power, a, b, amplitude) in M when the amplitude is no polynomial.
     Source: derived.

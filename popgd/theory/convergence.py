@@ -51,6 +51,11 @@ def affine_slope(c: jax.Array, c_star: jax.Array, A: jax.Array) -> jax.Array:
     return 2 * A * (c - c_star)
 
 
+def parabola(A: Any, c_star: Any) -> jax.tree_util.Partial:
+    """The slope of L* + A (c - c*)^2, for `recursion`."""
+    return jax.tree_util.Partial(affine_slope, c_star=jnp.asarray(c_star), A=jnp.asarray(A))
+
+
 def sufficient(eta: float, A: float, c_star: float, d: int) -> float:
     """etat sqrt(1 + 4c*^2) + etat^2 c*^2/4: at most 1 suffices for c_t to rise monotonically to c* from (1, 0)."""
     etat = 2 * eta * A / d
@@ -63,13 +68,12 @@ def descend_exactly(
     """The population curve of the law and the exact descent until it has converged, or to `setting.steps`."""
     curve, wide = curves_of(setting, make_curve)
     A, c_star = float(curve.mean_square().value), float(curve.c_star().value)
-    slope = jax.tree_util.Partial(affine_slope, c_star=jnp.asarray(c_star), A=jnp.asarray(A))
     eta, d = setting.eta, setting.law.d
     start = start_of(setting)
 
     def descend() -> tuple:
-        records = to_the_end(slope, start, eta, d, c_star, setting.steps, partial(progress, "exact descent"))
-        short = recursion.recurse(slope, start, eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE))
+        records = to_the_end(curve, start, eta, d, setting.steps, partial(progress, "exact descent"))
+        short = recursion.recurse(parabola(A, c_star), start, eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE))
         return records, short, np.asarray(curve.loss(records.c).value), 0.0, np.zeros(3)
 
     exact = exact_half(curve, wide, 2 * A, 0, descend, memory)
@@ -77,10 +81,12 @@ def descend_exactly(
 
 
 def to_the_end(
-    slope: Any, start: tuple[float, float], eta: float, d: int, c_star: float, steps: int, progress: Callable[[int, int], None]
+    curve: Linear, start: tuple[float, float], eta: float, d: int, steps: int, progress: Callable[[int, int], None]
 ) -> Records:
     """The descent until c has arrived or is not finite, for `steps` steps at most, and never more than MOST."""
     parts, state = [], None
+    A, c_star = float(curve.mean_square().value), float(curve.c_star().value)
+    slope, etat = parabola(A, c_star), 2 * eta * A / d
     grid = recursion.log_grid(min(steps, MOST), PER_DECADE)
     for number, step in enumerate(grid):
         part = recursion.recurse(slope, start, eta, d, grid[number : number + 1], state=state, callback=progress)
@@ -88,8 +94,7 @@ def to_the_end(
         parts.append(part)
         progress(int(step), int(grid[-1]))
         c, Delta = float(part.c[0]), float(part.Delta[0])
-        etat_s = eta * (slope(c_star + 0.5) - slope(c_star - 0.5)) / d * np.hypot(2 * c_star, Delta)
-        if step and not abs(c - c_star) > floor(c_star, float(etat_s)):
+        if step and not abs(c - c_star) > floor(c_star, etat * float(np.hypot(2 * c_star, Delta))):
             break
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Records._fields[:7]}
     return parts[-1]._replace(**columns)
@@ -124,7 +129,7 @@ class Changed(NamedTuple):
 
     def descend(self, setting: Setting, steps: Int[np.ndarray, " records"]) -> Records:
         """The nine descents at these steps."""
-        slope = jax.tree_util.Partial(affine_slope, c_star=jnp.asarray(self.N / self.A), A=jnp.asarray(self.A))
+        slope = parabola(self.A, self.N / self.A)
         return recursion.recurse(slope, start_of(setting), np.full(9, setting.eta), setting.law.d, steps)
 
     def sampling(self, values: Float[np.ndarray, "*n 9"]) -> Float[np.ndarray, "*n"]:

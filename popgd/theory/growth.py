@@ -70,8 +70,9 @@ def _descend(
     if middle is None:
         slope = interpolate(log_slope, power, largest=LARGEST, tolerance=HARD)
     else:
-        scale = float(interpolate(lambda c: np.asarray(middle.log_slope(c).value), power, largest=LARGEST, tolerance=HARD).scale)
-        slope = interpolate(log_slope, power, scale=scale, largest=LARGEST, degree=16, tolerance=HARD)
+        like = interpolate(lambda c: np.asarray(middle.log_slope(c).value), power, largest=LARGEST, tolerance=HARD)
+        same = {"scale": float(like.scale), "width": like.width}
+        slope = interpolate(log_slope, power, **same, largest=LARGEST, degree=16, tolerance=HARD)
 
     report = partial(progress, "exact descent")
     eta, d = setting.eta, setting.law.d
@@ -163,8 +164,8 @@ class Asymptote:
         return cls(t, c, dc, float(K.value), k2, next_order, settled / t, error, numbers)
 
 
-def third_order(exact: Exact, c: float) -> float:
-    """|K3|/(K c^2), whatever K and K2 are: from M = -c^p l'(c) at c, c/2 and c/4."""
+def third_order(exact: Exact, c: Any) -> Any:
+    """|K3|/(K c^2) at each c, whatever K and K2 are: from M = -c^p l'(c) at c, c/2 and c/4."""
     at = np.array([c, c / 2, c / 4])
     M = np.exp(np.asarray(exact.curve.log_slope(at).value) + exact.power * np.log(at))
     return abs(2 * M[0] - 3 * M[1] + M[2]) / 6 / M[0]

@@ -78,7 +78,7 @@ def exact_hessian(objective: Objective, spectrum: Spectrum, theta: np.ndarray) -
         return found / d, np.zeros_like(found)
     if isinstance(objective, PowerIteration):
         of = jax.hessian(partial(one_layer.linear_loss, objective.target), argnums=1)
-        found = np.asarray(jax.jit(jax.vmap(of, (0, None)))(one_layer.linear_constants(spectrum), at))
+        found = np.asarray(jax.jit(jax.vmap(of, (0, None)))(one_layer.linear_constants(spectrum, objective.target), at))
     else:
         one = lambda row: jax.hessian(one_layer.loss(objective, row))(at)
         found = np.asarray(jax.jit(lambda s: jax.lax.map(one, s, batch_size=spectra.CHUNK))(spectrum))
