@@ -129,7 +129,7 @@ def test_products_of_an_average_have_all_digits_of_float32(kind):
     """Of the law and of the sums too; without that of `_estimate` it is the device's default."""
     law, statistic = LAWS[kind], GradientOf(SubspaceDistance(3), Active(2))
     at = embed(jnp.float32(1), jnp.float32(1), 2)
-    of = lambda w, key: gradient._estimate(statistic, w, law, key, 100, None)
+    of = lambda w, key: gradient._estimate(statistic, w, law, key, 100, None, gradient._mesh())
     found = list(products(jax.make_jaxpr(of)(at, jax.random.key(0)).jaxpr))
     assert len(found) >= 10 and set(found) == {(jax.lax.Precision.HIGHEST,) * 2}
 

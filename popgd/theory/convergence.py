@@ -135,7 +135,7 @@ class Changed(NamedTuple):
     def sampling(self, values: Float[np.ndarray, "*n 9"]) -> Float[np.ndarray, "*n"]:
         """The standard error of a number from the sampled spectra, by the delta method."""
         by_A, by_N = (values[..., 1] - values[..., 2]) / 2, (values[..., 3] - values[..., 4]) / 2
-        return np.sqrt(np.maximum(by_A**2 + by_N**2 + 2 * self.correlation * by_A * by_N, 0.0))
+        return np.asarray(np.sqrt(np.maximum(by_A**2 + by_N**2 + 2 * self.correlation * by_A * by_N, 0.0)))
 
     def bound(self, values: Float[np.ndarray, "*n 9"], error_N: float) -> Float[np.ndarray, "*n"]:
         """What the relative error of N, and rounding, may do to a number; infinite where that is not small."""
