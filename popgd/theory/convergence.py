@@ -269,7 +269,8 @@ def unfinished(study: Study) -> str:
 
 
 def remaining(study: Study) -> float:
-    """How far linear convergence leaves c_t from c* at the last step: what was left at half of the steps, times the factors f.
+    """How far linear convergence leaves c_t from c* at the last step: the distance from where on every factor f is below 1,
+    times those factors.
 
     Between two records the larger of their factors counts. 0 where c oscillates for ever: no step excuses that.
     """
@@ -277,7 +278,7 @@ def remaining(study: Study) -> float:
         return 0.0
     records = study.exact.records
     gap, f = gaps(study)
-    i = half(records)
+    i = int(np.append(-1, np.flatnonzero(~(abs(f) < 1)))[-1]) + 1
     with np.errstate(divide="ignore"):
         logs = np.log(np.maximum(abs(f[i:-1]), abs(f[i + 1 :]))) @ np.diff(records.step[i:])
     return 2 * abs(float(gap[i])) * float(np.exp(logs))
@@ -331,17 +332,18 @@ def contraction(study: Study, excuse: str) -> Iterator[Evidence]:
     if monotone:
         far = abs(gap) > READ_AT * abs(gap[0])
         error = known / abs(gap[far]).min() if far.any() else np.inf
+        taken = -records.dc[far] / gap[far]
         yield Evidence(
             "monotone",
-            "c_t moves monotonically towards c*, as it must at step sizes within the sufficient bound: the least share of its "
-            "distance that a step takes off",
+            "c_t moves monotonically towards c*, as it must at step sizes within the sufficient bound: the share of its "
+            "distance that a step takes off, and the share that it leaves",
             "derived: sufficient step size",
-            predicted=2 * error,
-            measured=-records.dc[far] / gap[far] if far.any() else 0.0,
+            predicted=0.0,
+            measured=np.concatenate([taken - 2 * error, 1 - taken]) if far.any() else np.nan,
             error=error,
             allowance=0.0,
             resolution=1e-2 * etat * s,
-            reason="rounding; the prediction is twice that, as 0 itself refutes. Resolution: a percent of the rate",
+            reason="rounding, and twice that off the first share, as 0 itself refutes. Resolution: a percent of the rate",
             origin="derived",
             sense="at least",
             statistical=False,
