@@ -60,7 +60,7 @@ class Stored:
         return jax.random.key_data(key)[1] % self.samples.X.shape[0]
 
     def sample(self, key: Any, dtype: Any) -> Sample:
-        return Sample(*(part[self.number(key)] for part in self.samples))
+        return Sample(*(part[self.number(key)] for part in self.samples[:3]))
 
 
 def operations(d: int, n: int, L: int) -> int:
@@ -91,7 +91,7 @@ def one_vmap(weights: Weights, samples: Sample, L: int) -> Callable[[], Weights]
 
 def numpy_forward(weights: Weights, samples: Sample, L: int) -> Callable[[], float]:
     """A loop over the samples, forward only."""
-    P, Q, X, q, V = (np.asarray(part) for part in (*weights, *samples))
+    P, Q, X, q, V = (np.asarray(part) for part in (*weights, *samples[:3]))
     (d, n), dtype = X.shape[1:], P.dtype
 
     def run() -> float:
@@ -112,7 +112,7 @@ def numpy_forward(weights: Weights, samples: Sample, L: int) -> Callable[[], flo
 def torch_gradient(weights: Weights, samples: Sample, L: int) -> Callable[[], Weights]:
     """PyTorch, eager: batched products and autograd."""
     torch.set_num_threads(len(jax.devices()))
-    P, Q, X, q, V = (torch.from_numpy(np.array(part)) for part in (*weights, *samples))
+    P, Q, X, q, V = (torch.from_numpy(np.array(part)) for part in (*weights, *samples[:3]))
     for matrix in (P, Q):
         matrix.requires_grad_()
     count, d, n = X.shape

@@ -72,7 +72,7 @@ def leading(number: int) -> Callable[[Study], Study]:
         law: Any = study.setting.law
         U = np.asarray(law.U)
         V = jnp.asarray(np.linalg.eigh(U @ U.T)[1][:, ::-1][:, number : number + 1])
-        return with_setting(study, law=data.Rotated(law.U, V, law.spectrum))
+        return with_setting(study, law=data.Rotated(law.U, V, law.spectrum, law.copies))
 
     return change
 

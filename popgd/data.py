@@ -18,6 +18,8 @@ from popgd.numeric import EQUAL_RTOL, doubtful_gap, multiplicities, whole
 
 #: A column counts as a unit vector if its norm is within this of 1 (a few roundings of a float64 norm).
 UNIT_ATOL = 1e-12
+#: Columns per dimension beyond which equal ones are counted, not written out.
+MANY = 64
 #: Matrices in memory at once where only their eigenvalues are wanted.
 BLOCK = 256
 
@@ -25,18 +27,26 @@ BLOCK = 256
 class Sample(NamedTuple):
     """One draw: data X with unit columns, the query q, and V whose columns span the principal subspace of S.
 
-    V is data: objectives must not differentiate through the eigenvectors it came from.
+    V is data: objectives must not differentiate through the eigenvectors it came from. `copies` says how
+    often each column stands in the data, once where it is None: equal tokens stay equal in every layer,
+    so that one of them, counted so often, does for all.
     """
 
     X: Float[Array, "d n"]
     q: Float[Array, " d"]
     V: Float[Array, "d r"]
+    copies: Float[Array, " n"] | None = None
+
+    @property
+    def root(self) -> Float[Array, "d n"]:
+        """A matrix R with S = R R^T: X, each column times the root of its copies."""
+        return self.X if self.copies is None else self.X * jnp.sqrt(self.copies)
 
     @property
     @jax.default_matmul_precision("highest")
     def Sq(self) -> Float[Array, " d"]:
-        """S q = X X^T q."""
-        return self.X @ (self.X.T @ self.q)
+        """S q."""
+        return self.root @ (self.root.T @ self.q)
 
 
 class Hypothesis(NamedTuple):
@@ -204,20 +214,27 @@ class UniformSphere:
         return {"law": "uniform", "d": self.d, "n": self.n}
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["U", "V"], meta_fields=["spectrum"])
+@partial(jax.tree_util.register_dataclass, data_fields=["U", "V", "copies"], meta_fields=["spectrum"])
 @dataclass(frozen=True, eq=False)
 class Rotated:
     """Task 2 / Example 3.3: X = O U with O Haar-orthogonal and U a fixed matrix with unit columns.
 
-    Build it with `Rotated.matrix(U)` or `Rotated.with_spectrum(...)`.
+    Build it with `Rotated.matrix(U)` or `Rotated.with_spectrum(...)`. Where there are many more columns
+    than dimensions U has the distinct ones, and `copies` says how often each stands.
     """
 
-    U: Float[Array, "d n"]
+    U: Float[Array, "d m"]
     V: Float[Array, "d r"]
     spectrum: tuple[float, ...]
+    copies: Float[Array, " m"] | None = None
 
     @classmethod
-    def matrix(cls, U: Float[np.ndarray, "d n"], spectrum: Sequence[float] | None = None) -> "Rotated":
+    def matrix(
+        cls,
+        U: Float[np.ndarray, "d m"],
+        spectrum: Sequence[float] | None = None,
+        copies: Float[np.ndarray, " m"] | None = None,
+    ) -> "Rotated":
         """Raises ValueError unless U is a finite (d, n) array whose columns have norm 1, with that `spectrum` if one is given."""
         U = np.asarray(U, dtype=np.float64)
         if U.ndim != 2 or U.size == 0 or not np.all(np.isfinite(U)):
@@ -226,20 +243,23 @@ class Rotated:
         worst = int(np.argmax(abs(norms - 1)))
         if abs(norms[worst] - 1) > UNIT_ATOL:
             raise ValueError(f"column {worst} of the matrix has norm {norms[worst]:.6g}: divide each column by its norm")
-        lam, vectors = np.linalg.eigh(U @ U.T)
+        counts = np.ones(U.shape[1]) if copies is None else copies
+        lam, vectors = np.linalg.eigh((U * counts) @ U.T)
         lam = np.maximum(lam[::-1], 0.0)
         if spectrum is not None:
             given = np.sort(np.asarray(spectrum, dtype=np.float64))[::-1]
-            if given.shape != lam.shape or np.any(abs(given - lam) > UNIT_ATOL * U.shape[1]):
+            if given.shape != lam.shape or np.any(abs(given - lam) > UNIT_ATOL * counts.sum()):
                 raise ValueError(f"the matrix has the spectrum {lam}, not {given}: leave out spectrum")
             lam = given  # without eigh's rounding
         r = multiplicities(lam)[0]
-        return cls(jnp.asarray(U), jnp.asarray(vectors[:, ::-1][:, :r]), tuple(lam.tolist()))
+        counted = None if copies is None else jnp.asarray(copies)
+        return cls(jnp.asarray(U), jnp.asarray(vectors[:, ::-1][:, :r]), tuple(lam.tolist()), counted)
 
     @classmethod
     def with_spectrum(cls, spectrum: Sequence[float]) -> "Rotated":
         """S has these eigenvalues: basis vector e_j repeated lambda_j times if all are integers, else a frame.
 
+        For more than MANY d columns most are copies of the basis vectors, and counted.
         A sum that is off an integer by rounding, at most 1e-9 n, is mended by scaling all of them.
         Raises ValueError unless the eigenvalues are positive with an integer sum n >= d.
         """
@@ -252,12 +272,13 @@ class Rotated:
             raise ValueError(f"spectrum={shown} sums to {lam.sum():.10g}: tr S = n must be an integer, scale the spectrum")
         if n < lam.size:
             raise ValueError(f"spectrum={shown} sums to n={n} < d={lam.size}: tr S = n >= d is needed, scale the spectrum")
-        if np.all(lam == np.round(lam)):
-            U = np.repeat(np.eye(lam.size), lam.astype(int), axis=1)
-        else:
-            lam = lam if lam.sum() == n else lam * (n / lam.sum())
-            U = unit_frame(lam, n)
-        return cls.matrix(U, spectrum=lam.tolist())
+        whole_numbers = bool(np.all(lam == np.round(lam)))
+        lam = lam if lam.sum() == n or whole_numbers else lam * (n / lam.sum())
+        if n > MANY * lam.size:
+            U, copies = counted_frame(lam)
+            return cls.matrix(U, lam.tolist(), copies)
+        U = np.repeat(np.eye(lam.size), lam.astype(int), axis=1) if whole_numbers else unit_frame(lam, n)
+        return cls.matrix(U, lam.tolist())
 
     @property
     def d(self) -> int:
@@ -265,6 +286,11 @@ class Rotated:
 
     @property
     def n(self) -> int:
+        return self.U.shape[1] if self.copies is None else round(sum(self.spectrum))
+
+    @property
+    def columns(self) -> int:
+        """Distinct columns of X, those of a sample."""
         return self.U.shape[1]
 
     @property
@@ -274,7 +300,8 @@ class Rotated:
     def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample:
         G = normal(key, (self.d, self.d + 1), dtype)
         O, q = haar(G[:, :-1]), sphere(G[:, -1:])[:, 0]
-        return Sample(O @ jnp.asarray(self.U, dtype), q, O @ jnp.asarray(self.V, dtype))
+        copies = None if self.copies is None else jnp.asarray(self.copies, dtype)
+        return Sample(O @ jnp.asarray(self.U, dtype), q, O @ jnp.asarray(self.V, dtype), copies)
 
     def orbit(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Orbit:
         """In the eigenbasis of S; the queries are the cyclic shifts of one, whose squares sum to I."""
@@ -303,6 +330,19 @@ class Rotated:
 
     def describe(self) -> dict[str, object]:
         return {"law": "rotated", "d": self.d, "n": self.n, "spectrum": list(self.spectrum)}
+
+
+def counted_frame(lam: Float[np.ndarray, " d"]) -> tuple[Float[np.ndarray, "d m"], Float[np.ndarray, " m"]]:
+    """Few unit columns u_k and their numbers n_k with sum_k n_k u_k u_k^T = diag(lam), for an integer sum(lam) >= d.
+
+    Basis vectors take all of each eigenvalue but 1 to 2 of it, as long as d columns are left; a frame does the rest.
+    """
+    kept = np.maximum(np.floor(lam) - 1, 0.0)
+    for j in np.argsort(-kept):
+        short = lam.size - round(float((lam - kept).sum()))
+        kept[j] -= min(max(short, 0), kept[j])
+    F = unit_frame(lam - kept, round(float((lam - kept).sum())))
+    return np.concatenate([np.eye(lam.size)[:, kept > 0], F], axis=1), np.concatenate([kept[kept > 0], np.ones(F.shape[1])])
 
 
 def unit_frame(lam: Float[np.ndarray, " d"], n: int) -> Float[np.ndarray, "d n"]:

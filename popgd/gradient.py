@@ -96,7 +96,7 @@ def working_set(D: int, N: int) -> int:
 
 def chunk_size(D: int, law: Law, dtype: jnp.dtype) -> int:
     """How many samples to put through the model at once: measured best where the token matrices about fill a core's cache."""
-    per_sample = 8 * D * (law.n + 1) * jnp.dtype(dtype).itemsize
+    per_sample = 8 * D * (getattr(law, "columns", law.n) + 1) * jnp.dtype(dtype).itemsize
     return int(np.clip(2 ** np.floor(np.log2(CHUNK_BYTES / per_sample)), 1, LARGEST_CHUNK))
 
 

@@ -157,12 +157,13 @@ def manifold_curvature(a: float, b: float, slope: float, second: float, d: int) 
 @jax.default_matmul_precision("highest")
 def p11_curvature(b: float | Float[Array, ""], c: float | Float[Array, ""], target: str, sample: Sample) -> Float[Array, ""]:
     """One sample's -(2 b^2/d) w ||S q||^2/||v||^2, w = dist^2(f, V) for target 'subspace', 1 - cos(f, S q) for 'power'."""
-    X, q, V = sample
-    s = X @ (X.T @ q)
+    q, V, s = sample.q, sample.V, sample.Sq
     v = q + c * s
     f = v / jnp.linalg.norm(v)
-    gap = f - s / jnp.linalg.norm(s)  # 1 - cos = ||gap||^2/2 without cancellation
-    weight = {"subspace": jnp.sum((f - V @ (V.T @ f)) ** 2), "power": jnp.sum(gap**2) / 2}[target]
+    # What of v is orthogonal to s is what of q is; 1 - cos = sin^2/(1 + cos) has no cancellation
+    away = q - s * (q @ s) / (s @ s)
+    power = (away @ away) / (v @ v) / (1 + f @ s / jnp.linalg.norm(s))
+    weight = {"subspace": jnp.sum((f - V @ (V.T @ f)) ** 2), "power": power}[target]
     return -2 * b**2 / q.shape[0] * weight * (s @ s) / (v @ v)
 
 
@@ -177,7 +178,8 @@ def p12_q21_coupling(objective: Any, c: float | Float[Array, ""], M: Float[Array
     def loss(eps: Float[Array, ""]) -> Float[Array, ""]:
         X, q = sample.X, sample.q
         for _ in range(objective.L):
-            X, q = norm(X + eps * jnp.outer(M @ q, q @ M @ X)), norm(q + c * (X @ (X.T @ q)))
+            Sq = sample._replace(X=X, q=q).Sq
+            X, q = norm(X + eps * jnp.outer(M @ q, q @ M @ X)), norm(q + c * Sq)
         return objective.of_output(q, sample.Sq, sample.V)
 
     return jax.jvp(loss, (jnp.zeros_like(sample.q[0]),), (jnp.ones_like(sample.q[0]),))[1]

@@ -73,7 +73,12 @@ class Kronecker:
 
 @jax.default_matmul_precision("highest")
 def output(
-    theta: Float[Array, "8"], X: Float[Array, "d n"], q: Float[Array, " d"], L: int = 1, normalise: bool = True
+    theta: Float[Array, "8"],
+    X: Float[Array, "d n"],
+    q: Float[Array, " d"],
+    L: int = 1,
+    normalise: bool = True,
+    copies: Float[Array, " n"] | None = None,
 ) -> Float[Array, " d"]:
     """f(X, q; p (x) I, r (x) I) without the 2d x 2d matrices: 2 x 2 algebra on the two halves of the tokens.
 
@@ -89,6 +94,7 @@ def output(
 
     def update(Z: Array, columns: Array) -> Array:
         scores = jnp.einsum("sdk,st,tdm->km", Z, r, columns)
+        scores = scores if copies is None else jnp.append(copies, 1)[:, None] * scores
         return normed(columns + jnp.einsum("st,tdk,km->sdm", p, Z, scores))
 
     Z, _ = jax.lax.scan(lambda Z, _: (update(Z, Z), None), Z, length=L - 1, unroll=max(1, min(L - 1, UNROLL)))
@@ -109,7 +115,7 @@ def one_layer(
     return layer_norm(jnp.concatenate([above, below])[:, None])[q.size :, 0] if normalise else below
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["U", "V"], meta_fields=["spectrum"])
+@partial(jax.tree_util.register_dataclass, data_fields=["U", "V", "copies"], meta_fields=["spectrum"])
 @dataclass(frozen=True, eq=False)
 class Unrotated(Rotated):
     """X = U without the rotation, q uniform: has not (A2), but the same expectations of rotation-invariant functions.
@@ -119,17 +125,18 @@ class Unrotated(Rotated):
 
     def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample:
         q = sphere(jax.random.normal(key, (self.d, 1), dtype))[:, 0]
-        return Sample(jnp.asarray(self.U, dtype), q, jnp.asarray(self.V, dtype))
+        copies = None if self.copies is None else jnp.asarray(self.copies, dtype)
+        return Sample(jnp.asarray(self.U, dtype), q, jnp.asarray(self.V, dtype), copies)
 
 
 def without_rotation(law: Law) -> Law:
     """The cheapest law with the same expectations of rotation-invariant functions."""
-    return Unrotated(law.U, law.V, law.spectrum) if isinstance(law, Rotated) else law
+    return Unrotated(law.U, law.V, law.spectrum, law.copies) if isinstance(law, Rotated) else law
 
 
 def sample_loss(objective: OfOutput, theta: Float[Array, "8"], sample: Sample) -> Float[Array, ""]:
     """The sample loss at a point of N."""
-    f = output(theta, sample.X, sample.q, objective.L, objective.layer_norm)
+    f = output(theta, sample.X, sample.q, objective.L, objective.layer_norm, sample.copies)
     return objective.of_output(f, sample.Sq, sample.V)
 
 

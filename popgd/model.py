@@ -112,42 +112,59 @@ def _gram(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return gram(Z), T + T.T
 
 
+def counted(Z: Float[Array, "D N"], copies: Float[Array, " n"] | None) -> Float[Array, "D N"]:
+    """Y with Y Y^T = Z Z^T if each data token stood there so many times; None: once."""
+    return Z if copies is None else Z * jnp.sqrt(jnp.append(copies, 1).astype(Z.dtype))
+
+
 @jax.default_matmul_precision("highest")
-def attention(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
+def attention(weights: Weights, Z: Float[Array, "D N"], copies: Float[Array, " n"] | None = None) -> Float[Array, "D N"]:
     """Linear attention P Z Z^T Q Z. Z Z^T is never divided by n.
 
     Products have all digits of their format: by default some devices multiply float32 with those of a shorter one.
     Valid while no product over- or underflows; beyond it inf, NaN or 0.
     """
-    return (weights.P @ gram(Z) @ weights.Q) @ Z
+    return (weights.P @ gram(counted(Z, copies)) @ weights.Q) @ Z
 
 
 @jax.default_matmul_precision("highest")
-def attention_of_query(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, " D"]:
+def attention_of_query(weights: Weights, Z: Float[Array, "D N"], copies: Float[Array, " n"] | None = None) -> Float[Array, " D"]:
     """The last column of `attention`, by four matrix-vector products. Valid where `attention` is."""
-    return weights.P @ (Z @ (Z.T @ (weights.Q @ Z[:, -1])))
+    Y = counted(Z, copies)
+    return weights.P @ (Y @ (Y.T @ (weights.Q @ Z[:, -1])))
 
 
-def layer(weights: Weights, Z: Float[Array, "D N"], normalise: bool = True) -> Float[Array, "D N"]:
+def layer(
+    weights: Weights,
+    Z: Float[Array, "D N"],
+    normalise: bool = True,
+    copies: Float[Array, " n"] | None = None,
+) -> Float[Array, "D N"]:
     """Z <- LN(Z + P Z Z^T Q Z), or the same without LN. Valid where `attention` and `layer_norm` are."""
-    Z = Z + attention(weights, Z)
+    Z = Z + attention(weights, Z, copies)
     return layer_norm(Z) if normalise else Z
 
 
 def looped(
-    weights: Weights, X: Float[Array, "d n"], q: Float[Array, " d"], L: int = 1, normalise: bool = True
+    weights: Weights,
+    X: Float[Array, "d n"],
+    q: Float[Array, " d"],
+    L: int = 1,
+    normalise: bool = True,
+    copies: Float[Array, " n"] | None = None,
 ) -> Float[Array, " d"]:
     """The output f(X, q; P, Q) of the same layer applied L times: the last d rows of the last column; q itself for L = 0.
 
+    With `copies` column i of X stands that many times in the data: equal tokens stay equal.
     Of the last layer only the query is computed, 1/D of the work: nobody looks at its other tokens. Valid where `layer` is at
     every loop; without LN numbers may grow like a cube at each. Raises ValueError for L < 0, TypeError for an L that is no
     whole number.
     """
     if L == 0:
         return q
-    once = lambda Z, _: (layer(weights, Z, normalise), None)
+    once = lambda Z, _: (layer(weights, Z, normalise, copies), None)
     Z, _ = jax.lax.scan(once, tokens(X, q), length=L - 1, unroll=max(1, min(L - 1, UNROLL)))
-    z = Z[:, -1] + attention_of_query(weights, Z)
+    z = Z[:, -1] + attention_of_query(weights, Z, copies)
     return (layer_norm(z[:, None])[:, 0] if normalise else z)[X.shape[0] :]
 
 

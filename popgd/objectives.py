@@ -57,7 +57,7 @@ class SubspaceDistance:
         whole(L=self.L)
 
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
-        f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm)
+        f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm, sample.copies)
         return self.of_output(f, sample.Sq, sample.V)
 
     @jax.default_matmul_precision("highest")
@@ -85,7 +85,7 @@ class PowerIteration:
         whole(L=self.L)
 
     def __call__(self, weights: Weights, sample: Sample) -> Float[Array, ""]:
-        f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm)
+        f = model.looped(weights, sample.X, sample.q, self.L, self.layer_norm, sample.copies)
         return self.of_output(f, sample.Sq, sample.V)
 
     @jax.default_matmul_precision("highest")

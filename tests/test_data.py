@@ -106,7 +106,7 @@ def sampled(law, seed, count):
 @pytest.mark.parametrize(("d", "n"), [(2, 4), (3, 7)])
 def test_uniform_law(d, n):
     law = UniformSphere(d, n)
-    X, q, V = (np.asarray(x) for x in sampled(law, 1, DRAWS))
+    X, q, V = (np.asarray(x) for x in sampled(law, 1, DRAWS)[:3])
     assert np.abs(np.linalg.norm(X, axis=1) - 1).max() < EXACT
     S = X @ np.swapaxes(X, 1, 2)
     lam = np.linalg.eigvalsh(S)
@@ -154,8 +154,10 @@ def test_every_sample_of_the_rotated_law_has_the_spectrum_and_its_subspace(spect
     lam, n = np.sort(np.asarray(spectrum, float))[::-1], round(sum(spectrum))
     r = int(np.sum(lam == lam[0]))
     assert (law.d, law.n, law.r) == (len(lam), n, r)
-    X, q, V = (np.asarray(x) for x in sampled(law, 2, 32))
-    S = X @ np.swapaxes(X, 1, 2)
+    found = sampled(law, 2, 32)
+    X, q, V = (np.asarray(x) for x in found[:3])
+    R = X if found.copies is None else X * np.sqrt(np.asarray(found.copies))[:, None]
+    S = R @ np.swapaxes(R, 1, 2)
     assert np.abs(np.linalg.norm(X, axis=1) - 1).max() < EXACT
     assert np.abs(np.linalg.eigvalsh(S)[:, ::-1] - lam).max() < n * EXACT
     assert np.abs(S @ V - lam[0] * V).max() < n * EXACT
@@ -234,15 +236,16 @@ def test_samples_depend_on_the_key_alone_and_take_the_dtype():
     law, key = Rotated.with_spectrum([2.5, 1.5]), jax.random.key(5)
     one, again = law.sample(key, FLOAT64), law.sample(key, FLOAT64)
     assert all(np.array_equal(x, y) for x, y in zip(one, again, strict=True))
-    assert {x.dtype for x in law.sample(key, jnp.dtype("float32"))} == {jnp.dtype("float32")}
-    assert {x.dtype for x in UniformSphere(2, 3).sample(key, jnp.dtype("float32"))} == {jnp.dtype("float32")}
+    assert {x.dtype for x in law.sample(key, jnp.dtype("float32"))[:3]} == {jnp.dtype("float32")}
+    assert {x.dtype for x in UniformSphere(2, 3).sample(key, jnp.dtype("float32"))[:3]} == {jnp.dtype("float32")}
 
 
 # --- bad input
 
 BAD = [
-    (lambda: UniformSphere(0, 3), "d=0, n=3: both must be at least 1"),
-    (lambda: UniformSphere(2, -1), "d=2, n=-1"),
+    (lambda: UniformSphere(0, 3), "got d = 0, wanted a whole number >= 1"),
+    (lambda: UniformSphere(2, -1), "got n = -1, wanted a whole number"),
+    (lambda: UniformSphere(True, 4), "got d = True, wanted a whole number"),
     (lambda: Rotated.with_spectrum([]), "every eigenvalue must be positive and finite"),
     (lambda: Rotated.with_spectrum([2, 0]), "spectrum=[2,0]: every eigenvalue must be positive"),
     (lambda: Rotated.with_spectrum([2, np.nan]), "positive and finite"),
@@ -266,3 +269,45 @@ def test_a_spectrum_that_is_not_the_matrix_s_own_is_refused():
     with pytest.raises(ValueError, match=r"has the spectrum \[1. 1.\], not \[2. 0.\]: leave out spectrum"):
         Rotated.matrix(np.eye(2), spectrum=[2.0, 0.0])
     assert Rotated.matrix(np.eye(2), spectrum=[1.0, 1.0]).r == 2
+
+
+# --- many columns
+
+
+@pytest.mark.parametrize(
+    "spectrum", [[60, 30, 10], [60.3, 29.2, 10.5], [97.9, 1.9, 0.2], [96.0, 3.0, 0.5, 0.25, 0.25], [33.5, 33.5, 33.0]]
+)
+def test_columns_that_are_counted_are_those_that_are_written_out(spectrum, monkeypatch):
+    """The same S, and the same gradient of every block for all weights, as with each column written out."""
+    from popgd.gradient import GradientOf
+    from popgd.kronecker import sample_loss
+    from popgd.model import Active
+    from popgd.objectives import SubspaceDistance
+    from popgd.weights import Weights
+
+    monkeypatch.setattr("popgd.data.MANY", 8)
+    law = Rotated.with_spectrum(spectrum)
+    d = len(spectrum)
+    assert law.n == 100 and law.columns <= 3 * d + 2
+    assert np.abs(np.asarray((law.U * law.copies) @ law.U.T) - np.diag(law.spectrum)).max() < 1e-12
+    sample = law.sample(jax.random.key(1), FLOAT64)
+    counts = np.asarray(sample.copies).astype(int)
+    assert (counts == np.asarray(sample.copies)).all() and counts.sum() == 100
+    written = sample._replace(X=jnp.repeat(sample.X, counts, axis=1), copies=None)
+    assert np.abs(np.asarray(sample.Sq - written.Sq)).max() < 1e-12
+    weights = Weights(*(0.1 * gaussian(seed, 2 * d, 2 * d) for seed in (2, 3)))
+    statistic = jax.jit(GradientOf(SubspaceDistance(3), Active(d)).__call__)
+    for one, other in zip(*map(jax.tree.leaves, (statistic(weights, sample), statistic(weights, written))), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10 * np.abs(np.asarray(other)).max())
+    theta = 0.3 * gaussian(4, 8)
+    found = [float(sample_loss(SubspaceDistance(3), theta, s)) for s in (sample, written)]
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+    uncounted = statistic(weights, sample._replace(copies=None)).loss
+    assert abs(uncounted / statistic(weights, written).loss - 1) > 1e-3
+
+
+def test_a_hundred_million_columns_take_no_memory():
+    law = Rotated.with_spectrum([6e7, 3e7 + 0.5, 1e7 - 0.5])
+    assert law.n == 10**8 and law.columns < 12
+    S = np.asarray((law.U * law.copies) @ law.U.T)
+    assert np.abs(S - np.diag(law.spectrum)).max() < 1e-6

@@ -52,7 +52,7 @@ def averaged(objective, theta, law, group):
     """(full, reduced) Hessian of one sample, each averaged over the sample's orbit."""
     sample = law.sample(KEY, jnp.dtype("float64"))
     weights = Kronecker(law.d).embed(theta)
-    orbit = Sample(*(jnp.einsum("gij,j...->gi...", jnp.asarray(group), part) for part in sample))
+    orbit = Sample(*(jnp.einsum("gij,j...->gi...", jnp.asarray(group), part) for part in sample[:3]))
     full = jnp.mean(jax.lax.map(lambda s: hessian.full_hessian(objective, weights, s), orbit), axis=0)
     reduced = jnp.mean(jax.lax.map(jax.jit(lambda s: hessian.SectorHessian(objective)(weights, s)), orbit), axis=0)
     return np.asarray(full), np.asarray(reduced)

@@ -38,11 +38,12 @@ def random_active(key: jax.Array, d: int, dtype: jnp.dtype) -> np.ndarray:
 # Unoptimised: it runs once on a few samples, and takes a quarter of the time to compile.
 @partial(jax.jit, static_argnames="objective", compiler_options={"xla_backend_optimization_level": 0})
 def _outputs(objective: OfLoops, law: UnitColumns, key: jax.Array, weights: Weights) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """X, q and the transformer's output for SAMPLEWISE samples."""
+    """A root of S, q and the transformer's output for SAMPLEWISE samples."""
 
     def one(k: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         sample: Sample = law.sample(k, weights.P.dtype)
-        return sample.X, sample.q, model.looped(weights, sample.X, sample.q, objective.L, objective.layer_norm)
+        f = model.looped(weights, sample.X, sample.q, objective.L, objective.layer_norm, sample.copies)
+        return sample.root, sample.q, f
 
     return jax.vmap(one)(jax.random.split(key, SAMPLEWISE))
 
