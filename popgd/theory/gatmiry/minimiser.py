@@ -10,7 +10,7 @@ import numpy as np
 
 from popgd import wishart
 from popgd.theory.gatmiry.common import ROUNDED, Study, heavy_tails, sampled_law
-from popgd.theory.gatmiry.descents import BIAS, REPLICAS, WIDTH, sampled_steps
+from popgd.theory.gatmiry.descents import REPLICAS, WIDTH, sampled_steps
 from popgd.verdict import Evidence
 
 #: Of the forward pass, relative to the sizes of its terms; measured 3e-15.
@@ -95,8 +95,6 @@ def engines(study: Study) -> Iterator[Evidence]:
     scatter = values["sampled/ends"].std(axis=1, ddof=1) / REPLICAS**0.5
     bias = 2 * (once - twice)
     wanted = values["sampled/exact_end"]
-    # Of what is left, or of the way from the start
-    scale = np.minimum(np.abs(wanted), np.abs(wanted - np.array([0.0, BIAS])))
     excuse = "" if np.isfinite(once + twice).all() else "a Monte Carlo descent left the finite numbers: take a smaller eta"
     excuse = excuse or ("" if scatter.all() else "the Monte Carlo descents differ by less than rounding: take a larger eta")
     yield Evidence(
@@ -104,14 +102,14 @@ def engines(study: Study) -> Iterator[Evidence]:
         f"Monte Carlo descent on (A, u), n = {n}, follows the exact one: tr A/d and u after {sampled_steps(study.setting)} "
         "steps, less the bias of noise, from two batch sizes",
         "derived: exact moments",
-        measured=(2 * twice - once - wanted) / scale,
-        error=np.hypot(scatter[0], 2 * scatter[1]) / scale,
+        measured=(2 * twice - once - wanted) / np.abs(wanted),
+        error=np.hypot(scatter[0], 2 * scatter[1]) / np.abs(wanted),
         resolution=ENGINES,
         reason="scatter of the descents, by Student's t; half the measured bias, for its next order",
         degrees=REPLICAS - 1,
         excuse=excuse,
         predicted=0.0,
-        allowance=np.abs(bias / scale) / 2,
+        allowance=np.abs(bias / wanted) / 2,
         origin="derived",
     )
 

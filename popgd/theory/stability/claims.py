@@ -202,6 +202,9 @@ def sectors(study: Stability) -> Iterator[Evidence]:
         mean = float(runs.mean())
         ours = float(runs.std(ddof=1) / len(runs) ** 0.5 / abs(mean))
         theirs = float(sets.std(ddof=1) / len(sets) ** 0.5)
+        bound = abs(wanted - shorter) + rounding
+        # Growth must be told from none, and from half of it, unless none is predicted.
+        resolution = growth.resolution()[last, k] if abs(wanted) <= bound else min(growth.resolution()[last, k], abs(wanted) / 2)
         # The logarithm of a mean with relative error e is off by e^2/2.
         yield Evidence(
             f"growth-{sector.replace(' ', '-')}",
@@ -211,8 +214,8 @@ def sectors(study: Stability) -> Iterator[Evidence]:
             predicted=wanted,
             measured=wanted + float(np.log(mean / growth.mean[last, k])) if mean * growth.mean[last, k] > 0 else np.nan,
             error=STUDENT * float(np.hypot(ours, theirs)),
-            allowance=ours**2 + theirs**2 + abs(wanted - shorter) + rounding,
-            resolution=growth.resolution()[last, k],
+            allowance=ours**2 + theirs**2 + bound,
+            resolution=resolution,
             reason="sampling errors of the two, their squares, the last two coefficients of the series, and rounding",
             origin="derived",
             skewness=float(((runs - mean) ** 3).mean() / runs.std() ** 3 / len(runs) ** 0.5) if runs.std() else 0.0,
