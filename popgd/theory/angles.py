@@ -19,8 +19,15 @@ AGREE = 1e-10
 #: Factors are told from each other by a tenth of their predicted difference; what training closes of the gap to R, by
 #: this share of it.
 SHARE, CLOSED = 0.1, 1e-3
+#: A fall between snapshots must be told from half of it.
+FALL = 0.25
 #: A factor is compared with another only where float64 leaves its distance from 1 and from R this good.
 KNOWN = 0.05
+#: To which both bounds are told, float64's bound being TRUSTED at most.
+BOUND_RESOLUTION = 2 * TRUSTED
+#: A loop that returns the query must be that many resolutions from what is claimed: then half a step is seen too.
+MOVED = 4
+IDLE = "c is so small that a loop moves the query by less than can be seen: train longer"
 #: Rounding of the worst query's own tan theta_0, which is 1.
 START = 8 * inference.UNIT
 
@@ -43,14 +50,26 @@ def _excuse(entries: np.ndarray) -> str:
 
 
 def _compare(
-    study: Inference, name: str, trained: Trained, runs: tuple[Run, ...], measured: list, allowance: list, **words: str
+    study: Inference,
+    name: str,
+    trained: Trained,
+    runs: tuple[Run, ...],
+    measured: list,
+    allowance: list,
+    idle: list,
+    **words: str,
 ) -> Evidence:
-    """One claim over all trusted entries, which are ratios to what is predicted: equal to 1, or at most 1."""
-    values, allowed = _trusted(runs, measured, allowance)
-    none = _excuse(values)
+    """One claim over all trusted entries, which are ratios to what is predicted: equal to 1, or at most 1.
+
+    idle is how far they would be from that if the loop returned the query: where it is nowhere seen nothing is told.
+    """
+    values, allowed, unmoved = _trusted(
+        runs, measured, allowance, [np.broadcast_to(x, run.trusted.shape) for x, run in zip(idle, runs, strict=True)]
+    )
     sense = words.pop("sense", "equal")
     # A bound's tightest entry is the one to show: one resolution for all of them.
-    resolution = np.maximum(AGREE, 2 * allowed) if sense == "equal" else np.full(allowed.shape, 2 * TRUSTED)
+    resolution = np.maximum(AGREE, 2 * allowed) if sense == "equal" else np.full(allowed.shape, BOUND_RESOLUTION)
+    excuse = words.pop("excuse", "") or ("" if np.any(abs(unmoved) > MOVED * resolution) else IDLE)
     return Evidence(
         f"{name}-{trained.name}",
         predicted=0.0 if name == "loop-output" else 1.0,
@@ -61,7 +80,7 @@ def _compare(
         reason=f"rounding of every loop, derived; {_ends(runs, study.depths)}",
         sense=sense,  # pyright: ignore
         statistical=False,
-        excuse=none,
+        excuse=_excuse(values) or excuse,
         **words,  # pyright: ignore
     )
 
@@ -72,9 +91,10 @@ def output(study: Inference) -> Iterator[Evidence]:
         norm = lambda x: np.linalg.norm(x, axis=-1)
         with np.errstate(invalid="ignore", over="ignore"):
             gaps = [norm(run.outputs - run.expected) / norm(run.expected) for run in runs]
+            idle = [norm(run.test.queries[:, None] - run.expected) / norm(run.expected) for run in runs]
         form = "(I + cS)^k q" + (" over its norm" if trained.layer_norm else "")
         yield _compare(
-            study, "loop-output", trained, runs, gaps, [run.rounding.output for run in runs],
+            study, "loop-output", trained, runs, gaps, [run.rounding.output for run in runs], idle,
             statement=f"{trained.name}: k loops of the trained (P, Q) return {form}: relative distance",
             source="reduction to the power iteration",
         )  # fmt: skip
@@ -84,8 +104,9 @@ def exact_angle(study: Inference) -> Iterator[Evidence]:
     """The exact formula for sin theta_k."""
     for trained, runs in study.pairs():
         ratios = [np.exp(run.measured.sin - run.exact.sin) for run in runs]
+        idle = [np.expm1(start(run) - run.exact.sin) for run in runs]
         yield _compare(
-            study, "sin-exact", trained, runs, ratios, [run.rounding.tan for run in runs],
+            study, "sin-exact", trained, runs, ratios, [run.rounding.tan for run in runs], idle,
             statement=f"{trained.name}: sin theta_k of the loop is that of the exact formula: ratio",
             source="derived: exact angle", origin="derived",
         )  # fmt: skip
@@ -95,19 +116,35 @@ def both_bounds(study: Inference) -> Iterator[Evidence]:
     """|alpha_{r+1}| gamma^k <= sin theta_k <= sqrt(1 - rho^2)/rho gamma^k, the lower one with the whole eigenspace."""
     for trained, runs in study.pairs():
         allowance = [run.rounding.tan + study.depths * run.test.spectrum.spread for run in runs]
+        # Where the query that meets both bounds by construction is not where it belongs, others say nothing.
+        off = max((np.max(gap[run.trusted[:, -1]], initial=0.0) for run, gap in worst_gaps(runs)), default=0.0)
+        excuse = "" if off <= BOUND_RESOLUTION else "the query that meets both bounds does not: see the exact angle"
+        idle = [np.expm1(start(run) - run.exact.sin) for run in runs]
         upper = [np.exp(run.measured.sin - run.bounds.upper) for run in runs]
         yield _compare(
-            study, "upper-bound", trained, runs, upper, allowance, sense="at most",
+            study, "upper-bound", trained, runs, upper, allowance, idle, sense="at most", excuse=excuse,
             statement=f"{trained.name}: sin theta_k <= sqrt(1 - rho^2)/rho gamma^k at every number of loops: largest ratio",
             source="upper bound",
         )  # fmt: skip
         lower = [np.exp(run.bounds.sharper - run.measured.sin) for run in runs]
         yield _compare(
-            study, "lower-bound", trained, runs, lower, allowance, sense="at most",
+            study, "lower-bound", trained, runs, lower, allowance, idle, sense="at most", excuse=excuse,
             statement=f"{trained.name}: sin theta_k >= |projection of q on the lam_(r+1)-space| gamma^k >= |alpha_(r+1)| "
             "gamma^k: largest ratio bound/sin",
             source="lower bound; the sharper one derived",
         )  # fmt: skip
+
+
+def start(run: Run) -> np.ndarray:
+    """log sin theta of the queries themselves, (queries, 1)."""
+    S = run.test.spectrum
+    return np.stack([inference.angles(S, inference.query(S, q), 0.0, np.array([0])).sin for q in run.test.queries])
+
+
+def worst_gaps(runs: Iterable[Run]) -> Iterator[tuple[Run, np.ndarray]]:
+    """Every run with how far sin theta of its last query is from the exact one, relative, (snapshots, depths)."""
+    for run in runs:
+        yield run, np.nan_to_num(abs(np.expm1(run.measured.sin[:, -1] - run.exact.sin[:, -1])), nan=np.inf)
 
 
 def contraction(study: Inference) -> Iterator[Evidence]:
@@ -115,8 +152,9 @@ def contraction(study: Inference) -> Iterator[Evidence]:
     for trained, runs in study.pairs():
         per_loop, allowance = zip(*(_steps(run, study.depths) for run in runs), strict=True)
         worst = [run._replace(trusted=run.trusted[:, -1]) for run in runs]
+        idle = [np.array([np.expm1(-inference.log_factor(run.test.spectrum, c)) for c in run.c])[:, None] for run in runs]
         yield _compare(
-            study, "contraction", trained, tuple(worst), list(per_loop), list(allowance),
+            study, "contraction", trained, tuple(worst), list(per_loop), list(allowance), idle,
             statement=f"{trained.name}: tan theta falls by gamma(c) = (1 + c lam_(r+1))/(1 + c lam_1) a loop, for q = "
             "(v_1 + v_(r+1))/sqrt(2): measured factor over gamma",
             source="contraction factor",
@@ -167,14 +205,13 @@ def falling(study: Inference) -> Iterator[Evidence]:
             f"{trained.name}: more training makes the factor a loop smaller: its fall from snapshot to snapshot, in units of "
             "that of gamma(c_t)",
             "contraction factor decreases with training",
-            predicted=0.5,
+            predicted=1.0,
             measured=fall if fall.size else 0.0,
             error=error if fall.size else 0.0,
             allowance=0.0,
-            resolution=0.5,
+            resolution=FALL,
             reason=f"rounding; {fall.size} falls between snapshots at steps "
             + ", ".join(f"{t:.2g}" for t in trained.snapshots[0]),
-            sense="at least",
             statistical=False,
             excuse="" if fall.size else "no two snapshots differ by more than rounding",
         )
@@ -247,15 +284,17 @@ def stuck(study: Inference) -> Iterator[Evidence]:
     for trained, runs in study.pairs(layer_norm=False):
         star = trained.curve.c_star()
         left = remaining(study, trained) + float(star.bound)
-        measured, errors = [], []
+        measured, errors, seen = [], [], []
         for run in runs:
-            value, error = (x[-2:] for x in factors(run, study.depths))
+            value, error = (x[-1:] for x in factors(run, study.depths))
             R = run.test.spectrum.ratio
             gamma = float(np.exp(inference.log_factor(run.test.spectrum, float(star.value))))
-            measured.append((value[-1:] - R) / (gamma - R))
-            errors.append(error[-1:] / (gamma - R))
-        value, error = np.concatenate(measured), np.concatenate(errors)
-        good = np.isfinite(error) & (error <= SHARE / 4)
+            measured.append((value - R) / (gamma - R))
+            errors.append(error / (gamma - R))
+            # At c = 0 the factor is 1, and (1 - R)/(gamma - R) = 1 + c lam_1.
+            seen.append(SHARE * min(1.0, abs(float(star.value)) * run.test.spectrum.lam[0]))
+        value, error, resolution = np.concatenate(measured), np.concatenate(errors), np.array(seen)
+        good = np.isfinite(error) & (error <= resolution / 4)
         yield Evidence(
             f"factor-stuck-{trained.name}",
             f"{trained.name}: the factor at step {trained.snapshots[0][-1]:.3g} is gamma(c*) with c* = {float(star.value):.8g}, "
@@ -265,8 +304,9 @@ def stuck(study: Inference) -> Iterator[Evidence]:
             measured=value[good] if good.any() else 0.0,
             error=error[good] if good.any() else 0.0,
             allowance=4 * left * max(float(run.test.spectrum.lam[0]) for run in runs) + 1e-9,
-            resolution=SHARE,
-            reason=f"c_t has {left:.1e} to go; resolution: a tenth of the distance to the power method's factor",
+            resolution=resolution[good] if good.any() else SHARE,
+            reason=f"c_t has {left:.1e} to go; resolution: a tenth of the distance to the power method's factor, "
+            "and to that at c = 0",
             statistical=False,
             excuse="" if good.any() else "float64 does not tell gamma(c*) from the power method's factor here",
         )

@@ -149,7 +149,8 @@ class Asymptote:
     def of(cls, study: Study) -> "Asymptote":
         exact: Exact = study.exact
         records, p = exact.records, exact.power
-        c, dc, t = float(records.c[-1]), float(records.dc[-1]), float(records.step[-1])
+        # A c of 0 has no asymptote: every number of it is NaN
+        c, dc, t = float(records.c[-1]) or np.nan, float(records.dc[-1]), float(records.step[-1])
         K, K2 = exact.curve.constant(), exact.curve.correction()
         k2 = float(K2.value / K.value)
         third = third_order(exact, c)

@@ -10,6 +10,7 @@ import numpy as np
 from popgd import gradient, model
 from popgd.data import Sample, UnitColumns
 from popgd.objectives import OfLoops
+from popgd.theory.manifold import motionless
 from popgd.theory.study import Study
 from popgd.verdict import Evidence
 from popgd.weights import Weights
@@ -79,13 +80,14 @@ def _forward_gap(objective: OfLoops, law: UnitColumns, key: jax.Array, A: np.nda
         return float(np.max(np.linalg.norm(f - g, axis=1) / sensitivity))
 
 
-def samplewise(study: Study) -> tuple[float, float]:
-    """Over several random active blocks: the largest inactive gradient entry, and the largest gap of `_forward_gap`.
+def samplewise(study: Study) -> tuple[float, float, float]:
+    """Over several random active blocks: the largest inactive gradient entry, the largest gap of `_forward_gap`, and the size
+    of the gradient of the active blocks where it is least.
 
     The entry is a mean or a standard error over samples: both are exactly 0 only if every sample's entry is. A NaN
     counts as infinite.
     """
-    setting, largest, gaps = study.setting, 0.0, []
+    setting, largest, gaps, active = study.setting, 0.0, [], np.inf
     manifold = model.Active(setting.law.d)
     for number in range(RANDOM_WEIGHTS):
         key = setting.key(0, number)
@@ -94,14 +96,16 @@ def samplewise(study: Study) -> tuple[float, float]:
         found = gradient.population_gradient(study.objective, weights, setting.law, key, SAMPLEWISE, manifold)
         for part in (found.mean.weights, found.stderr.weights):
             largest = max(largest, float(np.nan_to_num(manifold.inactive(part), nan=np.inf)))
+        P, Q = (model.blocks(M) for M in found.mean.weights)
+        active = min(active, float(np.abs(P.b21).max()), float(np.abs(Q.b12).max()))
         gaps.append(_forward_gap(study.objective, setting.law, key, A, B))
-    return largest, float(np.max(gaps))
+    return largest, float(np.max(gaps)), active
 
 
 def structure(study: Study) -> Iterator[Evidence]:
     """What holds sample by sample and along the raw descent: no error bar but rounding."""
     setting = study.setting
-    inactive, gap = samplewise(study)
+    inactive, gap, active = samplewise(study)
     tiny = float(jnp.finfo(setting.dtype).tiny)
     yield Evidence(
         "inactive-gradient-zero",
@@ -114,6 +118,7 @@ def structure(study: Study) -> Iterator[Evidence]:
         resolution=tiny,
         reason="exact: the zeros are structural, in floating point too",
         statistical=False,
+        excuse="" if active else "the active blocks have no gradient either: there is none to be 0 in the others alone",
     )
     each = max(FORWARD_ROUNDING, SUM_ROUNDING * setting.law.n)
     rounding = each * study.objective.L * study.eps
@@ -140,6 +145,7 @@ def structure(study: Study) -> Iterator[Evidence]:
         resolution=tiny,
         reason="exact: a block with gradient 0 does not move",
         statistical=False,
+        excuse=motionless(study.raw.coordinates),
     )
 
 

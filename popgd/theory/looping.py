@@ -46,7 +46,7 @@ def power_limit(study: Inference) -> Iterator[Evidence]:
     """As t -> infinity the angle is that of the L-step power method, and within both bounds with gamma = lam_{r+1}/lam_1."""
     (trained, runs), L = next(study.pairs()), study.setting.L
     sizes = np.array([float(study.depths[-1]), np.inf])
-    found: dict[str, list[float]] = {name: [] for name in ("limit-angle", "limit-upper", "limit-lower", "allowance")}
+    found: dict[str, list[float]] = {name: [] for name in ("limit-angle", "limit-upper", "limit-lower", "allowance", "idle")}
     for run in runs:
         S, c = run.test.spectrum, float(run.c[-1])
         if S.ratio == 0:  # one power step is exact: sin is 0, and no ratio is left to judge
@@ -61,8 +61,12 @@ def power_limit(study: Inference) -> Iterator[Evidence]:
             found["limit-angle"].append(np.exp(measured - exact.sin[0]))
             found["limit-upper"].append(np.exp(measured - sides.upper[0]))
             found["limit-lower"].append(np.exp(sides.sharper[0] - measured))
+            found["idle"].append(np.expm1(inference.angles(S, at, 0.0, np.array([0])).sin[0] - exact.sin[0]))
             found["allowance"].append(left + float(run.rounding.tan[-1, k, -1]) + L * S.spread)
-    allowed = np.array(found.pop("allowance"))
+    allowed, idle = np.array(found.pop("allowance")), np.array(found.pop("idle"))
+    still = "" if np.any(abs(idle) > angles.MOVED * LIMIT_RESOLUTION) else "the power method does not move these queries"
+    met = np.all(abs(np.array(found["limit-angle"]) - 1) <= allowed + LIMIT_RESOLUTION)
+    away = "" if met else "the angle is not that of the power method: its bounds say nothing"
     told = {
         "limit-angle": ("the angle tends to that of the L-step power method, sin theta = that of S^L q", "equal", "derived"),
         "limit-upper": ("in the limit sin theta_L <= sqrt(1 - rho^2)/rho (lam_(r+1)/lam_1)^L", "at most", "paper"),
@@ -82,7 +86,7 @@ def power_limit(study: Inference) -> Iterator[Evidence]:
             origin=origin,  # pyright: ignore
             sense=sense,  # pyright: ignore
             statistical=False,
-            excuse="" if allowed.size else "float64 ends before the last loop",
+            excuse=(still or away * (sense != "equal")) if allowed.size else "float64 ends before the last loop",
         )
 
 

@@ -4,6 +4,7 @@ Every function takes a `Study` and yields evidence; no theorem's number stands h
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -111,7 +112,7 @@ def negative_slope(study: Study) -> Iterator[Evidence]:
         measured=trace,
         error=error,
         allowance=0.0,
-        resolution=abs(trace),
+        resolution=seen(trace),
         reason="sampling error only, its skewness bounded at the exact points; it must be smaller than the trace itself",
         sense="at most",
         # Traces are skewed downwards: by the normal law alone a trace of 0 would be refuted too often, in 7.6 % of runs at a
@@ -120,6 +121,16 @@ def negative_slope(study: Study) -> Iterator[Evidence]:
         degrees=float(samples.min()) - 1,
         excuse=blind(study, run),
     )
+
+
+def seen(value: Any) -> Any:
+    """The size of a number whose sign is claimed, to which it must be known; NaN for exactly 0, which has none to see."""
+    return np.where(np.equal(value, 0), np.nan, np.abs(value))
+
+
+def motionless(path: np.ndarray) -> str:
+    """Why a descent says nothing of what it keeps, whose records never leave the first one, or empty."""
+    return "" if np.ptp(path, axis=0).any() else "the descent never leaves its start, where everything stays as it is"
 
 
 def broken_off(diverged_at: int | None) -> str:
@@ -132,7 +143,7 @@ def positive(name: str, statement: str, limit: float, error: float, excuse: str 
         name,
         statement,
         "limit of the loss",
-        predicted=2 * error,
+        predicted=max(2 * error, np.finfo(float).tiny),
         measured=limit,
         error=error,
         allowance=0.0,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from popgd.recursion import Records
-from popgd.theory.manifold import broken_off
+from popgd.theory.manifold import broken_off, motionless
 from popgd.theory.study import Study
 from popgd.verdict import Evidence
 
@@ -13,6 +13,8 @@ from popgd.verdict import Evidence
 STEP_UNITS = 64
 #: A step's quadratic terms are of the order (eta l'/d)^2: 1e-5 for the smallest default step.
 STEP_RESOLUTION = 1e-6
+#: The largest step must be told from none, or from half of it, and the manifold from as far as descent has gone: by this share.
+SHARE = 0.1
 #: Rounding of a projected descent, which adds up the same numbers in every entry of a diagonal, in units of eps.
 ON_MANIFOLD = 1000
 
@@ -21,7 +23,7 @@ def single_steps(study: Study) -> Iterator[Evidence]:
     """The recursion of (c, Delta) and a sign takes gradient steps on (a, b); the projected descent stays on the manifold."""
     exact = study.exact
     parts = [gradient_steps(study, records) for records in (exact.short, exact.records)]
-    ratio, error = (np.concatenate(x) for x in zip(*parts, strict=True))
+    ratio, error, taken = (np.concatenate(x) for x in zip(*parts, strict=True))
     yield Evidence(
         "reduced-dynamics",
         "Exact descent takes the steps a - eta b l'(c)/d, b - eta a l'(c)/d: a + b and a - b after the first ones, as ratios",
@@ -30,7 +32,7 @@ def single_steps(study: Study) -> Iterator[Evidence]:
         measured=ratio,
         error=error,
         allowance=0.0,
-        resolution=STEP_RESOLUTION,
+        resolution=np.minimum(STEP_RESOLUTION, SHARE * taken.max(initial=0.0)),
         reason="bounds of the slope and of its interpolant, and rounding of one step",
         origin="derived",
         statistical=False,
@@ -38,6 +40,7 @@ def single_steps(study: Study) -> Iterator[Evidence]:
     )
     run = study.projected
     rounding = ON_MANIFOLD * study.eps * float(np.linalg.norm(run.coordinates, axis=1).max())
+    gone = float(np.abs(run.coordinates - run.coordinates[0]).max())
     yield Evidence(
         "projected-on-manifold",
         f"The projected descent stays on the manifold: its distance from it along {run.step[-1]} steps",
@@ -46,16 +49,17 @@ def single_steps(study: Study) -> Iterator[Evidence]:
         measured=run.distance,
         error=0.0,
         allowance=rounding,
-        resolution=max(1e-9, 2 * rounding),
-        reason=f"rounding of sums: {ON_MANIFOLD} eps",
+        resolution=min(max(1e-9, 2 * rounding), SHARE * gone),
+        reason=f"rounding of sums: {ON_MANIFOLD} eps; the descent has gone {gone:.3g}",
         origin="derived",
         statistical=False,
-        excuse=broken_off(run.diverged_at),
+        excuse=broken_off(run.diverged_at) or motionless(run.coordinates),
     )
 
 
-def gradient_steps(study: Study, records: Records) -> tuple[np.ndarray, np.ndarray]:
-    """a + b and a - b at recorded steps over those of one gradient step from the step before, where both are on record.
+def gradient_steps(study: Study, records: Records) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """a + b and a - b at recorded steps over those of one gradient step from the step before, where both are on record; the
+    error of that; and |h|, what the step changes.
 
     With h = eta l'(c)/d a step multiplies a + b by 1 - h and a - b by 1 + h, so an error dh of h counts dh/|1 -+ h|. They are
     read off c and Delta, each rounded relative to s (1 + |h|)^2, s = a^2 + b^2: much, relative to them, where a large step
@@ -72,4 +76,4 @@ def gradient_steps(study: Study, records: Records) -> tuple[np.ndarray, np.ndarr
     rounding = STEP_UNITS * np.finfo(float).eps * s * (1 + abs(h)) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         error = dh / abs(factors) + rounding * (1 / abs(records.Delta[i + 1]) + 1 / np.max(after**2, axis=0))
-        return (after / (sums * factors)).ravel(), error.ravel()
+        return (after / (sums * factors)).ravel(), error.ravel(), np.abs(h)

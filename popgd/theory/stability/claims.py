@@ -12,6 +12,7 @@ from jaxtyping import Float
 from popgd import one_layer
 from popgd.hessian import SECTORS
 from popgd.kronecker import ACTIVE
+from popgd.theory.manifold import motionless, seen
 from popgd.theory.stability.measure import INACTIVE, SMALL, Inside, Stability
 from popgd.theory.stability.prediction import P11, P12, P22, Q21, Q22
 from popgd.verdict import Evidence
@@ -71,6 +72,7 @@ def sectors_split(study: Stability) -> Iterator[Evidence]:
         reason="the zeros are structural",
         origin="derived",
         statistical=False,
+        excuse="" if mean.any() else "the whole Hessian is 0",
     )
     yield from _closed_forms(study, where)
     yield from _exact_entries(study, where)
@@ -145,7 +147,7 @@ def saddle(study: Stability) -> Iterator[Evidence]:
         measured=float(v @ mean @ v),
         error=float(abs(v) @ stderr @ abs(v)),
         allowance=0.0,
-        resolution=abs(float(v @ mean @ v)),
+        resolution=seen(float(v @ mean @ v)),
         reason="sampling error, which must be smaller than the curvature itself",
         origin="derived",
         sense="at most",
@@ -175,6 +177,7 @@ def grows(study: Stability) -> Iterator[Evidence]:
         reason="rounding, which grows as p22 - r22 does",
         origin="derived",
         statistical=False,
+        excuse=motionless(held[[P22, Q22]].T),
     )
     yield from _p11(inside)
 
@@ -199,6 +202,9 @@ def sectors(study: Stability) -> Iterator[Evidence]:
         mean = float(runs.mean())
         ours = float(runs.std(ddof=1) / len(runs) ** 0.5 / abs(mean))
         theirs = float(sets.std(ddof=1) / len(sets) ** 0.5)
+        bound = abs(wanted - shorter) + rounding
+        # Growth must be told from none, and from half of it, unless none is predicted.
+        resolution = growth.resolution()[last, k] if abs(wanted) <= bound else min(growth.resolution()[last, k], abs(wanted) / 2)
         # The logarithm of a mean with relative error e is off by e^2/2.
         yield Evidence(
             f"growth-{sector.replace(' ', '-')}",
@@ -208,8 +214,8 @@ def sectors(study: Stability) -> Iterator[Evidence]:
             predicted=wanted,
             measured=wanted + float(np.log(mean / growth.mean[last, k])) if mean * growth.mean[last, k] > 0 else np.nan,
             error=STUDENT * float(np.hypot(ours, theirs)),
-            allowance=ours**2 + theirs**2 + abs(wanted - shorter) + rounding,
-            resolution=growth.resolution()[last, k],
+            allowance=ours**2 + theirs**2 + bound,
+            resolution=resolution,
             reason="sampling errors of the two, their squares, the last two coefficients of the series, and rounding",
             origin="derived",
             skewness=float(((runs - mean) ** 3).mean() / runs.std() ** 3 / len(runs) ** 0.5) if runs.std() else 0.0,
@@ -274,20 +280,25 @@ def ends(study: Stability) -> Iterator[Evidence]:
         origin="derived",
         sense="at most",
         statistical=False,
-        excuse="" if share[-1] <= BELOW else unfinished(study, share),
+        excuse=already(study, limit or beside[-1]) or ("" if share[-1] <= BELOW else unfinished(study, share)),
     )
     if not study.objective.layer_norm:
         m, c = (np.asarray(x) for x in jax.vmap(one_layer.products)(jnp.asarray(study.ended.theta))[2:])
         goal_m, goal_c, least = regression(study)
         gaps = np.stack([m - goal_m, c - goal_c, study.loss - least])
+        # Relative to those at the start, where they are less than one
+        scale = np.minimum(1.0, np.abs(gaps[:, 0]))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gaps = gaps / scale[:, None]
         worst = np.abs(gaps).max(axis=0)
         yield Evidence(
             "learns-best-fit",
-            f"Descent finds the best fit of y by q and S q, m = {goal_m:.6g}, c = {goal_c:.6g}, loss {least:.6g}",
+            f"Descent finds the best fit of y by q and S q, m = {goal_m:.6g}, c = {goal_c:.6g}, "
+            f"loss {least:.6g}: what is left, over what was at the start",
             "least squares; for y = S q it is exact: m = -1, c = 1, loss 0",
             predicted=0.0,
             measured=gaps[:, -1],
-            error=LOSS_ROUNDING,
+            error=LOSS_ROUNDING / scale,
             allowance=SETTLED,
             resolution=2 * SETTLED,
             reason="what descent has left after its steps",
@@ -295,6 +306,11 @@ def ends(study: Stability) -> Iterator[Evidence]:
             statistical=False,
             excuse="" if worst[-1] <= SETTLED else unfinished(study, worst),
         )
+
+
+def already(study: Stability, limit: float) -> str:
+    """Why a loss that is below the limit at the end tells nothing of the descent, or empty."""
+    return "" if study.loss[0] > BELOW * limit else "the loss starts below: start nearer to the manifold"
 
 
 def unfinished(study: Stability, left: Float[np.ndarray, " ended"]) -> str:
