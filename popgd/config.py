@@ -51,8 +51,8 @@ def positive(value: Any) -> float:
 
 def probability(value: Any) -> float:
     number = _number(value)
-    if not 0 < number < 1:
-        raise ValueError("a number between 0 and 1 was wanted")
+    if not 1e-300 <= number < 1:
+        raise ValueError("a number from 1e-300 to 1 was wanted")
     return number
 
 

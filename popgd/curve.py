@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from popgd import quadrature as q
+from popgd.interpolant import Unresolved
 from popgd.numeric import UNIT
 from popgd.quadrature import Bounded, Spectrum
 from popgd.spectra import (
@@ -32,11 +33,13 @@ from popgd.spectra import (
     over,
     over_c,
     sample_condition,
+    skewness,
     stderr,
     traces,
 )
 
 BLOCK = 8  # points in one call
+MOST_LOOPS = 10**5  # nodes, and memory, grow with L log(condition)
 LARGEST_C = 1e90  # beyond, the slopes of 4.3 are no normal numbers
 
 
@@ -95,7 +98,7 @@ def _in_range(c: Any) -> np.ndarray:
     pass: their numbers are NaN."""
     c = np.asarray(c, dtype=float)
     if (c < 0).any() or ((c > LARGEST_C) & (c < np.inf)).any():
-        raise ValueError(f"got c from {np.nanmin(c):.3g} to {np.nanmax(c):.3g}, wanted 0 <= c <= {LARGEST_C:.0e}, as c = ab is")
+        raise Unresolved(f"got c from {np.nanmin(c):.3g} to {np.nanmax(c):.3g}, wanted 0 <= c <= {LARGEST_C:.0e}, as c = ab is")
     return np.where(c < np.inf, c, np.nan)
 
 
@@ -114,6 +117,8 @@ class Looped(_Curve):
         """Raises ValueError for L that is no integer >= 1, for a single distinct eigenvalue and for rows out of order."""
         if L < 1 or int(L) != L:
             raise ValueError(f"got L = {L}, wanted at least 1 loop: give the number of layers")
+        if L > MOST_LOOPS:
+            raise Unresolved(f"L = {L}: integrals are laid out for at most {MOST_LOOPS} loops")
         spectra = _with_gap(batched(*spectra))
         return cls(spectra, L, sample_condition(spectra))
 
@@ -236,7 +241,7 @@ class Linear:
         c = np.asarray(c, dtype=float)[..., None]
         bound = 2 * N_bound + 8 * UNIT * (np.abs(c) * A + np.abs(N))
         slopes = 2 * (c * A - N)
-        return Quantity(slopes.mean(-1), bound.mean(-1), stderr(slopes))
+        return Quantity(slopes.mean(-1), bound.mean(-1), stderr(slopes), skewness(slopes))
 
 
 def uniform_c_star(d: int, n: int) -> float:

@@ -92,10 +92,10 @@ def trajectory(
         here = here if parts else np.union1d(here, 0)
         part, now = _step_by_step(slope, size, d, now, here, callback)
         parts.append(part)
-        if limit >= min(steps, MOST) or _close(slope, size, d, now.state):
+        if part.stopped >= 0 or limit >= min(steps, MOST) or _close(slope, size, d, now.state):
             break
         limit = min(2 * limit, steps, MOST)
-    if limit < steps:
+    if limit < steps and parts[-1].stopped < 0:
         parts.append(leap(slope, now, size, d, records[records > limit], slope_error=float(slope.error)))
         if callback is not None:
             callback(steps, steps)

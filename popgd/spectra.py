@@ -18,11 +18,12 @@ CHUNK = 8  # evaluations in flight: keeps the nodes of one chunk in cache
 
 
 class Quantity(NamedTuple):
-    """A number, its deterministic error bound, and its standard error over the sampled spectra."""
+    """A number, its deterministic error bound, its standard error over the sampled spectra, and the skewness of that mean."""
 
     value: Any
     bound: Any
     stderr: Any
+    skewness: Any = 0.0
 
 
 def sample_condition(spectra: Spectrum) -> float:
@@ -61,10 +62,18 @@ def stderr(x: Float[np.ndarray, "*c K"]) -> Float[np.ndarray, "*c"]:
     return np.std(x, axis=-1, ddof=1) / K**0.5 if K > 1 else np.zeros(x.shape[:-1])
 
 
+def skewness(x: Float[np.ndarray, "*c K"]) -> Float[np.ndarray, "*c"]:
+    """Of the mean over the last axis: that of one row over the root of their number; 0 where all are alike."""
+    K = x.shape[-1]
+    away = x - x.mean(-1, keepdims=True)
+    spread = np.sqrt((away**2).mean(-1))
+    return np.divide((away**3).mean(-1), spread**3 * K**0.5, out=np.zeros(x.shape[:-1]), where=spread > 0)
+
+
 def average(x: Bounded) -> Quantity:
     """The mean of x over its last axis, the spectra."""
     value, bound = np.asarray(x.value), np.asarray(x.bound)
-    return Quantity(value.mean(-1), bound.mean(-1), stderr(value))
+    return Quantity(value.mean(-1), bound.mean(-1), stderr(value), skewness(value))
 
 
 def average_log(x: Bounded) -> Quantity:

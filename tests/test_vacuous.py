@@ -3,16 +3,11 @@
 At ordinary settings, and at extreme ones, where the thing itself is small, early or slow.
 """
 
-import re
-
 import pytest
-from mutation import FALSE_ALARM, OWN, YIELDS
+from mutation import FALSE_ALARM, YIELDS
 from plants import EXCUSED, MEASURED, PLANTS, evidence
-from runs import HASTY, hasty, report
-from test_gatmiry import descended, solved
-from test_stability import judged
+from runs import report
 
-import popgd
 from popgd.theory import FINDINGS, PAPERS, THEOREMS, power_method
 from popgd.verdict import Outcome, judge
 

@@ -58,7 +58,7 @@ def parabola(A: Any, c_star: Any) -> jax.tree_util.Partial:
 
 def sufficient(eta: float, A: float, c_star: float, d: int) -> float:
     """etat sqrt(1 + 4c*^2) + etat^2 c*^2/4: at most 1 suffices for c_t to rise monotonically to c* from (1, 0)."""
-    etat = 2 * eta * A / d
+    etat = np.float64(2 * eta * A / d)
     return etat * np.sqrt(1 + 4 * c_star**2) + etat**2 * c_star**2 / 4
 
 
@@ -244,6 +244,7 @@ def oscillates(study: Study) -> bool:
     s = np.hypot(2 * records.c, records.Delta)
     with np.errstate(invalid="ignore"):
         still = abs(wide[-1] - wide[i]) <= STEADY * wide[i] and abs(s[-1] - s[i]) <= STEADY * s[i]
+        still = still and abs(records.dc[-1]) > wide[-1]  # it does not just stand still
     return bool(still and wide[-1] > FAR * abs(gap[0]) and i > 0)
 
 

@@ -9,7 +9,7 @@ with relative corrections of the next order: K3/(K c^2), (k2/c)^2, Delta^2/(8 c^
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -73,6 +73,8 @@ def _descend(
         like = interpolate(lambda c: np.asarray(middle.log_slope(c).value), power, largest=LARGEST, tolerance=HARD)
         same = {"scale": float(like.scale), "width": like.width}
         slope = interpolate(log_slope, power, **same, largest=LARGEST, degree=16, tolerance=HARD)
+    # The descent's bounds are to hold for the true slope, not for what was interpolated
+    slope = replace(slope, error=slope.error + max(worst))
 
     report = partial(progress, "exact descent")
     eta, d = setting.eta, setting.law.d
@@ -87,7 +89,7 @@ def _descend(
         grids = (recursion.log_grid(min(n, MOST_OPTIMISER_STEPS), PER_DECADE) for n in (setting.steps, setting.sampled_steps))
         run = partial(recursion_optax.recurse_optax, slope, start_of(setting), setting.make_optimiser(), d)
         records, short = (run(grid, callback=report) for grid in grids)
-    error = float(slope.error) + max(worst)
+    error = float(slope.error)
     losses = float(curve.limit().value) + excess_losses(slope, records.c, power)
     return records, short, losses, error, response
 
@@ -150,7 +152,7 @@ class Asymptote:
         exact: Exact = study.exact
         records, p = exact.records, exact.power
         # A c of 0 has no asymptote: every number of it is NaN
-        c, dc, t = float(records.c[-1]) or np.nan, float(records.dc[-1]), float(records.step[-1])
+        c, dc, t = records.c[-1] or np.float64(np.nan), records.dc[-1], float(records.step[-1])
         K, K2 = exact.curve.constant(), exact.curve.correction()
         k2 = float(K2.value / K.value)
         third = third_order(exact, c)
@@ -158,11 +160,16 @@ class Asymptote:
         late = (abs(k2) / np.maximum(records.c, 1e-300) < 0.5) & (records.imbalance < 0.5)
         settled = float(records.step[np.argmax(late)]) if late.any() else t
         next_order = 2 * (third + (k2 / c) ** 2 + skew + abs(dc) / c)
-        bound = float(records.bound[-1])
-        bound = bound if np.isfinite(bound) else STEPWISE_ROUNDING * c
+        bound = bound_of_c(records)
         error = exact.slope_error + float(K.bound / K.value) + p * bound / c
         numbers = f"at c = {c:.4g}: 1/c term {k2 / c:.1e} removed, next order {next_order:.1e} allowed"
         return cls(t, c, dc, float(K.value), k2, next_order, settled / t, error, numbers)
+
+
+def bound_of_c(records: Records) -> float:
+    """A bound of the error of the last c: measured where none is stated."""
+    bound, c = float(records.bound[-1]), float(records.c[-1])
+    return bound if np.isfinite(bound) else STEPWISE_ROUNDING * c
 
 
 def third_order(exact: Exact, c: Any) -> Any:

@@ -4,6 +4,7 @@ Every function takes a `Study` and yields evidence; no theorem's number stands h
 """
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import jax.numpy as jnp
@@ -182,7 +183,8 @@ def cross_examination(study: Study) -> Iterator[Evidence]:
     skewness = np.array([abs(gradient.skewness(p.estimate)[int(p.a >= p.b)]) for p in study.points])
     rounding = np.array([slope_rounding(p, d) for p in study.points])
     exact = study.exact.wide.slope(jnp.asarray([p.c for p in study.points] + [0.0]))
-    exact, start = type(exact)(*(np.asarray(x)[:-1] for x in exact)), abs(float(exact.value[-1]))
+    start = abs(float(exact.value[-1]))
+    exact = type(exact)(*(np.broadcast_to(x, len(exact.value))[:-1] for x in exact))
     # Relative to the slope itself, or to that at the start where slopes pass through 0.
     scale = abs(exact.value) if study.exact.power else np.maximum(abs(exact.value), start)
     yield Evidence(
@@ -192,7 +194,8 @@ def cross_examination(study: Study) -> Iterator[Evidence]:
         predicted=1.0,
         measured=1 + (value - exact.value) / scale,
         error=np.hypot(error, exact.stderr) / scale,
-        skewness=skewness * (error / np.maximum(np.hypot(error, exact.stderr), 1e-300)) ** 3,
+        skewness=both_skewed((skewness, error), (abs(exact.skewness), exact.stderr)),
+        degrees=degrees(study),
         allowance=(exact.bound + SLOPE_UNITS * study.eps * abs(value) + rounding) / scale,
         resolution=SLOPE_RESOLUTION,
         reason="quadrature bound and rounding (that of float32 measured); sampling error of the gradient and of the spectra",
@@ -202,9 +205,25 @@ def cross_examination(study: Study) -> Iterator[Evidence]:
     yield from _trajectories(study)
 
 
+def degrees(study: Study) -> float:
+    """Degrees of freedom of the standard error over the sampled spectra; infinite where there is one."""
+    K = int(np.shape(study.exact.wide.spectra.lam)[0])
+    return K - 1.0 if K > 1 else np.inf
+
+
+def both_skewed(*parts: tuple[Any, Any]) -> Any:
+    """The skewness of a sum of independent parts (skewness, standard error)."""
+    total = reduce(np.hypot, (error for _, error in parts))
+    share = lambda error: np.divide(error, total, out=np.zeros(np.shape(total)), where=np.asarray(total) > 0)
+    return sum(skew * share(error) ** 3 for skew, error in parts)
+
+
 def _trajectories(study: Study) -> Iterator[Evidence]:
     projected, raw, double = study.projected, study.raw, study.raw_double
     gap, c, noise, outer = deviation(study, projected)
+    c = np.float64(c)
+    # What sampled spectra do to c they do by the slope
+    of_spectra = lambda c: float(np.max(abs(np.asarray(study.exact.wide.slope(np.array([max(c, 0.0)])).skewness))))
     rounding = descent_rounding(study, projected)
     yield Evidence(
         "engines-agree-descent",
@@ -214,8 +233,9 @@ def _trajectories(study: Study) -> Iterator[Evidence]:
         measured=1 + gap / c,
         # Rounding is allowed for, and stands here too: where it is all that there is (y = Sq, whose slope the structured
         # statistic knows exactly) a gap of size `detectable` must be seen whatever its sign.
-        error=float(np.linalg.norm([noise, outer, rounding * c])) / abs(c),
-        skewness=noise_skewness(study, projected, noise, study.setting.batch),
+        error=float(np.hypot(np.hypot(noise, outer), rounding * c) / abs(c)),
+        skewness=both_skewed((noise_skewness(study, projected, noise, study.setting.batch), noise), (of_spectra(c), outer)),
+        degrees=degrees(study),
         allowance=(noise / c) ** 2 + rounding,
         resolution=TRAJECTORY_RESOLUTION,
         reason="second order in the noise, rounding, bound of exact slopes; error: noise of all steps, and the sampled spectra",
@@ -233,7 +253,11 @@ def _trajectories(study: Study) -> Iterator[Evidence]:
         predicted=1.0,
         measured=1 + (2 * twice - once) / c,
         error=float(np.hypot(RAW_SCATTER * 3**0.5 * noise, outer)) / abs(c),
-        skewness=noise_skewness(study, raw, noise, RAW_BATCH * study.setting.batch),
+        skewness=both_skewed(
+            (noise_skewness(study, raw, noise, RAW_BATCH * study.setting.batch), RAW_SCATTER * 3**0.5 * noise),
+            (of_spectra(c), outer),
+        ),
+        degrees=degrees(study),
         # Of 2 twice - once: what noise in the blocks does to either may be anything up to what it does to the slope
         allowance=shifts[0] + 2 * shifts[1] + 2 * (bias / c) ** 2 + 3 * descent_rounding(study, raw),
         resolution=2 * TRAJECTORY_RESOLUTION,

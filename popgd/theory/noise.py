@@ -36,13 +36,16 @@ def sampling_noise(study: Study, run: Trajectory, late: int = 1) -> float:
     kick = kicks(study, run)
     if setting.bank:
         return float(np.trapezoid(kick, run.step) + kick[0])
+    unit = float(kick.max()) or 1.0  # squares of tiny kicks would vanish
     if exact.power:
-        return float(np.sqrt(np.trapezoid(kick**2, run.step) + kick[0] ** 2))
+        return unit * float(np.sqrt(np.trapezoid((kick / unit) ** 2, run.step) + (kick[0] / unit) ** 2))
     if not np.all(np.isfinite(kick)) or kick.max() > 1e100:
         return np.inf
     s = a**2 + b**2
     away = c - float(exact.curve.c_star().value)
-    return damped_noise(kick, setting.eta * exact.curvature / setting.law.d * (s + 4 * c * away / s), run.step, late)
+    return unit * damped_noise(
+        kick / unit, setting.eta * exact.curvature / setting.law.d * (s + 4 * c * away / s), run.step, late
+    )
 
 
 def kicks(study: Study, run: Trajectory) -> np.ndarray:
@@ -50,7 +53,7 @@ def kicks(study: Study, run: Trajectory) -> np.ndarray:
     a, b, _ = path_of(run)
     kick = study.setting.eta * (abs(b) * run.slope_stderr[:, 0] + abs(a) * run.slope_stderr[:, 1]).astype(float)
     dc = study.exact.short.dc[: len(kick)]
-    return kick * dc[-1] / dc if study.exact.power and not study.setting.bank else kick
+    return kick * (dc[-1] / dc) if study.exact.power and not study.setting.bank else kick
 
 
 def noise_skewness(study: Study, run: Trajectory, noise: float, batch: int) -> float:

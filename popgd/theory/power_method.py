@@ -193,7 +193,7 @@ def growth_quantities(study: Study) -> dict[str, tuple[float, float]]:
     K, K2, limit = exact.curve.constant(), exact.curve.correction(), exact.curve.limit()
     a, b, c = growth.ends_of(exact.records)
     from_a, from_b, from_c = growth.sampling_errors(exact)
-    bound = float(exact.records.bound[-1])
+    bound = growth.bound_of_c(exact.records)
     loss, slope = exact.curve.loss(jnp.asarray([c])), exact.curve.slope(jnp.asarray([c]))
     factor = 2 * p * setting.eta / setting.law.d
     # t dc/c = (1 + (k2/c)/(p - 1))/p up to higher orders

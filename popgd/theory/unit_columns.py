@@ -9,7 +9,7 @@ from popgd.config import SettingError
 from popgd.data import MANY, Rotated, UniformSphere, UnitColumns
 from popgd.gradient import working_set
 from popgd.theory.base import fits
-from popgd.theory.study import WIDER
+from popgd.theory.study import wider
 
 #: The settings that make such a law.
 LAW = ("law", "d", "n", "spectrum")
@@ -19,12 +19,16 @@ DEFAULT_SPECTRUM = (8.0, 5.0, 4.0, 2.0, 1.0)
 def make_law(values: Mapping[str, Any]) -> UnitColumns:
     """The law that law, d, n and spectrum describe; a law object in `law` is taken as it is.
 
-    Raises SettingError if they contradict each other, do not fit into memory, or d = 1 or n < d, for which there is no
-    slope or S has no full rank, though the hypotheses are to be ignored.
+    Raises SettingError if they contradict each other, do not fit into memory, or d = 1, r = d or n < d, for which there is
+    no slope or S has no full rank, though the hypotheses are to be ignored.
     """
     made = _made(values)
     if made.d == 1 and values["assume"] == "ignore":
         raise SettingError("d=1: every vector is an eigenvector, no slope is left to judge; use d >= 2")
+    if made.r == made.d and values["assume"] == "ignore":
+        raise SettingError(
+            f"all {made.d} eigenvalues are equal: every direction is leading, no slope is left to judge; change spectrum"
+        )
     if made.n < made.d and values["assume"] == "ignore":
         raise SettingError(f"n={made.n} < d={made.d}: S has no full rank, which the exact engine needs; use n >= d")
     return made
@@ -45,7 +49,7 @@ def _made(values: Mapping[str, Any]) -> UnitColumns:
         d = d if d is not None else 5
         n = n if n is not None else 4 * d
         _fits(d, n)
-        fits(f"spectra={values['spectra']}", 16 * WIDER * values["spectra"] * d)
+        fits(f"spectra={values['spectra']}", 16 * wider(values["spectra"]) * d)
         return UniformSphere(d, n)
     if spectrum is None and law == "rotated" and (d, n) != (None, None):
         raise SettingError("law=rotated needs its spectrum, as in spectrum=[8,5,4,2,1]; d and n follow from it")
