@@ -221,7 +221,6 @@ def both_skewed(*parts: tuple[Any, Any]) -> Any:
 def _trajectories(study: Study) -> Iterator[Evidence]:
     projected, raw, double = study.projected, study.raw, study.raw_double
     gap, c, noise, outer = deviation(study, projected)
-    c = np.float64(c)
     # What sampled spectra do to c they do by the slope
     of_spectra = lambda c: float(np.max(abs(np.asarray(study.exact.wide.slope(np.array([max(c, 0.0)])).skewness))))
     rounding = descent_rounding(study, projected)

@@ -14,6 +14,7 @@ def deviation(study: Study, run: Trajectory) -> tuple[float, float, float, float
     """
     exact = study.exact
     c, outer = exact.c_at(int(run.step[-1]))
+    c = np.float64(c)  # 0 where steps are so large that it is lost
     if not exact.curvature or run.diverged_at is not None:
         return float(path_of(run)[2][-1]) - c, c, sampling_noise(study, run), outer
     late = run.step >= run.step[-1] / 10
