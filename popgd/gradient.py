@@ -291,14 +291,15 @@ def everywhere(tree: PyTree, mesh: Mesh | None = None) -> Any:
 
     Each process puts its own on its devices: they must be the same.
     """
-    placement = NamedSharding(mesh or _mesh(), PartitionSpec())
+    where = mesh or _mesh()
+    placement = NamedSharding(where, PartitionSpec())
 
     def put(x: Any) -> Array:
         if getattr(x, "sharding", None) == placement:  # to put it there again takes as long as a small batch
             return x
         if jax.process_count() == 1:
             return jax.device_put(x, placement)
-        parts = [jax.device_put(x, device) for device in placement.mesh.local_devices]
+        parts = [jax.device_put(x, device) for device in where.local_devices]
         return jax.make_array_from_single_device_arrays(jnp.shape(x), placement, parts)
 
     return jax.tree.map(put, tree)
