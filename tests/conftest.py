@@ -35,7 +35,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 #: The longest files first, so that the workers end together.
 LONGEST = ("test_theory", "test_calibration", "test_mutants", "test_quadrature", "test_resume", "test_recursion", "test_run")
 #: Files that share the judged runs of `runs.py`, which take long: one worker has both.
-TOGETHER = ("tests/test_theory.py", "tests/test_calibration.py", "tests/test_mutants.py")
+TOGETHER = ("tests/test_theory.py", "tests/test_calibration.py", "tests/test_mutants.py", "tests/test_vacuous.py")
 
 
 @pytest.hookimpl(tryfirst=True)

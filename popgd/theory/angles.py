@@ -69,7 +69,10 @@ def _compare(
     sense = words.pop("sense", "equal")
     # A bound's tightest entry is the one to show: one resolution for all of them.
     resolution = np.maximum(AGREE, 2 * allowed) if sense == "equal" else np.full(allowed.shape, BOUND_RESOLUTION)
-    excuse = words.pop("excuse", "") or ("" if np.any(abs(unmoved) > MOVED * resolution) else IDLE)
+    # Values beyond a bound refute it, whatever else is wrong
+    excuse = words.pop("excuse", "") * bool(np.max(values, initial=0.0) <= 1 + BOUND_RESOLUTION) or (
+        "" if np.any(abs(unmoved) > MOVED * resolution) else IDLE
+    )
     return Evidence(
         f"{name}-{trained.name}",
         predicted=0.0 if name == "loop-output" else 1.0,

@@ -42,6 +42,11 @@ def first_order(S: Split, at: Query, L: int, c: float) -> tuple[float, float]:
     return step * (one - 1) * inside / (inside + total), 4 * (1 + 4) * step**2 * (two + 1)
 
 
+def beyond(ratios: list[float]) -> bool:
+    """Whether a bound is refuted, whatever else is wrong."""
+    return bool(max(ratios) > 1 + LIMIT_RESOLUTION)
+
+
 def power_limit(study: Inference) -> Iterator[Evidence]:
     """As t -> infinity the angle is that of the L-step power method, and within both bounds with gamma = lam_{r+1}/lam_1."""
     (trained, runs), L = next(study.pairs()), study.setting.L
@@ -86,7 +91,9 @@ def power_limit(study: Inference) -> Iterator[Evidence]:
             origin=origin,  # pyright: ignore
             sense=sense,  # pyright: ignore
             statistical=False,
-            excuse=(still or away * (sense != "equal")) if allowed.size else "float64 ends before the last loop",
+            excuse=(still or ("" if sense == "equal" or beyond(found[name]) else away))
+            if allowed.size
+            else "float64 ends before the last loop",
         )
 
 

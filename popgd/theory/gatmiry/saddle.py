@@ -104,7 +104,7 @@ def over_all_matrices(study: Study) -> Iterator[Evidence]:
         f"No direction of negative curvature at a* I: h_asym = {h.h_asym:.10g}, relative to h_sym",
         "Theorem 3.2, as transcribed: the global minimiser",
         predicted=0.0,
-        measured=h.h_asym / abs(h.h_sym),
+        measured=h.h_asym / abs(h.h_sym) if h.h_sym else np.nan,
         error=ROUNDED,
         allowance=0.0,
         resolution=1e-6,

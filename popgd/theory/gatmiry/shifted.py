@@ -22,6 +22,8 @@ from popgd.verdict import Evidence
 BOUNDED, BOUND_LOOPS = 2000, 12
 #: The exact loss out of distribution, in two coordinate systems.
 RTOL = 1e-8
+#: Where rho is below this, an output of 0 is beyond the bound: its error is the bound over rho^T.
+CONTRACTS = 0.9
 #: What other data do to the loss must be known to this share.
 SHARE = 0.1
 
@@ -89,8 +91,20 @@ def shifted(setting: Setting, objective: SquaredError, law: InContext, progress:
     )
 
 
-def prompt_bounds(setting: Setting, d: int) -> Any:
-    """|TF_T - w.x_q| over rho^T |A^-1/2 w| |A^1/2 x_q| of prompts of any kind; a quarter of them reach it."""
+class Bounded(NamedTuple):
+    """Prompts of any kind, A^1/2, rho, |A^-1/2 w| |A^1/2 x_q| and T; a quarter of them reach the bound."""
+
+    X: Any
+    w: Any
+    x_q: Any
+    roots: Any
+    rho: Any
+    sizes: Any
+    T: Any
+
+
+def bounded(setting: Setting, d: int) -> Bounded:
+    """The BOUNDED prompts of a setting, d features each: the same whenever they are drawn."""
     rng = np.random.default_rng([setting.seed, 14])
     n = min(sampled_law(setting.law).n, 4 * d)
     heavy = rng.standard_t(1.5, (BOUNDED, d, n)) * rng.choice([0.0, 1.0], (BOUNDED, 1, n), p=[0.3, 0.7])
@@ -104,7 +118,13 @@ def prompt_bounds(setting: Setting, d: int) -> Any:
     aligned = (np.arange(BOUNDED) % 4 == 0)[:, None]
     left, right = (np.where(aligned, worst, rng.normal(size=(BOUNDED, d))) for _ in range(2))
     w, x_q = (np.einsum("pij,pj->pi", M, x) for M, x in ((roots, left), (inverse, right)))
-    T = 1 + np.arange(BOUNDED) % BOUND_LOOPS
+    sizes = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return Bounded(X, w, x_q, roots, rho, sizes, 1 + np.arange(BOUNDED) % BOUND_LOOPS)
+
+
+def prompt_bounds(setting: Setting, d: int) -> Any:
+    """|TF_T - w.x_q| over rho^T |A^-1/2 w| |A^1/2 x_q|, prompt by prompt."""
+    X, w, x_q, roots, rho, sizes, T = bounded(setting, d)
 
     def error(A: Any, prompt: Prompt, T: Any) -> Any:
         weights = in_context.embed(A, jnp.zeros(d))
@@ -113,7 +133,7 @@ def prompt_bounds(setting: Setting, d: int) -> Any:
 
     many = Prompt(X, w, np.einsum("pij,pi->pj", X, w), x_q)
     errors = np.asarray(jax.jit(jax.vmap(error))(roots @ roots, many, T))
-    bound = rho**T * np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    bound = rho**T * sizes
     rounding = 1e-14 * (1 + rho) ** T * np.linalg.norm(w, axis=1) * np.linalg.norm(x_q, axis=1)
     return np.maximum(errors - rounding, 0) / bound
 
@@ -172,6 +192,9 @@ def ood(study: Study) -> Iterator[Evidence]:
 
 def every_prompt(study: Study) -> Iterator[Evidence]:
     """Row 14: a bound that holds prompt by prompt."""
+    contract = np.min(bounded(study.setting, study.law.d).rho) < CONTRACTS
+    reached = np.max(study.values["share"]) >= 1 - 1e-3
+    excuse = "" if contract else "rho is 1 or more on every prompt: an output of 0 is within the bound too"
     yield Evidence(
         "prompt-bound",
         f"|TF_T - w.x_q| <= rho^T |A^-1/2 w| |A^1/2 x_q|, rho = |I - A^1/2 S A^1/2|, for {BOUNDED} prompts with heavy tails and "
@@ -186,5 +209,5 @@ def every_prompt(study: Study) -> Iterator[Evidence]:
         statistical=False,
         predicted=1.0,
         origin="derived",
-        excuse="" if np.max(study.values["share"]) >= 1 - 1e-3 else "no prompt reaches the bound, which a quarter of them should",
+        excuse=excuse or ("" if reached else "no prompt reaches the bound, which a quarter of them should"),
     )
