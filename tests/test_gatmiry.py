@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from fractions import Fraction
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ from popgd.memory import FORGETFUL
 from popgd.report import resolve, restore
 from popgd.run import main
 from popgd.theory import gatmiry
-from popgd.theory.gatmiry import descents, flow, minimiser
+from popgd.theory.gatmiry import descents, flow, integrator, minimiser, prompts, saddle, shifted
 from popgd.theory.gatmiry.common import Study
 from popgd.verdict import Outcome, judge
 from popgd.wishart_loss import flow_loss_infinite
@@ -199,6 +201,130 @@ def test_any_size(name, size):
     """No claim that is derived is refuted, whatever d, n and L are."""
     found = check(name, assume="ignore", **size)
     assert Outcome.REFUTED not in [c.outcome for c in found.claims if c.origin == "derived" and c.id != "median-vanishes"]
+
+
+# --- the edges of float64
+
+
+def measured(name, **settings):
+    """The study of a theorem at a setting, without judging it."""
+    setting = resolve({"theorem": name, **settings})
+    theorem = THEOREMS[name]
+    return theorem.study(setting, theorem.objective(setting, ""), lambda *_: None, FORGETFUL)
+
+
+@pytest.mark.slow
+def test_nearly_singular_covariances_refute_nothing():
+    """Condition number 3e9: mu is known to 1e-6; an allowance without the condition number refuted what is derived."""
+    found = measured("gatmiry.ood", covariance=[[2, 1], [1, 0.5 + 1e-9]], L=2, samples=64)
+    claim, *_ = judge([*shifted.ood(found)], 1e-6)
+    assert claim.id == "shifted-loss" and claim.outcome is not Outcome.REFUTED
+    assert abs(claim.measured - 1) < claim.allowance
+    assert shifted.rounding(found) > 1e-7 > 1e-12 > shifted.rounding(study("gatmiry.ood")) > 1e-16
+
+
+@pytest.mark.parametrize(
+    ("d", "n", "known"), [pytest.param(1, 10**3, False, marks=pytest.mark.slow), (2, 10**14, False), (2, 20, True)]
+)
+def test_best_loops_are_told_only_where_the_search_saw_them(d, n, known):
+    """d = 1, n = 1000: the best number of loops is 126, beyond the exact moments; n = 1e14: float64 ends first."""
+    mean = np.array(prompts.mean_errors(n, d, prompts.wishart.a_star(n, d, 1)))
+    found = prompts.loops_quantities(values(study("gatmiry.loops-mean"), mean=mean))
+    assert set(found) == ({"best_loops", "mean_error_least"} if known else set())
+    if known:
+        T = int(found["best_loops"][0])
+        assert mean[T - 2] > mean[T - 1] < mean[T]
+    claim, *_ = judge([*prompts.mean_error(values(study("gatmiry.loops-mean"), mean=mean))], 1e-6)
+    assert known or "its least is not known" in claim.reason
+
+
+def test_a_descent_of_one_record_has_not_ended():
+    whole = descended()
+    short = {f"exact_{name}": whole.values[f"exact/{name}"][:1] for name in ("step", "A", "eigenvalues", "loss", "loss_error")}
+    one = values(whole, **short, exact_u=np.full_like(whole.values["exact/u"][:1], 0.5), exact_diverged_at=1)
+    assert {c.reason for c in judge([*minimiser.arrival(one)], 1e-6)} == {
+        "the exact descent left the finite numbers before step 1: take a smaller eta"
+    }
+    assert minimiser.moving(np.ones((1, 1)), 10.0) and not minimiser.moving(np.ones((2, 1)), 10.0)
+
+
+def test_catalan_numbers_outside_float64_are_not_judged():
+    """From about L = 39 on the losses at d = 1e6, n = 1e14 are below 1e-307; here sooner."""
+    ratio, lost = prompts.looped_over_unlooped(10**160, 1, 2)
+    assert np.isnan(ratio) and "outside the range of float64" in lost
+    assert prompts.looped_over_unlooped(10**14, 10**6, 3)[1] == ""
+
+
+def test_a_shift_that_float64_does_not_hold_is_one_line():
+    with pytest.raises(ValueError, match=r"shift=\[1e\+50, 1.0\]") as caught:
+        measured("gatmiry.ood", d=2, shift=[1e50, 1.0], L=3)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flow_that_stands_still_supports_nothing():
+    """Nothing moves, as predicted, up to the last time: any solution would do. One that moves is not excused."""
+    setting = resolve({"theorem": "gatmiry.flow", "covariance": [1e-40, 1e-45], "L": 3})
+    ones = np.full(flow.TIMES, 2.0)
+    t = np.concatenate([[0.0], np.geomspace(1e-1, 1e8, flow.TIMES - 1)])
+    arrays = {"flow/t": t, "flow/loss": ones, "flow/more": ones, "flow/coarse": ones}
+    still = dataclasses.replace(solved(), setting=setting, values=arrays)
+    claim, *_ = judge([*flow.flow(still)], 1e-6)
+    assert claim.outcome is Outcome.INCONCLUSIVE and "does not fall" in claim.reason
+    assert [c.outcome for c in judge([*flow.derived_time(still)], 1e-6)] == [Outcome.INCONCLUSIVE]
+    stuck = values(solved(), **{f"flow_{name}": ones for name in ("loss", "more", "coarse")})
+    assert [c.outcome for c in judge([*flow.flow(stuck)], 1e-6)] == [Outcome.REFUTED]
+
+
+def test_a_flow_that_is_not_solved_is_not_judged():
+    lost = values(solved(), flow_loss=np.full(flow.TIMES, np.nan))
+    claims = judge([*flow.flow(lost), *flow.derived_time(lost), *flow.transcribed_time(lost)], 1e-6)
+    assert {(c.outcome, c.reason.split(":")[0]) for c in claims} == {
+        (Outcome.INCONCLUSIVE, "the integrator takes more than 100,000 steps")
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lam", "n", "L"), [((0.7, 1.5), 10**9, 2), ((1.0, 3.0), 10**14, 3)])
+def test_errors_of_the_flow(lam, n, L):
+    """The error that is told covers what a hundred times finer a tolerance changes, and is not a thousand times that."""
+    lam = jnp.asarray(lam)
+    times = jnp.array([0.0, 0.1, flow.horizon(n, lam, L)])
+    loss, coarse, fine = (integrator.integrate(n, lam, L, times, tol) for tol in (1e-10, 1e-9, 1e-12))
+    arrays = {"flow/loss": np.asarray(loss), "flow/coarse": np.asarray(coarse)}
+    value, error = flow.final_loss(dataclasses.replace(solved(), values=arrays))
+    assert abs(value - float(fine[-1])) < error < 1e-7 * value
+
+
+@pytest.mark.slow
+def test_the_integrator_stops(monkeypatch):
+    monkeypatch.setattr(integrator, "MOST_STEPS", 20)
+    lam = jnp.array([0.7, 1.5])
+    assert np.isnan(integrator.integrate(10**9, lam, 2, jnp.array([0.0, 1.0, 1e4]))).all()
+
+
+def test_errors_of_the_escape():
+    """The loss at the last record, against the same polynomial in rational numbers; a last step off by 1e-14 is seen."""
+    whole = study("gatmiry.minimiser-all")
+    value, error = saddle.final_loss(whole)
+    n, d, L = whole.sizes
+    centre = Fraction(saddle.normal.a_star(n, d, L))
+    blocks = [[Fraction(float(x)) for x in row] for row in whole.values["escape/blocks"][-1]]
+    eigenvalues = [(centre - x, -y) for x, y in zip(*blocks, strict=True)]
+
+    def trace(j, k):
+        """2 sum Re z^j conj(z)^k, every block once."""
+        total = Fraction(0)
+        for x, y in eigenvalues:
+            re, im = Fraction(1), Fraction(0)
+            for sign in (1,) * j + (-1,) * k:
+                re, im = re * x - sign * im * y, sign * re * y + im * x
+            total += 2 * re
+        return total
+
+    terms = saddle.normal.exact_polynomial(n, d, L, centre)
+    wanted = sum(factor * prod(trace(*t) for t in powers) for powers, factor in terms.items())
+    assert abs(Fraction(value) - wanted) < error < 1e-13 * value
+    assert abs(Fraction(value * (1 + 1e-12)) - wanted) > error
 
 
 # --- settings

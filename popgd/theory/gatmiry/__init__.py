@@ -36,14 +36,11 @@ def descent_quantities(study: Study) -> dict[str, tuple[float, float]]:
 
 
 def escape_quantities(study: Study) -> dict[str, tuple[float, float]]:
-    found = quantities(study)
-    final = float(study.values["escape/ratio"][-1]) * found["loss_min"][0]
-    return {**found, "loss_final": (final, 1e-12 * final)}
+    return {**quantities(study), "loss_final": saddle.final_loss(study)}
 
 
 def flow_quantities(study: Study) -> dict[str, tuple[float, float]]:
-    loss = float(study.values["flow/loss"][-1])
-    return {**quantities(study), "loss_final": (loss, 1e-6 * loss)}
+    return {**quantities(study), "loss_final": flow.final_loss(study)}
 
 
 def loops_quantities(study: Study) -> dict[str, tuple[float, float]]:

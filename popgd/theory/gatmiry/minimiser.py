@@ -127,6 +127,16 @@ def rates(study: Study) -> tuple[float, float]:
     return study.setting.eta * lam**2 * h, study.setting.eta * lam * 2 * H
 
 
+def moving(gaps: np.ndarray, taken: float) -> bool:
+    """Whether the last of the recorded gaps is not where descent ends; `taken` is the steps times the slowest rate.
+
+    The error that is left falls by the same factor in equal numbers of steps; between records they grow by a third each time.
+    A single record, of a descent that broke off at once, is not its end.
+    """
+    last, before = gaps[-1].max(), gaps[-2].max() if len(gaps) > 1 else np.inf
+    return bool(last > ARRIVED and (last < 0.99 * before or taken < SETTLED))
+
+
 def arrival(study: Study) -> Iterator[Evidence]:
     """Rows 2 and 3: where descent ends."""
     n, d, L = study.sizes
@@ -137,9 +147,7 @@ def arrival(study: Study) -> Iterator[Evidence]:
     A = root @ values["exact/A"] @ root - wishart.a_star(n, d, L) * np.eye(d)
     gaps = np.abs(A).max(axis=(2, 3)) / wishart.a_star(n, d, L)
     rate_A, rate_u = rates(study)
-    # The error that is left falls by the same factor in equal numbers of steps; here they grow by a third each time.
-    moving = gaps[-1].max() > ARRIVED and (gaps[-1].max() < 0.99 * gaps[-2].max() or step * rate_A < SETTLED)
-    late = f"still moving after step {step:,}: take more steps" if moving else ""
+    late = f"still moving after step {step:,}: take more steps" if moving(gaps, step * rate_A) else ""
     yield Evidence(
         "minimiser-symmetric",
         f"Gradient descent on symmetric A from 0 and from random starts ends at a* Sigma^-1, a* = "
@@ -155,7 +163,7 @@ def arrival(study: Study) -> Iterator[Evidence]:
         excuse=excuse or late,
     )
     u = values["exact/u"]
-    falling = u[-1].max() > ARRIVED and (u[-1].max() < 0.99 * u[-2].max() or step * min(rate_A, rate_u) < SETTLED)
+    falling = moving(u, step * min(rate_A, rate_u))
     yield Evidence(
         "u-vanishes",
         f"Gradient descent on (A, u) ends with u = 0: |u|, whitened, at step {step} from each axis",

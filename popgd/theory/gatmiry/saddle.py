@@ -13,6 +13,7 @@ from popgd import wishart_normal as normal
 from popgd.data import Hypothesis
 from popgd.in_context import InContext, SquaredError
 from popgd.memory import Memory
+from popgd.numeric import UNIT
 from popgd.recursion import log_grid
 from popgd.theory.base import Progress, Setting
 from popgd.theory.gatmiry import pictures
@@ -28,6 +29,8 @@ QUADRATIC = 100
 GROWN = 100
 #: A stable one must have fallen to this share, and the loss at the start is that of a* I up to this.
 SHRUNK, NEAR = 0.5, 1e-2
+#: Rounding of the loss, in units of the sum of its |terms|, as `wishart_normal.loss` says.
+UNITS = 20
 
 
 class Escape(NamedTuple):
@@ -86,6 +89,21 @@ def study(setting: Setting, objective: SquaredError, progress: Progress, memory:
     found = memory.part("escape").once(partial(escape, setting, law, progress), Escape(*range(4)))
     values = {f"escape/{k}": np.asarray(v) for k, v in found._asdict().items()}
     return Study(setting, objective, values, pictures.escape)
+
+
+def final_loss(study: Study) -> tuple[float, float]:
+    """The loss at the end and its error: of the polynomial, and of steps that are rounded one by one.
+
+    Against 80-bit descents the error is at most 1.4 units of the loss, d = 4, n = 100, L = 2 and d = 3, n = 60, L = 3.
+    """
+    step, blocks, ratio = (study.values[f"escape/{name}"] for name in ("step", "blocks", "ratio"))
+    polynomial, least = normal.polynomial(*study.sizes), wishart.least_loss(*study.sizes)
+    sizes = np.hypot(float(polynomial.centre) - blocks[-1, 0], blocks[-1, 1])
+    # |q_jk| is at most what it is for these sizes in place of the eigenvalues of E.
+    positive = polynomial._replace(coefficients=jnp.abs(polynomial.coefficients))
+    terms = float(look(positive, jnp.stack([polynomial.centre - sizes, jnp.zeros(len(sizes))])))
+    moved = abs(float(ratio[-1] - ratio[-2])) if len(ratio) > 1 else 0.0
+    return float(ratio[-1]) * least, UNIT * (UNITS * terms + 2 * float(step[-1]) * moved * least)
 
 
 def several(setting: Setting) -> list[Hypothesis]:

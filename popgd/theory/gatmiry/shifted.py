@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 
 from popgd import gradient, in_context, wishart
 from popgd import wishart_loss as exact
@@ -15,6 +16,7 @@ from popgd.in_context import InContext, Prompt, SquaredError
 from popgd.memory import Memory
 from popgd.theory.base import Progress, Setting
 from popgd.theory.gatmiry import pictures
+from popgd.numeric import UNIT
 from popgd.theory.gatmiry.common import INFINITE, Study, heavy_tails, sampled_law
 from popgd.verdict import Evidence
 
@@ -22,8 +24,13 @@ from popgd.verdict import Evidence
 BOUNDED, BOUND_LOOPS = 2000, 12
 #: The exact loss out of distribution, in two coordinate systems.
 RTOL = 1e-8
+<<<<<<< HEAD
 #: Where rho is below this, an output of 0 is beyond the bound: its error is the bound over rho^T.
 CONTRACTS = 0.9
+=======
+#: Rounding of Sigma_test, Sigma^-1 and mu in units of d eps cond(Sigma) max(mu); measured up to 1.3, d <= 12.
+ROUNDINGS = 4
+>>>>>>> gatmiry2
 #: What other data do to the loss must be known to this share.
 SHARE = 0.1
 
@@ -31,7 +38,7 @@ SHARE = 0.1
 class Shifted(NamedTuple):
     """The loss under another law than in training, and the bound of single prompts."""
 
-    mu: Any  # eigenvalues of Sigma^-1 Sigma_test, from that product
+    mu: Any  # eigenvalues of Sigma^-1 Sigma_test, by the Cholesky factor of Sigma
     direct: Any  # exact loss in the coordinates of the inputs
     reduced: Any  # exact loss at diag(a* mu)
     sampled: Any  # (3,): Monte Carlo mean, standard error, exact at as many examples
@@ -45,8 +52,12 @@ def test_law(setting: Setting, law: InContext) -> InContext:
     rng = np.random.default_rng([setting.seed, 13])
     R = np.linalg.qr(rng.normal(size=(law.d, law.d)))[0]
     root = np.asarray(law.root)
-    Sigma = root @ (R * np.asarray(shift(setting))) @ R.T @ root
-    return InContext.gaussian(law.d, law.n, (Sigma + Sigma.T) / 2)
+    mu = shift(setting)
+    Sigma = root @ (R * np.asarray(mu)) @ R.T @ root
+    try:
+        return InContext.gaussian(law.d, law.n, (Sigma + Sigma.T) / 2)
+    except ValueError as error:
+        raise SettingError(f"shift={list(mu)}: the covariance at test is not one ({error})") from None
 
 
 def shift(setting: Setting) -> tuple[float, ...]:
@@ -70,7 +81,12 @@ def shifted(setting: Setting, objective: SquaredError, law: InContext, progress:
     other = test_law(setting, law)
     A = jnp.asarray(wishart.a_star(n, d, L) * np.linalg.inv(law.Sigma))
     direct, reduced = jax.jit(exact.loss_with_covariance), jax.jit(exact.loss)
-    mu = np.sort(np.linalg.eigvals(np.linalg.solve(law.Sigma, other.Sigma)).real)
+    try:
+        mu = scipy.linalg.eigh(other.Sigma, law.Sigma, eigvals_only=True)
+    except np.linalg.LinAlgError as error:
+        raise SettingError(
+            f"covariance: it has no Cholesky factor in float64 ({error}); take a smaller condition number"
+        ) from None
     polynomial = exact.polynomial(n, d, L)
     progress("prompts of another law", 0, 2)
     few, dtype = sampled_law(other), jnp.dtype(setting.dtype)
@@ -138,6 +154,15 @@ def prompt_bounds(setting: Setting, d: int) -> Any:
     return np.maximum(errors - rounding, 0) / bound
 
 
+def rounding(study: Study) -> float:
+    """The relative error of l(diag(a* mu)) where mu and Sigma^-1 are known to the condition number of Sigma only."""
+    lam, mu = np.linalg.eigvalsh(study.law.Sigma), jnp.asarray(study.values["mu"])
+    a, d = wishart.a_star(*study.sizes), study.law.d
+    slope = jax.jit(exact.gradient)(exact.polynomial(*study.sizes), a * mu)
+    off = ROUNDINGS * d * UNIT * float(lam[-1] / lam[0]) * float(jnp.max(mu))
+    return float(jnp.sum(jnp.abs(slope))) * a * off / float(study.values["reduced"])
+
+
 def ood(study: Study) -> Iterator[Evidence]:
     """Row 13: the loss under other covariances."""
     _, d, L = study.sizes
@@ -153,10 +178,10 @@ def ood(study: Study) -> Iterator[Evidence]:
         "derived: equivariance",
         measured=float(values["reduced"] / values["direct"]),
         error=1e-12,
-        allowance=RTOL,
+        allowance=RTOL + rounding(study),
         # The loss in training must be told from it.
         resolution=min(1e-6, SHARE * abs(1 - wishart.least_loss(*study.sizes) / float(values["direct"]))),
-        reason="rounding of mu",
+        reason="rounding of mu, which grows with the condition number of Sigma",
         statistical=False,
         **common,
     )
