@@ -14,9 +14,9 @@ from popgd import wishart_loss as exact
 from popgd.config import SettingError
 from popgd.in_context import InContext, Prompt, SquaredError
 from popgd.memory import Memory
+from popgd.numeric import UNIT
 from popgd.theory.base import Progress, Setting
 from popgd.theory.gatmiry import pictures
-from popgd.numeric import UNIT
 from popgd.theory.gatmiry.common import INFINITE, Study, heavy_tails, sampled_law
 from popgd.verdict import Evidence
 
@@ -24,13 +24,10 @@ from popgd.verdict import Evidence
 BOUNDED, BOUND_LOOPS = 2000, 12
 #: The exact loss out of distribution, in two coordinate systems.
 RTOL = 1e-8
-<<<<<<< HEAD
 #: Where rho is below this, an output of 0 is beyond the bound: its error is the bound over rho^T.
 CONTRACTS = 0.9
-=======
 #: Rounding of Sigma_test, Sigma^-1 and mu in units of d eps cond(Sigma) max(mu); measured up to 1.3, d <= 12.
 ROUNDINGS = 4
->>>>>>> gatmiry2
 #: What other data do to the loss must be known to this share.
 SHARE = 0.1
 
