@@ -14,9 +14,9 @@ from popgd import wishart_loss as exact
 from popgd.config import SettingError
 from popgd.in_context import InContext, Prompt, SquaredError
 from popgd.memory import Memory
+from popgd.numeric import UNIT
 from popgd.theory.base import Progress, Setting
 from popgd.theory.gatmiry import pictures
-from popgd.numeric import UNIT
 from popgd.theory.gatmiry.common import INFINITE, Study, heavy_tails, sampled_law
 from popgd.verdict import Evidence
 
