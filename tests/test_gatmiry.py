@@ -296,6 +296,15 @@ def test_errors_of_the_flow(lam, n, L):
 
 
 @pytest.mark.slow
+def test_a_flow_of_condition_number_1e10():
+    """In log(1 + t) it took more than 10^6 steps."""
+    lam = jnp.array([1e-5, 1e5])
+    times = jnp.array([0.0, 1e-9, 1e-3, 0.6])
+    found = integrator.integrate(10**14, lam, 2, times)
+    assert np.abs(found / flow_loss_infinite(lam, 2, times) - 1).max() < 1e-9
+
+
+@pytest.mark.slow
 def test_the_integrator_stops(monkeypatch):
     monkeypatch.setattr(integrator, "MOST_STEPS", 20)
     lam = jnp.array([0.7, 1.5])

@@ -15,16 +15,18 @@ MOST_STEPS = 10**5
 
 
 def integrate(n: int, lam: Any, L: int, times: Any, tolerance: float = INTEGRATOR) -> Any:
-    """Losses at `times` of dA/dt = -grad l from 0, in the eigenbasis of Sigma = diag(lam), by diffrax in log(1 + t).
+    """Losses at `times` of dA/dt = -grad l from 0, in the eigenbasis of Sigma = diag(lam), by diffrax in
+    log(1 + t/unit), unit the time scale of the fastest: without it the steps run out where that is far from 1.
 
     What is integrated is b = 1 - lam a, which goes to 0 and is wanted to a relative precision. NaN where the steps run out.
     """
     import diffrax  # slow to import, and no other theorem needs it
 
+    unit = 1 / jnp.max(lam) ** 2
     polynomial = exact.polynomial(n, len(lam), L)
 
     def field(log_t: Any, b: Any, polynomial: Any) -> Any:
-        return jnp.exp(log_t) * lam**2 * exact.gradient(polynomial, 1 - b)
+        return unit * jnp.exp(log_t) * lam**2 * exact.gradient(polynomial, 1 - b)
 
     @jax.jit
     def solve(polynomial: Any, at: Any) -> Any:
@@ -45,4 +47,4 @@ def integrate(n: int, lam: Any, L: int, times: Any, tolerance: float = INTEGRATO
         losses = jax.vmap(lambda b: exact.loss(polynomial, 1 - b))(solution.ys)
         return jnp.where(solution.result == diffrax.RESULTS.successful, losses, jnp.nan)
 
-    return solve(polynomial, jnp.log1p(times))
+    return solve(polynomial, jnp.log1p(times / unit))
