@@ -36,7 +36,7 @@ def whole(least: int, most: int = 9 * 10**18) -> Callable[[Any], int]:
         if number != math.floor(number) or number < least:
             raise ValueError(f"an integer of at least {least} was wanted")
         if number > most:
-            raise ValueError(f"an integer of at most {most:.3g} was wanted")
+            raise ValueError(f"an integer of at most {most:.3g} was wanted".replace("e+", "e"))
         return int(value) if isinstance(value, int) else int(Fraction(str(value)))
 
     return read
@@ -52,7 +52,7 @@ def positive(value: Any) -> float:
 def probability(value: Any) -> float:
     number = _number(value)
     if not 1e-300 <= number < 1:
-        raise ValueError("a number from 1e-300 to 1 was wanted")
+        raise ValueError("a number between 0 and 1 was wanted, and at least 1e-300")
     return number
 
 

@@ -267,6 +267,8 @@ class Rotated:
         shown = "[" + ",".join(f"{x:g}" for x in lam) + "]"
         if lam.size == 0 or not np.all(np.isfinite(lam)) or np.any(lam <= 0):
             raise ValueError(f"spectrum={shown}: every eigenvalue must be positive and finite")
+        if lam.sum() > 2**53:
+            raise ValueError(f"spectrum={shown} sums to more than 2^53: no float64 tells such n apart, scale the spectrum")
         n = round(float(lam.sum()))
         if abs(lam.sum() - n) > 1e-9 * n:
             raise ValueError(f"spectrum={shown} sums to {lam.sum():.10g}: tr S = n must be an integer, scale the spectrum")

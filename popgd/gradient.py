@@ -218,7 +218,7 @@ def calls_linear_algebra(program: Any) -> bool:
 @partial(jax.jit, static_argnames=("statistic", "chunk", "mesh"))
 @jax.default_matmul_precision("highest")
 def _estimate(
-    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: Any, chunk: int | None, mesh: Mesh
+    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: Any, chunk: int | None, mesh: Mesh | None = None
 ) -> tuple[Any, Any]:
     """Mean and standard error of statistic(weights, sample) over samples number 0 .. samples - 1 of the key.
 
@@ -252,7 +252,7 @@ def _estimate(
 
         return jax.lax.fori_loop(0, _ceil(per_shard, size), step, jax.tree.map(_unshare, empty))
 
-    run = jax.shard_map(partial(_device, shard, empty), mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec())
+    run = jax.shard_map(partial(_device, shard, empty), mesh=mesh or _mesh(), in_specs=PartitionSpec(), out_specs=PartitionSpec())
     _, mean, squares = run(weights, law, key, samples, shards)
     count = samples.astype(wide)
     stderr = jnp.sqrt(squares / (count * jnp.maximum(count - 1, 1)))

@@ -256,7 +256,9 @@ def other_data(study, factor):
     mean, stderr, exact = study.values["sampled"]
     few, (_, d, L) = sampled_law(study.law).n, study.sizes
     trained = wishart.isotropic_loss(few, d, L, wishart.a_star(*study.sizes))
-    return values(study, sampled=np.array([trained, stderr, exact] if factor is STILL else [factor * mean, factor * stderr, exact]))
+    return values(
+        study, sampled=np.array([trained, stderr, exact] if factor is STILL else [factor * mean, factor * stderr, exact])
+    )
 
 
 def training_loss(study):

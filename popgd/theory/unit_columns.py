@@ -54,7 +54,7 @@ def _made(values: Mapping[str, Any]) -> UnitColumns:
     if spectrum is None and law == "rotated" and (d, n) != (None, None):
         raise SettingError("law=rotated needs its spectrum, as in spectrum=[8,5,4,2,1]; d and n follow from it")
     spectrum = DEFAULT_SPECTRUM if spectrum is None else spectrum
-    _fits(len(spectrum), min(int(sum(spectrum)), MANY * len(spectrum)))
+    _fits(len(spectrum), int(min(sum(spectrum), MANY * len(spectrum))))
     try:
         rotated = Rotated.with_spectrum(spectrum)
     except ValueError as error:
