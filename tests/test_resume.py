@@ -330,8 +330,9 @@ def test_a_foreign_checkpoint_is_refused(kept, monkeypatch):
         recalled(kept, settings="xyz")
     with pytest.raises(SettingError, match="jax = 1, and here it is 2"):
         recalled(kept, jax="2")
+    written = checkpoint.FORMAT
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
-    with pytest.raises(SettingError, match="format = 3, and here it is 99"):
+    with pytest.raises(SettingError, match=f"format = {written}, and here it is 99"):
         recalled(kept, settings="xyz")
     np.savez(kept, x=np.arange(3))
     with pytest.raises(SettingError, match="no checkpoint"):
