@@ -394,3 +394,16 @@ def test_the_rounding_of_a_length_that_is_an_exponential_is_counted(c):
     output, *_, error, _ = _theory(S, inference.query(S, q), c, depths, layer_norm=False)
     gaps = [relative_gap(S.lam, S.vectors.T @ q, c, k, S.vectors.T @ x) for k, x in zip(depths, output, strict=True)]
     assert np.all(gaps < error) and np.all(error < 1e-12), (gaps, error)
+
+
+@pytest.mark.parametrize(("X", "query", "message"), [
+    (np.eye(3), [1.0, 0.0, 0.0], "all eigenvalues are equal"),
+    (np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), [0.0, 1.0, 0.0], "orthogonal to the leading subspace"),
+])  # fmt: skip
+def test_where_nothing_is_left_to_judge_it_says_so_though_hypotheses_are_ignored(tmp_path, X, query, message):
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "q.npy", np.array(query))
+    files = {"data": str(tmp_path / "X.npy"), "query": str(tmp_path / "q.npy")}
+    with pytest.raises(SettingError, match=message):
+        check("4.6", assume="ignore", loops=2, steps=10, **files)
+    assert check("4.6", loops=2, steps=10, **files).outcome == "NOT APPLICABLE"

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from popgd import inference, inference_data, model
+from popgd.config import SettingError
 from popgd.data import Hypothesis
 from popgd.gradient import working_set
 from popgd.inference import Angles, Bounds, Query, Rounding, Split
@@ -198,10 +199,23 @@ def fits_memory(d: int, n: int, matrices: int, models: int, loops: int) -> None:
     fits(f"loops={loops}", ARRAYS * 8 * matrices * queries * SNAPSHOTS * models * loops * d)
 
 
+def judgeable(test: Test) -> None:
+    """Raises SettingError where no factor is left to judge, though the hypotheses are to be ignored."""
+    S = test.spectrum
+    if S.r == S.d:
+        raise SettingError(
+            f"on {test.name} all eigenvalues are equal: no direction leads, nothing is left to judge; use other data"
+        )
+    if any(inference.query(S, q).rho == 0 for q in test.queries):
+        raise SettingError(f"on {test.name} a query is orthogonal to the leading subspace: no loop finds it; use another query")
+
+
 def study(setting: Setting, names: tuple[str, ...], progress: Progress, memory: Memory) -> Inference:
     """Train the models with these names, unless a finished run has them, and loop them on all test matrices."""
     last_only = "loops" not in setting.options
     tests = tests_of(setting)
+    for test in tests:
+        judgeable(test)
     count = 1 if last_only else setting["loops"]
     depths = np.array([setting.L]) if last_only else np.arange(1, count + 1)
     models = tuple(train(setting, name, SNAPSHOTS, progress, memory.part(name)) for name in names)
