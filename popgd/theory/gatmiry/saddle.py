@@ -151,6 +151,7 @@ def over_all_matrices(study: Study) -> Iterator[Evidence]:
         statistical=False,
         excuse=excuse or other or ("the perturbation is still moving: take more steps" if early else ""),
     )
+    size = abs(h.h_asym) or np.nan  # no growth to tell from none
     growth = float(np.linalg.norm(blocks[1, 1]) / np.linalg.norm(blocks[0, 1])) if len(step) > 1 else np.nan
     wanted = 1 - study.setting.eta * h.h_asym
     yield Evidence(
@@ -158,9 +159,9 @@ def over_all_matrices(study: Study) -> Iterator[Evidence]:
         f"An antisymmetric perturbation of a* I changes by the factor 1 - eta h_asym = {wanted:.10g} in a step",
         "derived: Hessian at a* I",
         predicted=0.0,
-        measured=(growth - wanted) / (study.setting.eta * abs(h.h_asym)),
-        error=ROUNDED / (study.setting.eta * abs(h.h_asym)) / kick(n),
-        allowance=QUADRATIC * kick(n) ** 2 * max(1.0, n / KICK_EXAMPLES) / abs(h.h_asym),
+        measured=(growth - wanted) / (study.setting.eta * size),
+        error=ROUNDED / (study.setting.eta * size) / kick(n),
+        allowance=QUADRATIC * kick(n) ** 2 * max(1.0, n / KICK_EXAMPLES) / size,
         resolution=0.1,
         reason="second order in K; rounding. Relative to eta |h_asym|",
         origin="derived",
