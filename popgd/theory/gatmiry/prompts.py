@@ -107,8 +107,7 @@ def free_steps(study: Study) -> Iterator[Evidence]:
     common = {"predicted": 1.0, "error": 4 * ROUNDED, "origin": "derived", "statistical": False}
     yield Evidence(
         "looped-above-unlooped",
-        f"{L} equal steps are not better than {L} free ones: the least losses {wishart.least_loss(n, d, L):.10g} and "
-        f"{wishart.least_loss(n, d, L) / ratio:.10g}, ratio",
+        f"{L} equal steps are not better than {L} free ones: the least loss {wishart.least_loss(n, d, L):.10g} over theirs",
         "derived: d/(e_0^T M^-1 e_0), M_jk = m_{j+k}",
         measured=ratio,
         allowance=0.0,
