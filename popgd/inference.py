@@ -83,10 +83,17 @@ class Angles(NamedTuple):
 
 
 class Rounding(NamedTuple):
-    """Bounds, to first order, of the relative errors of the output vector and of tan theta_k, one entry a loop."""
+    """Bounds, to first order, of relative errors of output vector, angles and bounds, a loop each.
+
+    tan is how far loop and formula may part: both take the same computed eigenvectors, whose error
+    is not in it. angle is how far tan, sin and cos of either, and the upper bound, may be from
+    those of X itself, and lower the same of `Bounds.sharper`: inf where its plane is 0.
+    """
 
     output: Float[np.ndarray, " loops"]
     tan: Float[np.ndarray, " loops"]
+    angle: Float[np.ndarray, " loops"]
+    lower: Float[np.ndarray, " loops"]
 
 
 class Bounds(NamedTuple):
@@ -129,11 +136,13 @@ def query(spectrum: Split, q: Float[np.ndarray, " d"]) -> Query:
     return Query(alpha, rho, float(np.linalg.norm(alpha[r:])), first, float(np.linalg.norm(alpha[r:upto])))
 
 
-def uncertainty(spectrum: Split) -> float:
-    """How far rounding can turn the leading subspace: rounding lam_1/(lam_r - lam_{r+1}) (Davis and Kahan 1970)."""
-    if spectrum.r == spectrum.d:
-        return 0.0
-    return spectrum.rounding * spectrum.lam[0] / float(spectrum.lam[spectrum.r - 1] - spectrum.lam[spectrum.r])
+def uncertainty(spectrum: Split, m: int = 0) -> float:
+    """How far rounding can turn the space of the first m eigenvectors, the leading one if m = 0.
+
+    rounding lam_1/(lam_m - lam_{m+1}), and 0 for the whole space (Davis and Kahan 1970).
+    """
+    m, lam = m or spectrum.r, spectrum.lam
+    return 0.0 if m == spectrum.d else float(spectrum.rounding * lam[0] / (lam[m - 1] - lam[m]))
 
 
 def worst_query(spectrum: Split) -> Float[np.ndarray, " d"]:
@@ -205,6 +214,16 @@ def rounding(spectrum: Split, at: Query, c: float, last: int) -> Rounding:
     One loop errs by e (1 + c lam_1)|q| in some direction, e = `Split.rounding`; its part in V is (1 + c lam_1)|q| cos
     theta_{k-1} long. So tan moves by e/cos theta_{k-1} relative to itself and by as much absolutely; an error outside V
     shrinks by gamma at every later loop, one inside V stays for ever. Where rho is small, the first loops err most.
+    tan holds k errors of log gamma too: each is e/gamma, and e/(gamma sin theta) of every loop is
+    in it.
+
+    The formula and the bounds are those of a matrix within e lam_1 of S, with the eigenvectors
+    computed, and the loop's output is measured against the same. So claims that compare these need
+    tan alone: its e a loop holds the difference of the two matrices. But the eigenvectors are
+    turned against those of S, by u = `uncertainty`: theta_k moves by u, so tan theta_k by
+    u (tan theta_k + 1/tan theta_k) relative to itself. tan theta_0 >= tan theta_k covers rho and
+    rest in the upper bound as well. In `plane` V mixes by u, and what lies below by its own
+    uncertainty.
     """
     found = angles(spectrum, at, c, np.arange(last + 1))
     each = spectrum.rounding * np.exp(-found.cos[:-1])
@@ -215,8 +234,17 @@ def rounding(spectrum: Split, at: Query, c: float, last: int) -> Rounding:
     logs = log_weights(spectrum, c)
     formula = 4 * UNIT * np.arange(1, last + 1) * (1 + float(np.max(-logs[np.isfinite(logs)])))
     inside = formula + np.cumsum(each)
-    with np.errstate(over="ignore"):
-        return Rounding(inside, inside + outside * np.exp(-found.tan[1:]))
+    with np.errstate(over="ignore", divide="ignore"):
+        tan = inside + outside * np.exp(-found.tan[1:])
+        turned = uncertainty(spectrum) * (np.exp(found.tan[0]) + np.exp(-found.tan[1:]))
+        return Rounding(inside, tan, tan + turned, tan + np.divide(_mixed(spectrum, at), at.plane))
+
+
+def _mixed(spectrum: Split, at: Query) -> float:
+    """How far rounding can move `Query.plane`."""
+    upto = spectrum.r + spectrum.next_r
+    below = float(np.linalg.norm(at.alpha[upto:]))
+    return uncertainty(spectrum) * at.rho + uncertainty(spectrum, upto) * below
 
 
 @partial(jax.jit, static_argnames=("loops", "normalise"))

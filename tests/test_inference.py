@@ -12,9 +12,12 @@ from popgd import SettingError, check, inference, inference_data, model, store
 from popgd.config import TESTS
 from popgd.inference import UNIT
 from popgd.inference_data import TEST_LAWS
+from popgd.recursion import Records
 from popgd.report import resolve
-from popgd.theory.inference import _theory
-from popgd.theory.training import choose, names_in, train
+from popgd.theory.inference import TRUSTED, Inference, _theory, run_on
+from popgd.theory.inference import Test as Case
+from popgd.theory.looping import _of_run
+from popgd.theory.training import Trained, choose, names_in, train
 
 #: The logarithm of tan against 60 digits, in units of what `rounding` allows; measured: 0.3 at most.
 HONEST = 1.0
@@ -57,6 +60,92 @@ def test_the_angle_is_that_of_sixty_digits(name, c):
         allowed = inference.rounding(S, at, c, int(k)).tan[-1] + k * S.rounding * abs(log_tan / k)
         assert abs(log_tan - exact_log_tan(X, q, c, int(k), S.r)) <= min(allowed, 1.0) * HONEST + 1e-13
     assert found.sin == pytest.approx(found.tan + found.cos, abs=1e-10 * abs(found.tan[-1]))
+
+
+def near_second():
+    """Unit columns with eigenvalues 4, 2, 2 (1 - 1e-7), 1 + 2e-7, 1, in axes of no special kind."""
+    axes = np.linalg.qr(np.asarray(jax.random.normal(jax.random.key(5), (D, D))))[0]
+    X = np.eye(D)[:, [0, 0, 0, 0, 1, 1, 2, 2, 3, 4]]
+    X[2, 6:8], X[3, 6:8] = np.sqrt(1 - 1e-7), np.sqrt(1e-7) * np.array([1, -1])
+    return axes @ X
+
+
+def exact_sides(X, q, c, k, S):
+    """log of both sides of the bounds at k loops, the whole lam_{r+1}-space below, at 60 digits."""
+    with mp.workdps(60):
+        lam, vectors = mp.eigsy(mp.matrix(X.tolist()) * mp.matrix(X.tolist()).T)
+        order = sorted(range(len(q)), key=lambda i: -lam[i])
+        alpha = [sum(vectors[i, j] * mp.mpf(q[i]) for i in range(len(q))) for j in order]
+        fall = k * mp.log((1 + c * lam[order[S.r]]) / (1 + c * lam[order[0]]))
+        plane, rest = mp.norm(alpha[S.r : S.r + S.next_r]), mp.norm(alpha[S.r :])
+        return float(mp.log(plane) + fall), float(mp.log(rest / mp.norm(alpha[: S.r])) + fall)
+
+
+@pytest.mark.parametrize("kind", ["near", "near second"])
+def test_the_error_of_the_eigenvectors_is_stated(kind):
+    """Near eigenvalues have eigenvectors that float64 knows badly: formula, loop and bounds are as
+    far from 60 digits as they say at most, which is further than loop and formula may part."""
+    X, c = matrix("near") if kind == "near" else near_second(), 2.25
+    S, loops = inference.split(X), 20
+    weights, depths = model.embed(jnp.asarray(1.5), jnp.asarray(1.5), D), np.arange(1, loops + 1)
+    beyond = {"angle": 0.0, "lower": 0.0}
+    for seed in range(3):
+        q = np.asarray(jax.random.normal(jax.random.key(seed), (D,)))
+        q = q / np.linalg.norm(q)
+        at = inference.query(S, q)
+        stated = inference.rounding(S, at, c, loops)
+        sides, exact = inference.bounds(S, at, c, depths), inference.angles(S, at, c, depths)
+        out = inference.outputs(weights, jnp.asarray(X), jnp.asarray(q), loops, True)
+        seen = inference.measured(S, np.asarray(out))
+        for k in (1, 5, loops):
+            tan, (lower, upper) = exact_log_tan(X, q, c, k, S.r), exact_sides(X, q, c, k, S)
+            off = [exact.tan - tan, seen.tan - tan, sides.upper - upper]
+            found = {"angle": np.max(np.abs(off), axis=0), "lower": abs(sides.sharper - lower)}
+            for name, errors in found.items():
+                error = errors[k - 1]
+                assert error <= getattr(stated, name)[k - 1] * HONEST
+                beyond[name] = max(beyond[name], error / stated.tan[k - 1])
+            assert abs(exact.tan - seen.tan)[k - 1] <= stated.tan[k - 1]
+    assert beyond["lower"] > 10 and (beyond["angle"] > 10) == (kind == "near"), beyond
+
+
+def one_snapshot():
+    """A model with LN at a = sqrt(2), b = 1/sqrt(2)."""
+    records = Records(np.array([1]), *(np.ones(1) for _ in range(6)), np.array(1), None)
+    return Trained("LN", True, None, records._replace(Delta=np.full(1, 1.5)), 2, np.array([0]))
+
+
+@pytest.mark.parametrize("kind", ["near", "near second"])
+def test_how_close_the_bounds_come_counts_the_eigenvectors(kind):
+    """Their ratios to sin theta are as far from 60 digits as they say, further than tan's own."""
+    X, q = matrix("near") if kind == "near" else near_second(), random_query()
+    S, depths = inference.split(X), np.array([1])
+    queries = np.stack([q, inference.worst_query(S)])
+    run = run_on(one_snapshot(), Case("x", "", X, S, queries), depths, last_only=False)
+    found, c = _of_run(run, depths), mp.mpf(float(run.c[0]))
+    tan, (lower, upper) = exact_log_tan(X, q, c, 1, S.r), exact_sides(X, q, c, 1, S)
+    sin = tan - np.log1p(np.exp(2 * tan)) / 2
+    off = {}
+    for name, wanted in (("upper", np.exp(sin - upper)), ("lower", np.exp(lower - sin))):
+        value, error = found[f"{name}_tightest"]
+        assert found[f"{name}_loosest"] == (value, error)
+        off[name] = abs(value - wanted) / run.rounding.tan[0, 0, 0]
+        assert abs(value - wanted) <= error * HONEST
+    assert off["lower"] > 10 and (off["upper"] > 10) == (kind == "near"), off
+
+
+def test_what_is_stored_and_trusted_counts_the_eigenvectors():
+    """A gap of 2e-9, and a query whose rho = 5e-5 the eigenvectors' error hides to a hundredth."""
+    q = np.array([5e-5, np.sqrt(1 - 25e-10), 0.0])
+    S = inference.Split(np.array([1.0, 1 - 2e-9, 0.5]), np.eye(3), 1, 1, 1e-15)
+    trained, depths = one_snapshot(), np.array([1])
+    case = Case("x", "", np.diag(np.sqrt(S.lam)), S, q[None])
+    run = run_on(trained, case, depths, last_only=False)
+    error = inference.rounding(S, inference.query(S, q), float(run.c[0]), 1)
+    assert error.tan[0] < TRUSTED < error.angle[0] and not run.trusted.any()
+    stored = Inference(resolve({"theorem": "4.6"}), (trained,), depths, {"LN": (run,)}).arrays()
+    assert stored["LN/x/rounding"] == error.angle[0]
+    assert stored["LN/x/rounding_lower"] == error.lower[0]
 
 
 def test_the_angle_does_not_cancel_for_near_eigenvalues():
@@ -372,8 +461,6 @@ def test_a_damaged_run_is_one_line_before_anything_is_written(tmp_path, name):
 
 
 def test_snapshots_are_finite_and_end_with_the_last(tmp_path):
-    from popgd.recursion import Records
-
     step = np.array([0, 1, 2, 10, 100, 1000])
     records = Records(step, np.array([0, 1, 2, 3, 4, np.inf]), *([np.zeros(6)] * 4), np.ones(6), np.array(1000), None)
     assert list(choose(records, 3)) == [1, 3, 4]
@@ -391,7 +478,7 @@ def test_the_rounding_of_a_length_that_is_an_exponential_is_counted(c):
     """Without LN, at a c that diverged; measured: 8e-14, where the loops alone round by 2e-14 at most."""
     S = inference.split(np.array([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]))
     q, depths = np.array([0.6, 0.8]), np.array([1, 2])
-    output, *_, error, _ = _theory(S, inference.query(S, q), c, depths, layer_norm=False)
+    output, *_, error, _, _, _ = _theory(S, inference.query(S, q), c, depths, layer_norm=False)
     gaps = [relative_gap(S.lam, S.vectors.T @ q, c, k, S.vectors.T @ x) for k, x in zip(depths, output, strict=True)]
     assert np.all(gaps < error) and np.all(error < 1e-12), (gaps, error)
 
@@ -404,6 +491,7 @@ def test_where_nothing_is_left_to_judge_it_says_so_though_hypotheses_are_ignored
     np.save(tmp_path / "X.npy", X)
     np.save(tmp_path / "q.npy", np.array(query))
     files = {"data": str(tmp_path / "X.npy"), "query": str(tmp_path / "q.npy")}
-    with pytest.raises(SettingError, match=message):
-        check("4.6", assume="ignore", loops=2, steps=10, **files)
+    for name in ("4.6", "4.7"):  # while settings are resolved: no run directory is left behind
+        with pytest.raises(SettingError, match=message):
+            resolve({"theorem": name, "assume": "ignore", **files})
     assert check("4.6", loops=2, steps=10, **files).outcome == "NOT APPLICABLE"
