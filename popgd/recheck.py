@@ -35,7 +35,13 @@ AMPLIFIED = {"float64": 1e-9, "float32": 1e-2}
 #: 6e-5: 4 sqrt(old^2 + new^2), and the error of both is the one computed now.
 APART = 4 * 2**0.5
 #: Arrays of a trajectory that bound the error of the one beside them.
-BOUNDS = {"c": "bound", "log_sin": "rounding"}
+BOUNDS = {
+    "c": "bound",
+    "log_sin": "rounding",
+    "log_sin_exact": "rounding",
+    "log_upper": "rounding",
+    "log_lower": "rounding_lower",
+}
 _ENVIRONMENT = ("popgd", "revision", "jax", "jaxlib", "numpy", "python", "machine", "devices")
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
 
