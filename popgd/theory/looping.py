@@ -8,16 +8,18 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from popgd import inference, inference_data
 from popgd.config import SettingError
 from popgd.inference import Query, Split
 from popgd.memory import Memory
 from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.theory import angles, training
+from popgd.theory import angles, convergence, growth, training
 from popgd.theory.base import Progress, Setting, Theorem
-from popgd.theory.inference import COLUMNS, Inference, Run, fits_memory, hypotheses, study
+from popgd.theory.inference import COLUMNS, LONGEST, TRUSTED, Inference, Run, fits_memory, hypotheses, study
 from popgd.theory.power_method import PAPER, contracting_step, natural_step
+from popgd.theory.training import Trained
 from popgd.theory.unit_columns import LAW
 from popgd.verdict import Evidence
 
@@ -101,33 +103,99 @@ def quantities(study: Inference) -> dict[str, tuple[float, float]]:
     """For every matrix its spectrum's split; for every model its last c, and its factor, slack and range on every matrix."""
     found: dict[str, tuple[float, float]] = {}
     for trained, runs in study.pairs():
-        bound = float(trained.records.bound[trained.chosen[-1]])
-        found[f"c_{trained.name}"] = (float(trained.c[-1]), bound if np.isfinite(bound) else 1e-15 * float(trained.c[-1]))
+        errors = errors_of_c(study.setting, trained)
+        found[f"c_{trained.name}"] = (float(trained.c[-1]), float(errors[-1]))
         for run in runs:
             S, name = run.test.spectrum, run.test.name
             found |= {f"r_{name}": (float(S.r), 0.0), f"lambda_ratio_{name}": (S.ratio, 2 * S.rounding)}
-            found |= {f"{key}_{trained.name}_{name}": pair for key, pair in _of_run(run, study.depths).items()}
+            each = _of_run(run, study.depths, errors, trained.layer_norm)
+            found |= {f"{key}_{trained.name}_{name}": pair for key, pair in each.items()}
     return found
 
 
-def _of_run(run: Run, depths: np.ndarray) -> Mapping[str, tuple[float, float]]:
+def errors_of_c(setting: Setting, trained: Trained) -> Float[np.ndarray, " snapshots"]:
+    """Errors of c at the snapshots, rounding and sampling error added up; infinite where the latter is not known.
+
+    Where c grows, a slope larger by a small share all along moves it as that share more steps would, as in `Exact.c_at`.
+    """
+    records, c = trained.records, trained.c
+    step, bound = records.step[trained.chosen], records.bound[trained.chosen]
+    if not trained.power:
+        changed, star = convergence.Changed.of(trained.curve), trained.curve.c_star()
+        values = changed.descend(setting, step).c
+        return changed.bound(values, float(star.bound) / abs(star.value) if star.value else 0.0) + changed.sampling(values)
+    bound = np.where(np.isfinite(bound), bound, growth.STEPWISE_ROUNDING * c)
+    if len(trained.curve.spectra.lam) == 1:
+        return bound
+    if setting.optimiser != "sgd":
+        return np.full(c.shape, np.inf)
+    shares = trained.curve.log_slope(np.append(c, 0.0)).stderr
+    # The first increments fall so fast that the one to come says too little
+    before = np.diff(records.c) / np.diff(records.step)
+    increment = np.maximum(abs(records.dc[trained.chosen]), abs(before[trained.chosen - 1]))
+    return bound + increment * step * np.maximum(shares[:-1], shares[-1])
+
+
+def ends(c: float, error: float) -> tuple[float, float]:
+    """c less and plus its error, not below 0."""
+    return max(c - error, 0.0), c + error
+
+
+def _of_run(run: Run, depths: np.ndarray, errors: np.ndarray, layer_norm: bool) -> Mapping[str, tuple[float, float]]:
     """The last snapshot's measured factor and gamma(c); how close sin theta comes to its bounds (1: they are met); and the
-    number of depths that float64 lasts, at the query that it serves worst."""
+    number of depths that float64 lasts, at the query that it serves worst. errors are those of c at the snapshots."""
+    S, c, off = run.test.spectrum, float(run.c[-1]), float(errors[-1])
     value, error = angles.factors(run, depths)
-    gamma = float(np.exp(inference.log_factor(run.test.spectrum, float(run.c[-1]))))
+    least, most = ends(c, off)
+    low, middle, high = (float(np.exp(inference.log_factor(S, x))) for x in (least, c, most))
+    moved = max(abs(high - middle), abs(low - middle)) if np.isfinite(off) else np.inf
     found = {
-        "factor": (float(value[-1]), float(error[-1])),
-        "gamma": (gamma, gamma * 4 * run.test.spectrum.rounding),
-        "float64_loops": (float(run.trusted[-1].sum(axis=-1).min()), 0.0),
+        "factor": (float(value[-1]), float(error[-1]) + moved),
+        "gamma": (middle, middle * 4 * S.rounding + moved),
+        "float64_loops": (float(run.trusted[-1].sum(axis=-1).min()), _loops_off(run, depths, layer_norm, off)),
     }
     for name, gap in (("upper", run.measured.sin - run.bounds.upper), ("lower", run.bounds.sharper - run.measured.sin)):
         seen = np.where(run.trusted, gap, np.nan)[:, :-1]  # the worst query meets them by construction
         if np.isfinite(seen).any():
-            found |= {
-                f"{name}_tightest": (float(np.exp(np.nanmax(seen))), float(np.nanmax(run.rounding.tan[run.trusted]))),
-                f"{name}_loosest": (float(np.exp(np.nanmin(seen))), float(np.nanmax(run.rounding.tan[run.trusted]))),
-            }
+            rounding = float(np.nanmax(run.rounding.tan[run.trusted]))
+            for word, pick in (("tightest", np.nanargmax), ("loosest", np.nanargmin)):
+                where = np.unravel_index(int(pick(seen)), seen.shape)
+                ratio = float(np.exp(seen[where]))
+                found[f"{name}_{word}"] = (ratio, rounding + ratio * _gap_off(run, depths, where, name, errors))
     return found
+
+
+def _gap_off(run: Run, depths: np.ndarray, where: tuple, name: str, errors: np.ndarray) -> float:
+    """By how much the error of c may move log sin theta less that of its bound, at one snapshot, query and depth."""
+    snapshot, q, k = where
+    if not np.isfinite(errors[snapshot]):
+        return np.inf
+    S, at = run.test.spectrum, inference.query(run.test.spectrum, run.test.queries[q])
+
+    def gap(c: float) -> float:
+        bounds = inference.bounds(S, at, c, depths[k : k + 1])
+        bound = bounds.upper if name == "upper" else bounds.sharper
+        return float((inference.angles(S, at, c, depths[k : k + 1]).sin - bound)[0])
+
+    c = float(run.c[snapshot])
+    return max(abs(gap(x) - gap(c)) for x in ends(c, float(errors[snapshot])))
+
+
+def _loops_off(run: Run, depths: np.ndarray, layer_norm: bool, error: float) -> float:
+    """By how much the error of the last c may move the number of depths that float64 lasts."""
+    if not np.isfinite(error):
+        return np.inf
+    S, c = run.test.spectrum, float(run.c[-1])
+
+    def lasts(c: float) -> int:
+        counts = []
+        for q in run.test.queries:
+            at = inference.query(S, q)
+            trusted = inference.rounding(S, at, c, int(depths[-1])).tan[depths - 1] <= TRUSTED
+            counts.append(np.sum(trusted if layer_norm else trusted & (inference.log_length(S, at, c, depths) <= LONGEST)))
+        return int(min(counts))
+
+    return float(max(abs(lasts(x) - lasts(c)) for x in ends(c, error)))
 
 
 def make_law(values: Mapping[str, Any], names: tuple[str, ...], deep: bool) -> training.TrainingLaw:

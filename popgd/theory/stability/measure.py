@@ -30,6 +30,10 @@ INACTIVE = tuple(k for k in range(8) if k not in ACTIVE)
 PER_DECADE, SPARSE, EARLY = 16, 4, 10
 #: Amplitude of the perturbation whose growth is measured.
 SMALL = 1e-12
+#: Groups of the sampled spectra that are left out in turn, for the sampling error of where descent ends.
+GROUPS = 8
+#: What is reported of where it ends.
+ENDS = ("loss", "alpha", "beta", "m", "c", "mean_square_output")
 
 
 class Inside(NamedTuple):
@@ -59,7 +63,8 @@ class Stability:
     else on fresh samples. found and fresh are two independent sampled Hessians at theta, a point of base, exact the derivatives
     of the exact loss there over d and their standard error over the spectra (None where it is not known), h the closed form of
     d H_{P22,Q22} with its own. turned is the closed form of H_{P12,Q21} by Monte Carlo (value, standard error), for L > 1.
-    limit is what the theorem says that the loss tends to; loss is that of ended, base_loss that of base at base_step.
+    limit is what the theorem says that the loss tends to; loss is that of ended, base_loss that of base at base_step. others
+    are the ENDS of the descents beside the manifold that leave out one group of the spectra each, if there are several.
     """
 
     setting: Setting
@@ -81,6 +86,7 @@ class Stability:
     base_loss: Float[np.ndarray, " some"]
     loss: Float[np.ndarray, " ended"]
     loss_error: Float[np.ndarray, " ended"]
+    others: Float[np.ndarray, "groups ends"]
 
     def arrays(self) -> dict[str, np.ndarray]:
         paths = {"base": self.base, "ended": self.ended}
@@ -133,6 +139,7 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
     inside = part("descents in N", descend_inside, *common, base, pushes, like=like) if objective.L == 1 else None
     ended, loss, loss_error = part("descent beside the manifold", descend_beside, *common, like=(_PATH, 0, 0))
     hessian_of = partial(hessian.population_hessian, objective, jnp.asarray(theta), law)
+    others = part("descents without a group", ends_without, setting, objective, spectrum, like=0)
     found, fresh = (part(f"sampled Hessian {k}", hessian_of, setting.key(6 + k), setting.samples, like=_ESTIMATE) for k in (1, 2))
     steps, vectors = min(setting.sampled_steps, STEPS), lowest(found, INACTIVE)
     growth = part("tangent maps", sector_growth, setting, objective, slope, base, vectors, steps, like=_GROWTH)
@@ -151,6 +158,7 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
         base_loss=part("loss on the manifold", lambda: np.asarray(known.loss(position).value), like=0),
         loss=loss,
         loss_error=loss_error,
+        others=others,
     )  # fmt: skip
 
 
@@ -175,25 +183,77 @@ def descend_beside(
     setting: Setting, objective: Objective, spectrum: Spectrum, known: Any, cheap: Any
 ) -> tuple[Path, np.ndarray, np.ndarray]:
     """The descent from `size` beside the manifold, in N, with its losses and their errors: 0 for one layer, where it is exact."""
-    looped, law = isinstance(objective, SubspaceDistance), setting.law
-    start = kronecker.point(*start_of(setting)) + setting["size"] * perturbation(setting, looped or not objective.layer_norm)
-    run = partial(kronecker.descend, start=start, eta=setting.eta, d=law.d, key=setting.key(6))
+    law = setting.law
     if objective.L > 1:
         slope = kronecker.sampled_slope(objective, law, setting.batch)
-        path = run(slope, grid=log_grid(setting.sampled_steps, SPARSE))
+        path = run_beside(setting, objective, slope, log_grid(setting.sampled_steps, SPARSE))
         points = [jnp.asarray(x) for x in path.theta]
         every = [kronecker.population_gradient(objective, x, law, setting.key(10), setting.samples) for x in points]
         return path, np.array([float(e.mean[0]) for e in every]), np.array([float(e.stderr[0]) for e in every])
-    steps, slope = (setting.sampled_steps, one_layer.slope(objective, spectrum)) if looped else (setting.steps, cheap)
-    path = run(slope, grid=log_grid(steps, PER_DECADE if prediction.whole(objective, spectrum) else SPARSE))
+    steps, slope = beside(setting, objective, spectrum, cheap)
+    path = run_beside(setting, objective, slope, log_grid(steps, PER_DECADE if prediction.whole(objective, spectrum) else SPARSE))
+    loss = losses_beside(objective, spectrum, known, path.theta)
+    return path, loss, np.zeros(len(loss))
+
+
+def run_beside(setting: Setting, objective: Objective, slope: Any, grid: Int[np.ndarray, " records"]) -> Path:
+    every_block = isinstance(objective, SubspaceDistance) or not objective.layer_norm
+    start = kronecker.point(*start_of(setting)) + setting["size"] * perturbation(setting, every_block)
+    return kronecker.descend(slope, start, setting.eta, setting.law.d, grid, setting.key(6))
+
+
+def beside(setting: Setting, objective: Objective, spectrum: Spectrum, cheap: Any) -> tuple[int, Any]:
+    """Steps and slope of the exact descent of one layer beside the manifold."""
+    if isinstance(objective, SubspaceDistance):
+        return setting.sampled_steps, one_layer.slope(objective, spectrum)
+    return setting.steps, cheap
+
+
+def losses_beside(
+    objective: Objective, spectrum: Spectrum, known: Any, theta: Float[np.ndarray, "points 8"]
+) -> Float[np.ndarray, " points"]:
+    """The exact losses of one layer at points of such a descent."""
     if prediction.whole(objective, spectrum):
         exact = jax.jit(one_layer.loss(objective, spectrum))
-        loss = np.array([float(exact(jnp.asarray(x))) for x in path.theta])
+        return np.array([float(exact(jnp.asarray(x))) for x in theta])
+    # F = l(c/(1 + m)) where p11 = p12 = 0; descent may step past m = -1, where l is not known.
+    _, _, m, c = (np.asarray(x) for x in jax.vmap(one_layer.products)(jnp.asarray(theta)))
+    position = c / (1 + m)
+    return np.asarray(known.loss(np.where(position >= 0, position, np.nan)).value)
+
+
+def ends_at(objective: Objective, spectrum: Spectrum, loss: float, theta: Float[np.ndarray, "8"]) -> Float[np.ndarray, " ends"]:
+    """The ENDS at theta, the last of them NaN without LN."""
+    at = jnp.asarray(theta)
+    square = float(one_layer.mean_square_output(at, spectrum)) if objective.layer_norm else np.nan
+    return np.array([loss, *(float(x) for x in one_layer.products(at)), square])
+
+
+def ends_without(setting: Setting, objective: Objective, spectrum: Spectrum) -> Float[np.ndarray, "groups ends"]:
+    """Where the exact descent of one layer ends without one of GROUPS groups of its spectra each; no rows for a fixed one."""
+    if objective.L > 1 or np.ndim(spectrum.lam) == 1:
+        return np.zeros((0, len(ENDS)))
+    rows, groups = np.arange(len(spectrum.lam)), min(GROUPS, len(spectrum.lam))
+    return np.stack([_ends_of(setting, objective, rows[rows % groups != g], spectrum) for g in range(groups)])
+
+
+def _ends_of(setting: Setting, objective: Objective, rows: np.ndarray, spectrum: Spectrum) -> Float[np.ndarray, " ends"]:
+    fewer = Spectrum(spectrum.lam[rows], spectrum.mult[rows])
+    known = prediction.curve_of(objective, fewer)
+    few = prediction.rows_of(known)
+    if objective.layer_norm:
+        cheap = one_layer.along_curve(prediction.slope_of(objective, known))
     else:
-        # F = l(c/(1 + m)) where p11 = p12 = 0; descent may step past m = -1, where l is not known.
-        position = np.where(path.loss >= 0, path.loss, np.nan)
-        loss = np.asarray(known.loss(position).value)
-    return path, loss, np.zeros(len(loss))
+        cheap = one_layer.slope(objective, few)
+    steps, slope = beside(setting, objective, few, cheap)
+    end = run_beside(setting, objective, slope, np.array([steps])).theta
+    return ends_at(objective, few, float(losses_beside(objective, few, known, end)[0]), end[0])
+
+
+def jackknife(others: Float[np.ndarray, "groups ends"]) -> Float[np.ndarray, " ends"]:
+    """Standard errors of what was computed without one group each (Quenouille, Tukey); 0 where there are no groups."""
+    groups = len(others)
+    return np.sqrt((groups - 1) * others.var(axis=0)) if groups else np.zeros(others.shape[1])
 
 
 def perturbation(setting: Setting, every_block: bool) -> Float[Array, "8"]:
