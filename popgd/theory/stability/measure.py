@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from popgd import gradient, hessian, kronecker, one_layer
 from popgd.kronecker import ACTIVE, Path
 from popgd.memory import Memory
-from popgd.objectives import SubspaceDistance
+from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.plot import BLUE, GREY, ORANGE
 from popgd.quadrature import Spectrum
 from popgd.recursion import log_grid
@@ -224,9 +224,12 @@ def losses_beside(
 
 def ends_at(objective: Objective, spectrum: Spectrum, loss: float, theta: Float[np.ndarray, "8"]) -> Float[np.ndarray, " ends"]:
     """The ENDS at theta, the last of them NaN without LN."""
-    at = jnp.asarray(theta)
-    square = float(one_layer.mean_square_output(at, spectrum)) if objective.layer_norm else np.nan
-    return np.array([loss, *(float(x) for x in one_layer.products(at)), square])
+    square = float(one_layer.mean_square_output(jnp.asarray(theta), spectrum)) if objective.layer_norm else np.nan
+    return np.array([loss, *products_at(theta), square])
+
+
+def products_at(theta: Float[np.ndarray, "8"]) -> tuple[float, ...]:
+    return tuple(float(x) for x in one_layer.products(jnp.asarray(theta)))
 
 
 def ends_without(setting: Setting, objective: Objective, spectrum: Spectrum) -> Float[np.ndarray, "groups ends"]:
@@ -234,20 +237,31 @@ def ends_without(setting: Setting, objective: Objective, spectrum: Spectrum) -> 
     if objective.L > 1 or np.ndim(spectrum.lam) == 1:
         return np.zeros((0, len(ENDS)))
     rows, groups = np.arange(len(spectrum.lam)), min(GROUPS, len(spectrum.lam))
-    return np.stack([_ends_of(setting, objective, rows[rows % groups != g], spectrum) for g in range(groups)])
+    kept = [rows[rows % groups != g] for g in range(groups)]
+    if isinstance(objective, PowerIteration) and not objective.layer_norm:
+        each = one_layer.linear_constants(spectrum, objective.target)
+        return np.stack([_linear_end(setting, objective, each[k]) for k in kept])
+    return np.stack([_end(setting, objective, Spectrum(spectrum.lam[k], spectrum.mult[k])) for k in kept])
 
 
-def _ends_of(setting: Setting, objective: Objective, rows: np.ndarray, spectrum: Spectrum) -> Float[np.ndarray, " ends"]:
-    fewer = Spectrum(spectrum.lam[rows], spectrum.mult[rows])
-    known = prediction.curve_of(objective, fewer)
-    few = prediction.rows_of(known)
-    if objective.layer_norm:
-        cheap = one_layer.along_curve(prediction.slope_of(objective, known))
-    else:
-        cheap = one_layer.slope(objective, few)
-    steps, slope = beside(setting, objective, few, cheap)
+def _linear_end(setting: Setting, objective: PowerIteration, each: Float[Array, "K 4"]) -> Float[np.ndarray, " ends"]:
+    """The ENDS of 4.2 for spectra with these `one_layer.linear_constants`."""
+    loss = lambda theta: jnp.mean(jax.vmap(lambda row: one_layer.linear_loss(objective.target, row, theta))(each))
+    value_and_grad = jax.value_and_grad(loss)
+    end = run_beside(setting, objective, lambda theta, key: value_and_grad(theta), np.array([setting.steps]))
+    return np.array([float(end.loss[0]), *products_at(end.theta[0]), np.nan])
+
+
+def _end(setting: Setting, objective: Objective, spectrum: Spectrum) -> Float[np.ndarray, " ends"]:
+    """The ENDS of 4.1 and 4.3 for these spectra."""
+    known = prediction.curve_of(objective, spectrum)
+    spectrum = prediction.rows_of(known)
+    # 4.1 descends by its own exact slope, and needs no interpolant
+    looped = isinstance(objective, SubspaceDistance)
+    cheap = None if looped else one_layer.along_curve(prediction.slope_of(objective, known))
+    steps, slope = beside(setting, objective, spectrum, cheap)
     end = run_beside(setting, objective, slope, np.array([steps])).theta
-    return ends_at(objective, few, float(losses_beside(objective, few, known, end)[0]), end[0])
+    return ends_at(objective, spectrum, float(losses_beside(objective, spectrum, known, end)[0]), end[0])
 
 
 def jackknife(others: Float[np.ndarray, "groups ends"]) -> Float[np.ndarray, " ends"]:
