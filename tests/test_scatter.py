@@ -1,14 +1,17 @@
 """The stated errors of all numbers that sampled spectra move, against their scatter over seeds."""
 
 import jax
+import mpmath
 import numpy as np
 import pytest
 
 from popgd import curve as curves
 from popgd.memory import FORGETFUL
+from popgd.objectives import PowerIteration
+from popgd.quadrature import Spectrum
 from popgd.report import find_theorem, resolve
 from popgd.theory import FINDINGS, THEOREMS, convergence, growth, inference, looping
-from popgd.theory.stability import measure, prediction
+from popgd.theory.stability import measure, prediction, sampling
 from popgd.theory.study import Study
 
 SEEDS = 16
@@ -131,7 +134,7 @@ def same_start(monkeypatch):
     monkeypatch.setattr(measure, "sector_growth", lambda *_: measure.Growth(*[0.0] * 8))  # pyright: ignore
     monkeypatch.setattr(measure, "descend_inside", lambda *parts: inside(parts[-1]))
     monkeypatch.setattr(prediction, "exact_hessian", lambda *_: None)
-    monkeypatch.setattr(prediction, "coupling", lambda *_: (0.0, 0.0))
+    monkeypatch.setattr(prediction, "coupling", lambda *_: (np.zeros(1), np.zeros(1)))
 
 
 @pytest.mark.slow
@@ -162,7 +165,7 @@ def test_without_the_sampling_error_of_c_it_fails(monkeypatch, same_matrix):
 
 @pytest.mark.slow
 def test_without_leaving_out_groups_it_fails(monkeypatch, same_start):
-    monkeypatch.setattr(measure, "ends_without", lambda *_: np.zeros((0, len(measure.ENDS))))
+    monkeypatch.setattr(measure, "ends_without", lambda *_: np.zeros((0, len(sampling.ENDS))))
     found = ratios("4.2.stability", seeds=4, target="unnormalised", **BESIDE)
     assert found["end_c"] > 1e6 and found["end_loss"] > 1e6
 
@@ -188,3 +191,22 @@ def test_numbers_in_context_are_the_same_for_every_seed(theorem):
 def test_no_theorem_is_forgotten():
     beside = {"4.1.stability", "4.2.stability", "4.3.stability"}
     assert set(THEOREMS) | set(FINDINGS) == {"4.2", *CURVES, *NAMES, *beside, *IN_CONTEXT}
+
+
+@pytest.mark.parametrize("apart", [1e-5, 1e-3, 0.5])
+def test_the_coupling_of_a_normalised_target_near_isotropy(apart):
+    """h = 2 (1 - E[y.q] + c n/d) by 40 digits: 1 and E[y.q] agree in ten of them at lam = 1 +- 1e-5."""
+    known = curves.Linear.of(Spectrum.of(np.array([1 + apart, 1 - apart])), "normalised")
+    c = float(known.c_star().value)
+    with mpmath.workdps(40):
+        high, low = (mpmath.mpf(float(x)) for x in known.spectra.lam[0])
+
+        def cosine(angle):
+            first, second = mpmath.cos(angle) ** 2, mpmath.sin(angle) ** 2
+            along, square = high * first + low * second, high**2 * first + low**2 * second
+            return along / mpmath.sqrt(square)
+
+        mean = mpmath.quad(cosine, mpmath.linspace(0, mpmath.pi / 2, 5)) * 2 / mpmath.pi
+        wanted = float(2 * (1 - mean + c * (high + low) / 2))
+    found, _ = prediction.coupling(known, PowerIteration("normalised", layer_norm=False), np.array([c]))
+    assert found[0] == pytest.approx(wanted, rel=1e-10)

@@ -23,7 +23,8 @@ from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.theory import power_method
 from popgd.theory.base import Theorem
 from popgd.theory.stability.claims import LOSS_ROUNDING, ends, grows, saddle, sectors, sectors_split
-from popgd.theory.stability.measure import ENDS, Stability, ends_at, jackknife, study
+from popgd.theory.stability.measure import Stability, study
+from popgd.theory.stability.sampling import ENDS, ends_at, jackknife
 
 __all__ = ["FINDINGS"]
 
@@ -36,9 +37,9 @@ def quantities(study: Stability) -> dict[str, tuple[float, float]]:
     found: dict[str, tuple[float, float]] = {}
     modes = list(hessian.modes(study.found, study.fresh))
     for mode in modes:
-        found.setdefault("lowest_" + mode.sector.replace(" ", "_"), (mode.curvature, mode.error))
+        found.setdefault("lowest_" + mode.sector.replace(" ", "_"), (mode.curvature, error_of(study, mode)))
     top = max(modes, key=lambda mode: mode.curvature)
-    found["highest"] = (top.curvature, top.error)
+    found["highest"] = (top.curvature, error_of(study, top))
     sampling = jackknife(study.others)
     found["end_loss"] = (float(study.loss[-1]), float(study.loss_error[-1]) + LOSS_ROUNDING + float(sampling[0]))
     found["limit_of_theorem"] = study.limit
@@ -48,6 +49,12 @@ def quantities(study: Stability) -> dict[str, tuple[float, float]]:
     every = zip(ENDS[1:], values[1:], sampling[1:], strict=True)
     reported = ENDS if study.objective.layer_norm else ENDS[:-1]
     return found | {f"end_{name}": (float(x), LOSS_ROUNDING + float(error)) for name, x, error in every if name in reported}
+
+
+def error_of(study: Stability, mode: hessian.Mode) -> float:
+    """That of the samples, and what the sampled spectra move through the point where the Hessian is taken."""
+    shifted = study.shifted[hessian.SECTORS.index(mode.sector)]
+    return mode.error + abs(float(mode.vector @ shifted @ mode.vector))
 
 
 def beside_step(law: UnitColumns, L: int) -> float:

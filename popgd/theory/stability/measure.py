@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from popgd import gradient, hessian, kronecker, one_layer
 from popgd.kronecker import ACTIVE, Path
 from popgd.memory import Memory
-from popgd.objectives import PowerIteration, SubspaceDistance
+from popgd.objectives import SubspaceDistance
 from popgd.plot import BLUE, GREY, ORANGE
 from popgd.quadrature import Spectrum
 from popgd.recursion import log_grid
@@ -22,6 +22,7 @@ from popgd.theory.base import Progress, Setting
 from popgd.theory.stability import prediction
 from popgd.theory.stability.growth import STEPS, Growth, lowest, sector_growth
 from popgd.theory.stability.prediction import P11, P22, Q22, Objective
+from popgd.theory.stability.sampling import beside, ends_without, losses_beside, shift_of
 from popgd.theory.study import curves_of, start_of
 
 INACTIVE = tuple(k for k in range(8) if k not in ACTIVE)
@@ -30,10 +31,6 @@ INACTIVE = tuple(k for k in range(8) if k not in ACTIVE)
 PER_DECADE, SPARSE, EARLY = 16, 4, 10
 #: Amplitude of the perturbation whose growth is measured.
 SMALL = 1e-12
-#: Groups of the sampled spectra that are left out in turn, for the sampling error of where descent ends.
-GROUPS = 8
-#: What is reported of where it ends.
-ENDS = ("loss", "alpha", "beta", "m", "c", "mean_square_output")
 
 
 class Inside(NamedTuple):
@@ -64,7 +61,8 @@ class Stability:
     of the exact loss there over d and their standard error over the spectra (None where it is not known), h the closed form of
     d H_{P22,Q22} with its own. turned is the closed form of H_{P12,Q21} by Monte Carlo (value, standard error), for L > 1.
     limit is what the theorem says that the loss tends to; loss is that of ended, base_loss that of base at base_step. others
-    are the ENDS of the descents beside the manifold that leave out one group of the spectra each, if there are several.
+    are the ENDS of the descents beside the manifold that leave out one group of the spectra each, if there are several. shifted
+    is what moving theta by its standard error from those spectra does to fresh, on the same samples.
     """
 
     setting: Setting
@@ -87,6 +85,7 @@ class Stability:
     loss: Float[np.ndarray, " ended"]
     loss_error: Float[np.ndarray, " ended"]
     others: Float[np.ndarray, "groups ends"]
+    shifted: Float[np.ndarray, "3 8 8"]
 
     def arrays(self) -> dict[str, np.ndarray]:
         paths = {"base": self.base, "ended": self.ended}
@@ -138,9 +137,20 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
     like = Inside(_PATH, _PATH, _PATH if pushes else None, 0, 0 if pushes else None)  # pyright: ignore
     inside = part("descents in N", descend_inside, *common, base, pushes, like=like) if objective.L == 1 else None
     ended, loss, loss_error = part("descent beside the manifold", descend_beside, *common, like=(_PATH, 0, 0))
-    hessian_of = partial(hessian.population_hessian, objective, jnp.asarray(theta), law)
-    others = part("descents without a group", ends_without, setting, objective, spectrum, like=0)
-    found, fresh = (part(f"sampled Hessian {k}", hessian_of, setting.key(6 + k), setting.samples, like=_ESTIMATE) for k in (1, 2))
+    hessian_of = lambda at, key: hessian.population_hessian(objective, jnp.asarray(at), law, key, setting.samples)
+    others = part("descents without a group", ends_without, setting, objective, spectrum, run_beside, like=0)
+    found, fresh = (part(f"sampled Hessian {k}", hessian_of, theta, setting.key(6 + k), like=_ESTIMATE) for k in (1, 2))
+    shifted = part(
+        "shifted Hessian",
+        shift_of,
+        setting,
+        known,
+        base,
+        theta,
+        partial(hessian_of, key=setting.key(8)),
+        np.asarray(fresh.mean),
+        like=0,
+    )
     steps, vectors = min(setting.sampled_steps, STEPS), lowest(found, INACTIVE)
     growth = part("tangent maps", sector_growth, setting, objective, slope, base, vectors, steps, like=_GROWTH)
     limit = known.limit()
@@ -159,6 +169,7 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
         loss=loss,
         loss_error=loss_error,
         others=others,
+        shifted=shifted,
     )  # fmt: skip
 
 
@@ -200,74 +211,6 @@ def run_beside(setting: Setting, objective: Objective, slope: Any, grid: Int[np.
     every_block = isinstance(objective, SubspaceDistance) or not objective.layer_norm
     start = kronecker.point(*start_of(setting)) + setting["size"] * perturbation(setting, every_block)
     return kronecker.descend(slope, start, setting.eta, setting.law.d, grid, setting.key(6))
-
-
-def beside(setting: Setting, objective: Objective, spectrum: Spectrum, cheap: Any) -> tuple[int, Any]:
-    """Steps and slope of the exact descent of one layer beside the manifold."""
-    if isinstance(objective, SubspaceDistance):
-        return setting.sampled_steps, one_layer.slope(objective, spectrum)
-    return setting.steps, cheap
-
-
-def losses_beside(
-    objective: Objective, spectrum: Spectrum, known: Any, theta: Float[np.ndarray, "points 8"]
-) -> Float[np.ndarray, " points"]:
-    """The exact losses of one layer at points of such a descent."""
-    if prediction.whole(objective, spectrum):
-        exact = jax.jit(one_layer.loss(objective, spectrum))
-        return np.array([float(exact(jnp.asarray(x))) for x in theta])
-    # F = l(c/(1 + m)) where p11 = p12 = 0; descent may step past m = -1, where l is not known.
-    _, _, m, c = (np.asarray(x) for x in jax.vmap(one_layer.products)(jnp.asarray(theta)))
-    position = c / (1 + m)
-    return np.asarray(known.loss(np.where(position >= 0, position, np.nan)).value)
-
-
-def ends_at(objective: Objective, spectrum: Spectrum, loss: float, theta: Float[np.ndarray, "8"]) -> Float[np.ndarray, " ends"]:
-    """The ENDS at theta, the last of them NaN without LN."""
-    square = float(one_layer.mean_square_output(jnp.asarray(theta), spectrum)) if objective.layer_norm else np.nan
-    return np.array([loss, *products_at(theta), square])
-
-
-def products_at(theta: Float[np.ndarray, "8"]) -> tuple[float, ...]:
-    return tuple(float(x) for x in one_layer.products(jnp.asarray(theta)))
-
-
-def ends_without(setting: Setting, objective: Objective, spectrum: Spectrum) -> Float[np.ndarray, "groups ends"]:
-    """Where the exact descent of one layer ends without one of GROUPS groups of its spectra each; no rows for a fixed one."""
-    if objective.L > 1 or np.ndim(spectrum.lam) == 1:
-        return np.zeros((0, len(ENDS)))
-    rows, groups = np.arange(len(spectrum.lam)), min(GROUPS, len(spectrum.lam))
-    kept = [rows[rows % groups != g] for g in range(groups)]
-    if isinstance(objective, PowerIteration) and not objective.layer_norm:
-        each = one_layer.linear_constants(spectrum, objective.target)
-        return np.stack([_linear_end(setting, objective, each[k]) for k in kept])
-    return np.stack([_end(setting, objective, Spectrum(spectrum.lam[k], spectrum.mult[k])) for k in kept])
-
-
-def _linear_end(setting: Setting, objective: PowerIteration, each: Float[Array, "K 4"]) -> Float[np.ndarray, " ends"]:
-    """The ENDS of 4.2 for spectra with these `one_layer.linear_constants`."""
-    loss = lambda theta: jnp.mean(jax.vmap(lambda row: one_layer.linear_loss(objective.target, row, theta))(each))
-    value_and_grad = jax.value_and_grad(loss)
-    end = run_beside(setting, objective, lambda theta, key: value_and_grad(theta), np.array([setting.steps]))
-    return np.array([float(end.loss[0]), *products_at(end.theta[0]), np.nan])
-
-
-def _end(setting: Setting, objective: Objective, spectrum: Spectrum) -> Float[np.ndarray, " ends"]:
-    """The ENDS of 4.1 and 4.3 for these spectra."""
-    known = prediction.curve_of(objective, spectrum)
-    spectrum = prediction.rows_of(known)
-    # 4.1 descends by its own exact slope, and needs no interpolant
-    looped = isinstance(objective, SubspaceDistance)
-    cheap = None if looped else one_layer.along_curve(prediction.slope_of(objective, known))
-    steps, slope = beside(setting, objective, spectrum, cheap)
-    end = run_beside(setting, objective, slope, np.array([steps])).theta
-    return ends_at(objective, spectrum, float(losses_beside(objective, spectrum, known, end)[0]), end[0])
-
-
-def jackknife(others: Float[np.ndarray, "groups ends"]) -> Float[np.ndarray, " ends"]:
-    """Standard errors of what was computed without one group each (Quenouille, Tukey); 0 where there are no groups."""
-    groups = len(others)
-    return np.sqrt((groups - 1) * others.var(axis=0)) if groups else np.zeros(others.shape[1])
 
 
 def perturbation(setting: Setting, every_block: bool) -> Float[Array, "8"]:
