@@ -136,9 +136,9 @@ def errors_of_c(setting: Setting, trained: Trained) -> Float[np.ndarray, " snaps
     return bound + increment * step * np.maximum(shares[:-1], shares[-1])
 
 
-def ends(c: float, error: float) -> tuple[float, float]:
+def ends(c: Any, error: Any) -> tuple[Any, Any]:
     """c less and plus its error, not below 0."""
-    return max(c - error, 0.0), c + error
+    return np.maximum(c - error, 0.0), c + error
 
 
 def _of_run(run: Run, depths: np.ndarray, errors: np.ndarray, layer_norm: bool) -> Mapping[str, tuple[float, float]]:
@@ -154,31 +154,32 @@ def _of_run(run: Run, depths: np.ndarray, errors: np.ndarray, layer_norm: bool) 
         "gamma": (middle, middle * 4 * S.rounding + moved),
         "float64_loops": (float(run.trusted[-1].sum(axis=-1).min()), _loops_off(run, depths, layer_norm, off)),
     }
-    for name, gap in (("upper", run.measured.sin - run.bounds.upper), ("lower", run.bounds.sharper - run.measured.sin)):
-        seen = np.where(run.trusted, gap, np.nan)[:, :-1]  # the worst query meets them by construction
-        if np.isfinite(seen).any():
-            rounding = float(np.nanmax(run.rounding.tan[run.trusted]))
-            for word, pick in (("tightest", np.nanargmax), ("loosest", np.nanargmin)):
-                where = np.unravel_index(int(pick(seen)), seen.shape)
-                ratio = float(np.exp(seen[where]))
-                found[f"{name}_{word}"] = (ratio, rounding + ratio * _gap_off(run, depths, where, name, errors))
+    trusted = run.trusted[:, :-1]  # the worst query meets its bounds by construction
+    if trusted.any():
+        measured, bounds, rounding = run.measured.sin[:, :-1], run.bounds, float(np.nanmax(run.rounding.tan[run.trusted]))
+        seen = _extremes(measured - bounds.upper[:, :-1], bounds.sharper[:, :-1] - measured, trusted)
+        here, *around = (_extremes(*_gaps(run, depths, at), trusted) for at in (run.c, *ends(run.c, errors)))
+        for name, ratio in seen.items():
+            moved = max(abs(other[name] / here[name] - 1) for other in around) if np.isfinite(errors).all() else np.inf
+            found[name] = (ratio, rounding + ratio * moved)
     return found
 
 
-def _gap_off(run: Run, depths: np.ndarray, where: tuple, name: str, errors: np.ndarray) -> float:
-    """By how much the error of c may move log sin theta less that of its bound, at one snapshot, query and depth."""
-    snapshot, q, k = where
-    if not np.isfinite(errors[snapshot]):
-        return np.inf
-    S, at = run.test.spectrum, inference.query(run.test.spectrum, run.test.queries[q])
+def _extremes(upper: np.ndarray, lower: np.ndarray, trusted: np.ndarray) -> dict[str, float]:
+    """The largest and the least ratio of sin theta to its upper bound, and of the lower bound to it, from their logarithms."""
+    sides = {"upper": np.exp(upper[trusted]), "lower": np.exp(lower[trusted])}
+    return {f"{name}_{word}": float(f(x)) for name, x in sides.items() for word, f in (("tightest", np.max), ("loosest", np.min))}
 
-    def gap(c: float) -> float:
-        bounds = inference.bounds(S, at, c, depths[k : k + 1])
-        bound = bounds.upper if name == "upper" else bounds.sharper
-        return float((inference.angles(S, at, c, depths[k : k + 1]).sin - bound)[0])
 
-    c = float(run.c[snapshot])
-    return max(abs(gap(x) - gap(c)) for x in ends(c, float(errors[snapshot])))
+def _gaps(run: Run, depths: np.ndarray, c: Float[np.ndarray, " snapshots"]) -> tuple[np.ndarray, np.ndarray]:
+    """log sin theta less its upper bound, and the lower bound less it, exactly, for the given c of the snapshots: where an
+    extreme is taken moves with them, so that its own slope in c says too much."""
+    S = run.test.spectrum
+    at = [inference.query(S, q) for q in run.test.queries[:-1]]
+    sin = np.array([[inference.angles(S, q, float(x), depths).sin for q in at] for x in c])
+    sides = [[inference.bounds(S, q, float(x), depths) for q in at] for x in c]
+    upper, lower = (np.array([[getattr(b, name) for b in row] for row in sides]) for name in ("upper", "sharper"))
+    return sin - upper, lower - sin
 
 
 def _loops_off(run: Run, depths: np.ndarray, layer_norm: bool, error: float) -> float:
