@@ -4,6 +4,7 @@ import jax
 import mpmath
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
 from popgd import curve as curves
 from popgd.memory import FORGETFUL
@@ -14,10 +15,10 @@ from popgd.theory import FINDINGS, THEOREMS, convergence, growth, inference, loo
 from popgd.theory.stability import measure, prediction, sampling
 from popgd.theory.study import Study
 
-SEEDS = 16
-#: Scatter over stated error: chi-squared with 15 degrees of freedom stays in it with probability 1 - 1e-4, and a half more on
-#: either side for errors that are themselves estimated from 64 spectra.
-LEAST, MOST = 0.35 / 1.5, 1.75 * 1.5
+SEEDS, FEW = 16, 12
+#: A ratio is out of its interval by chance this often if the errors are right, and the errors, themselves estimated
+#: from few and skew spectra, may be off by this factor.
+CHANCE, ESTIMATED = 1e-4, 1.5
 SIZES = {"law": "uniform", "d": 3, "n": 9, "spectra": 64, "samples": 2, "sampled_steps": 1, "batch": 2}
 #: Numbers that no sampled spectrum moves beyond rounding, or whose error is no more than a bound.
 UNMOVED = {("4.1", "exponent_c"), ("4.3", "exponent_c"), ("4.3", "loss_limit"), ("4.3.stability", "limit_of_theorem")}
@@ -73,13 +74,14 @@ def ratios(theorem, seeds=SEEDS, **own):
     return result
 
 
-def check(theorem, **own):
-    found = ratios(theorem, **own)
+def check(theorem, seeds=SEEDS, **own):
+    found, free = ratios(theorem, seeds, **own), seeds - 1
+    least, most = np.sqrt(chi2.ppf([CHANCE / 2, 1 - CHANCE / 2], free) / free) * [1 / ESTIMATED, ESTIMATED]
     for name, ratio in found.items():
         if (theorem, name) in UNMOVED or (theorem in NAMES and name.startswith(OF_MATRIX)):
-            assert ratio < MOST, (name, ratio)
+            assert ratio < most, (name, ratio)
         else:
-            assert LEAST < ratio < MOST, (name, ratio)
+            assert least < ratio < most, (name, ratio)
     return found
 
 
@@ -108,6 +110,11 @@ def test_without_the_sampling_error_it_fails(monkeypatch):
 def test_numbers_of_a_descent_that_grows(theorem, steps):
     check(theorem, steps=steps)
     jax.clear_caches()
+
+
+def test_numbers_of_few_steps_that_grow():
+    """The quick one of these: one loop, few spectra and seeds."""
+    check("4.1", 6, L=1, steps=20, spectra=8)
 
 
 @pytest.mark.slow
@@ -141,7 +148,7 @@ def same_start(monkeypatch):
 @pytest.mark.parametrize("theorem", NAMES)
 def test_numbers_of_a_looped_layer(theorem, same_matrix):
     """Before, gamma and all that follows from c was 1e5 to 1e13 times as far off as it said."""
-    check(theorem, seeds=12, **ONE_MATRIX, **({"loops": 12} if theorem == "4.6" else {}))
+    check(theorem, FEW, **ONE_MATRIX, **({"loops": 12} if theorem == "4.6" else {}))
     jax.clear_caches()
 
 
@@ -152,7 +159,7 @@ def test_numbers_of_a_looped_layer(theorem, same_matrix):
      ("4.3.stability", {})],
 )  # fmt: skip
 def test_numbers_beside_the_manifold(theorem, own, same_start):
-    check(theorem, seeds=12, **BESIDE, **own)
+    check(theorem, FEW, **BESIDE, **own)
     jax.clear_caches()
 
 
