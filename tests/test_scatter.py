@@ -112,6 +112,7 @@ def test_numbers_of_a_descent_that_grows(theorem, steps):
     jax.clear_caches()
 
 
+@pytest.mark.slow
 def test_numbers_of_few_steps_that_grow():
     """The quick one of these: one loop, few spectra and seeds."""
     check("4.1", 6, L=1, steps=20, spectra=8)
