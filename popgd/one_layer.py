@@ -178,8 +178,7 @@ def mean_square_output(theta: Float[Array, "8"], spectrum: Spectrum) -> Float[Ar
 
 
 def _linear(target: str, spectrum: Spectrum) -> Loss:
-    each = linear_constants(spectrum, target)
-    return lambda theta: jnp.mean(jax.vmap(lambda row: linear_loss(target, row, theta))(each))
+    return partial(linear_loss, target, mean_constants(linear_constants(spectrum, target)))
 
 
 def linear_constants(spectrum: Spectrum, target: str) -> Float[Array, "K 4"]:
@@ -193,6 +192,12 @@ def linear_constants(spectrum: Spectrum, target: str) -> Float[Array, "K 4"]:
         star, least = (over(f, options, rows).value for f in (quadrature.c_star, quadrature.loss_min))
         excess, bent = star * found.A, (least + star**2 * found.A) / 2
     return jnp.stack([found.mu, found.V, bent, excess], axis=1)
+
+
+def mean_constants(each: Float[Array, "K 4"]) -> Float[Array, "4"]:
+    """The constants whose `linear_loss` is the mean of theirs: it is linear in them but for mu^2, whose spread joins V."""
+    mean = jnp.mean(each, axis=0)
+    return mean.at[1].add(jnp.var(each[:, 0]))
 
 
 def linear_loss(target: str, constants: Float[Array, "4"], theta: Float[Array, "8"]) -> Float[Array, ""]:

@@ -103,3 +103,13 @@ def test_without_layer_norm_the_power_step_is_exact():
     for e in (1e-3, 1e-9):
         found = float(loss(theta(0, 0, -1.0, 1.0 + e)))
         assert abs(found / (((1.0 + e) - 1.0) ** 2 * (lam**2).mean()) - 1) < 1e-15
+
+
+@pytest.mark.parametrize("target", ["normalised", "unnormalised"])
+def test_without_layer_norm_one_row_of_constants_does_for_many(target):
+    """Also where mu differs between the spectra, which unit columns rule out."""
+    rng = np.random.default_rng(0)
+    each, at = jnp.asarray(rng.normal(size=(7, 4))), jnp.asarray(rng.normal(size=8))
+    mean = np.mean([float(one_layer.linear_loss(target, row, at)) for row in each])
+    found = float(one_layer.linear_loss(target, one_layer.mean_constants(each), at))
+    assert found == pytest.approx(mean, rel=1e-13)

@@ -8,16 +8,28 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from popgd import inference, inference_data
 from popgd.config import SettingError
 from popgd.inference import Query, Split
 from popgd.memory import Memory
 from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.theory import angles, training
+from popgd.theory import angles, convergence, growth, training
 from popgd.theory.base import Progress, Setting, Theorem
-from popgd.theory.inference import COLUMNS, Inference, Run, fits_memory, hypotheses, judgeable, study
+from popgd.theory.inference import (
+    COLUMNS,
+    LONGEST,
+    TRUSTED,
+    Inference,
+    Run,
+    fits_memory,
+    hypotheses,
+    judgeable,
+    study,
+)
 from popgd.theory.power_method import PAPER, contracting_step, natural_step
+from popgd.theory.training import Trained
 from popgd.theory.unit_columns import LAW
 from popgd.verdict import Evidence
 
@@ -102,40 +114,111 @@ def quantities(study: Inference) -> dict[str, tuple[float, float]]:
     """For every matrix its spectrum's split; for every model its last c, and its factor, slack and range on every matrix."""
     found: dict[str, tuple[float, float]] = {}
     for trained, runs in study.pairs():
-        bound = float(trained.records.bound[trained.chosen[-1]])
-        found[f"c_{trained.name}"] = (float(trained.c[-1]), bound if np.isfinite(bound) else 1e-15 * float(trained.c[-1]))
+        errors = errors_of_c(study.setting, trained)
+        found[f"c_{trained.name}"] = (float(trained.c[-1]), float(errors[-1]))
         for run in runs:
             S, name = run.test.spectrum, run.test.name
             found |= {f"r_{name}": (float(S.r), 0.0), f"lambda_ratio_{name}": (S.ratio, 2 * S.rounding)}
-            found |= {f"{key}_{trained.name}_{name}": pair for key, pair in _of_run(run, study.depths).items()}
+            each = _of_run(run, study.depths, errors, trained.layer_norm)
+            found |= {f"{key}_{trained.name}_{name}": pair for key, pair in each.items()}
     return found
 
 
-def _of_run(run: Run, depths: np.ndarray) -> Mapping[str, tuple[float, float]]:
+def errors_of_c(setting: Setting, trained: Trained) -> Float[np.ndarray, " snapshots"]:
+    """Errors of c at the snapshots, rounding and sampling error added up; infinite where the latter is not known.
+
+    Where c grows, a slope larger by a small share all along moves it as that share more steps would, as in `Exact.c_at`.
+    """
+    records, c = trained.records, trained.c
+    step, bound = records.step[trained.chosen], records.bound[trained.chosen]
+    if not trained.power:
+        changed, star = convergence.Changed.of(trained.curve), trained.curve.c_star()
+        values = changed.descend(setting, step).c
+        return changed.bound(values, float(star.bound) / abs(star.value) if star.value else 0.0) + changed.sampling(values)
+    bound = np.where(np.isfinite(bound), bound, growth.STEPWISE_ROUNDING * c)
+    if len(trained.curve.spectra.lam) == 1:
+        return bound
+    if setting.optimiser != "sgd":
+        return np.full(c.shape, np.inf)
+    shares = trained.curve.log_slope(np.append(c, 0.0)).stderr
+    # The first increments fall so fast that the one to come says too little
+    before = np.diff(records.c) / np.diff(records.step)
+    increment = np.maximum(abs(records.dc[trained.chosen]), abs(before[trained.chosen - 1]))
+    return bound + increment * step * np.maximum(shares[:-1], shares[-1])
+
+
+def ends(c: Any, error: Any) -> tuple[Any, Any]:
+    """c less and plus its error, not below 0."""
+    return np.maximum(c - error, 0.0), c + error
+
+
+def _of_run(run: Run, depths: np.ndarray, errors: np.ndarray, layer_norm: bool) -> Mapping[str, tuple[float, float]]:
     """The last snapshot's measured factor and gamma(c); how close sin theta comes to its bounds (1: they are met); and the
-    number of depths that float64 lasts, at the query that it serves worst."""
+    number of depths that float64 lasts, at the query that it serves worst. errors are those of c at the snapshots."""
+    S, c, off = run.test.spectrum, float(run.c[-1]), float(errors[-1])
     value, error = angles.factors(run, depths)
-    gamma = float(np.exp(inference.log_factor(run.test.spectrum, float(run.c[-1]))))
+    least, most = ends(c, off)
+    low, middle, high = (float(np.exp(inference.log_factor(S, x))) for x in (least, c, most))
+    moved = max(abs(high - middle), abs(low - middle)) if np.isfinite(off) else np.inf
     found = {
-        "factor": (float(value[-1]), float(error[-1])),
-        "gamma": (gamma, gamma * 4 * run.test.spectrum.rounding),
-        "float64_loops": (float(run.trusted[-1].sum(axis=-1).min()), 0.0),
+        "factor": (float(value[-1]), float(error[-1]) + moved),
+        "gamma": (middle, middle * 4 * S.rounding + moved),
+        "float64_loops": (float(run.trusted[-1].sum(axis=-1).min()), _loops_off(run, depths, layer_norm, off)),
     }
-    error = run.rounding
-    gaps = {
-        "upper": (run.measured.sin - run.bounds.upper, 2 * error.angle),
-        "lower": (run.bounds.sharper - run.measured.sin, error.angle + error.lower),
-    }
-    for name, (gap, off) in gaps.items():
-        # The worst query meets them by construction.
-        seen = np.exp(np.where(run.trusted, gap, np.nan))[:, :-1]
-        if np.any(seen > 0):
-            bound = float(np.nanmax(seen[seen > 0] * off[:, :-1][seen > 0]))
-            found |= {
-                f"{name}_tightest": (float(np.nanmax(seen)), bound),
-                f"{name}_loosest": (float(np.nanmin(seen)), bound),
-            }
+    trusted = run.trusted[:, :-1]  # the worst query meets its bounds by construction
+    if trusted.any():
+        seen = _extremes(run.measured.sin[:, :-1] - run.bounds.upper[:, :-1],
+                         run.bounds.sharper[:, :-1] - run.measured.sin[:, :-1], trusted)  # fmt: skip
+        here, *around = (_extremes(*_gaps(run, depths, at), trusted) for at in (run.c, *ends(run.c, errors)))
+        rounding = _rounding_of(run, trusted)
+        for name, ratio in seen.items():
+            moved = max(abs(other[name] - here[name]) for other in around) if np.isfinite(errors).all() else np.inf
+            found[name] = (ratio, rounding[name.partition("_")[0]] + moved)
     return found
+
+
+def _rounding_of(run: Run, trusted: np.ndarray) -> dict[str, float]:
+    """The largest error of a ratio of sin theta to its upper bound, and of the lower bound to it: of both sides."""
+    sin, upper, lower, off = run.measured.sin[:, :-1], run.bounds.upper[:, :-1], run.bounds.sharper[:, :-1], run.rounding
+    sides = {"upper": (sin - upper, 2 * off.angle[:, :-1]), "lower": (lower - sin, (off.angle + off.lower)[:, :-1])}
+    # A lower bound of 0 is 0 whatever its relative error
+    return {
+        name: float(np.max(np.where(gap > -np.inf, np.exp(gap) * error, 0.0)[trusted])) for name, (gap, error) in sides.items()
+    }
+
+
+def _extremes(upper: np.ndarray, lower: np.ndarray, trusted: np.ndarray) -> dict[str, float]:
+    """The largest and the least ratio of sin theta to its upper bound, and of the lower bound to it, from their logarithms."""
+    sides = {"upper": np.exp(upper[trusted]), "lower": np.exp(lower[trusted])}
+    return {f"{name}_{word}": float(f(x)) for name, x in sides.items() for word, f in (("tightest", np.max), ("loosest", np.min))}
+
+
+def _gaps(run: Run, depths: np.ndarray, c: Float[np.ndarray, " snapshots"]) -> tuple[np.ndarray, np.ndarray]:
+    """log sin theta less its upper bound, and the lower bound less it, exactly, for the given c of the snapshots: where an
+    extreme is taken moves with them, so that its own slope in c says too much."""
+    S = run.test.spectrum
+    at = [inference.query(S, q) for q in run.test.queries[:-1]]
+    sin = np.array([[inference.angles(S, q, float(x), depths).sin for q in at] for x in c])
+    sides = [[inference.bounds(S, q, float(x), depths) for q in at] for x in c]
+    upper, lower = (np.array([[getattr(b, name) for b in row] for row in sides]) for name in ("upper", "sharper"))
+    return sin - upper, lower - sin
+
+
+def _loops_off(run: Run, depths: np.ndarray, layer_norm: bool, error: float) -> float:
+    """By how much the error of the last c may move the number of depths that float64 lasts."""
+    if not np.isfinite(error):
+        return np.inf
+    S, c = run.test.spectrum, float(run.c[-1])
+
+    def lasts(c: float) -> int:
+        counts = []
+        for q in run.test.queries:
+            at = inference.query(S, q)
+            trusted = inference.rounding(S, at, c, int(depths[-1])).angle[depths - 1] <= TRUSTED
+            counts.append(np.sum(trusted if layer_norm else trusted & (inference.log_length(S, at, c, depths) <= LONGEST)))
+        return int(min(counts))
+
+    return float(max(abs(lasts(x) - lasts(c)) for x in ends(c, error)))
 
 
 def make_law(values: Mapping[str, Any], names: tuple[str, ...], deep: bool) -> training.TrainingLaw:

@@ -17,15 +17,14 @@ Source: derived; see also `popgd.hessian`.
 
 from typing import Any
 
-import jax.numpy as jnp
-
-from popgd import hessian, one_layer
+from popgd import hessian
 from popgd.data import UnitColumns
 from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.theory import power_method
 from popgd.theory.base import Theorem
 from popgd.theory.stability.claims import LOSS_ROUNDING, ends, grows, saddle, sectors, sectors_split
 from popgd.theory.stability.measure import Stability, study
+from popgd.theory.stability.sampling import ENDS, ends_at
 
 __all__ = ["FINDINGS"]
 
@@ -38,20 +37,24 @@ def quantities(study: Stability) -> dict[str, tuple[float, float]]:
     found: dict[str, tuple[float, float]] = {}
     modes = list(hessian.modes(study.found, study.fresh))
     for mode in modes:
-        found.setdefault("lowest_" + mode.sector.replace(" ", "_"), (mode.curvature, mode.error))
+        found.setdefault("lowest_" + mode.sector.replace(" ", "_"), (mode.curvature, error_of(study, mode)))
     top = max(modes, key=lambda mode: mode.curvature)
-    found["highest"] = (top.curvature, top.error)
-    found["end_loss"] = (float(study.loss[-1]), float(study.loss_error[-1]) + LOSS_ROUNDING)
+    found["highest"] = (top.curvature, error_of(study, top))
+    sampling = study.end_errors
+    found["end_loss"] = (float(study.loss[-1]), float(study.loss_error[-1]) + LOSS_ROUNDING + float(sampling[0]))
     found["limit_of_theorem"] = study.limit
     if study.inside is None:
         return found
-    products = (float(x) for x in one_layer.products(jnp.asarray(study.ended.theta[-1])))
-    ends = zip(("alpha", "beta", "m", "c"), products, strict=True)
-    found |= {f"end_{name}": (value, LOSS_ROUNDING) for name, value in ends}
-    if study.objective.layer_norm:
-        square = one_layer.mean_square_output(jnp.asarray(study.ended.theta[-1]), study.spectrum)
-        found["end_mean_square_output"] = (float(square), LOSS_ROUNDING)
-    return found
+    values = ends_at(study.objective, study.spectrum, float(study.loss[-1]), study.ended.theta[-1])
+    every = zip(ENDS[1:], values[1:], sampling[1:], strict=True)
+    reported = ENDS if study.objective.layer_norm else ENDS[:-1]
+    return found | {f"end_{name}": (float(x), LOSS_ROUNDING + float(error)) for name, x, error in every if name in reported}
+
+
+def error_of(study: Stability, mode: hessian.Mode) -> float:
+    """That of the samples, and what the sampled spectra move through the point where the Hessian is taken."""
+    shifted = study.shifted[hessian.SECTORS.index(mode.sector)]
+    return mode.error + abs(float(mode.vector @ shifted @ mode.vector))
 
 
 def beside_step(law: UnitColumns, L: int) -> float:

@@ -22,6 +22,7 @@ from popgd.theory.base import Progress, Setting
 from popgd.theory.stability import prediction
 from popgd.theory.stability.growth import STEPS, Growth, lowest, sector_growth
 from popgd.theory.stability.prediction import P11, P22, Q22, Objective
+from popgd.theory.stability.sampling import beside, end_errors, losses_beside, shift_of
 from popgd.theory.study import curves_of, start_of
 
 INACTIVE = tuple(k for k in range(8) if k not in ACTIVE)
@@ -59,7 +60,9 @@ class Stability:
     else on fresh samples. found and fresh are two independent sampled Hessians at theta, a point of base, exact the derivatives
     of the exact loss there over d and their standard error over the spectra (None where it is not known), h the closed form of
     d H_{P22,Q22} with its own. turned is the closed form of H_{P12,Q21} by Monte Carlo (value, standard error), for L > 1.
-    limit is what the theorem says that the loss tends to; loss is that of ended, base_loss that of base at base_step.
+    limit is what the theorem says that the loss tends to; loss is that of ended, base_loss that of base at base_step. end_errors
+    are the standard errors of its ENDS from the sampled spectra. shifted
+    is what moving theta by its standard error from those spectra does to fresh, on the same samples.
     """
 
     setting: Setting
@@ -81,6 +84,8 @@ class Stability:
     base_loss: Float[np.ndarray, " some"]
     loss: Float[np.ndarray, " ended"]
     loss_error: Float[np.ndarray, " ended"]
+    end_errors: Float[np.ndarray, " ends"]
+    shifted: Float[np.ndarray, "3 8 8"]
 
     def arrays(self) -> dict[str, np.ndarray]:
         paths = {"base": self.base, "ended": self.ended}
@@ -132,8 +137,20 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
     like = Inside(_PATH, _PATH, _PATH if pushes else None, 0, 0 if pushes else None)  # pyright: ignore
     inside = part("descents in N", descend_inside, *common, base, pushes, like=like) if objective.L == 1 else None
     ended, loss, loss_error = part("descent beside the manifold", descend_beside, *common, like=(_PATH, 0, 0))
-    hessian_of = partial(hessian.population_hessian, objective, jnp.asarray(theta), law)
-    found, fresh = (part(f"sampled Hessian {k}", hessian_of, setting.key(6 + k), setting.samples, like=_ESTIMATE) for k in (1, 2))
+    hessian_of = lambda at, key: hessian.population_hessian(objective, jnp.asarray(at), law, key, setting.samples)
+    moved = part("ends for other spectra", end_errors, setting, objective, known, cheap, run_beside, like=0)
+    found, fresh = (part(f"sampled Hessian {k}", hessian_of, theta, setting.key(6 + k), like=_ESTIMATE) for k in (1, 2))
+    shifted = part(
+        "shifted Hessian",
+        shift_of,
+        setting,
+        known,
+        base,
+        theta,
+        partial(hessian_of, key=setting.key(8)),
+        np.asarray(fresh.mean),
+        like=0,
+    )
     steps, vectors = min(setting.sampled_steps, STEPS), lowest(found, INACTIVE)
     growth = part("tangent maps", sector_growth, setting, objective, slope, base, vectors, steps, like=_GROWTH)
     limit = known.limit()
@@ -151,6 +168,8 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
         base_loss=part("loss on the manifold", lambda: np.asarray(known.loss(position).value), like=0),
         loss=loss,
         loss_error=loss_error,
+        end_errors=moved,
+        shifted=shifted,
     )  # fmt: skip
 
 
@@ -175,25 +194,23 @@ def descend_beside(
     setting: Setting, objective: Objective, spectrum: Spectrum, known: Any, cheap: Any
 ) -> tuple[Path, np.ndarray, np.ndarray]:
     """The descent from `size` beside the manifold, in N, with its losses and their errors: 0 for one layer, where it is exact."""
-    looped, law = isinstance(objective, SubspaceDistance), setting.law
-    start = kronecker.point(*start_of(setting)) + setting["size"] * perturbation(setting, looped or not objective.layer_norm)
-    run = partial(kronecker.descend, start=start, eta=setting.eta, d=law.d, key=setting.key(6))
+    law = setting.law
     if objective.L > 1:
         slope = kronecker.sampled_slope(objective, law, setting.batch)
-        path = run(slope, grid=log_grid(setting.sampled_steps, SPARSE))
+        path = run_beside(setting, objective, slope, log_grid(setting.sampled_steps, SPARSE))
         points = [jnp.asarray(x) for x in path.theta]
         every = [kronecker.population_gradient(objective, x, law, setting.key(10), setting.samples) for x in points]
         return path, np.array([float(e.mean[0]) for e in every]), np.array([float(e.stderr[0]) for e in every])
-    steps, slope = (setting.sampled_steps, one_layer.slope(objective, spectrum)) if looped else (setting.steps, cheap)
-    path = run(slope, grid=log_grid(steps, PER_DECADE if prediction.whole(objective, spectrum) else SPARSE))
-    if prediction.whole(objective, spectrum):
-        exact = jax.jit(one_layer.loss(objective, spectrum))
-        loss = np.array([float(exact(jnp.asarray(x))) for x in path.theta])
-    else:
-        # F = l(c/(1 + m)) where p11 = p12 = 0; descent may step past m = -1, where l is not known.
-        position = np.where(path.loss >= 0, path.loss, np.nan)
-        loss = np.asarray(known.loss(position).value)
+    steps, slope = beside(setting, objective, spectrum, cheap)
+    path = run_beside(setting, objective, slope, log_grid(steps, PER_DECADE if prediction.whole(objective, spectrum) else SPARSE))
+    loss = losses_beside(objective, spectrum, known, path.theta)
     return path, loss, np.zeros(len(loss))
+
+
+def run_beside(setting: Setting, objective: Objective, slope: Any, grid: Int[np.ndarray, " records"]) -> Path:
+    every_block = isinstance(objective, SubspaceDistance) or not objective.layer_norm
+    start = kronecker.point(*start_of(setting)) + setting["size"] * perturbation(setting, every_block)
+    return kronecker.descend(slope, start, setting.eta, setting.law.d, grid, setting.key(6))
 
 
 def perturbation(setting: Setting, every_block: bool) -> Float[Array, "8"]:

@@ -88,17 +88,18 @@ def exact_hessian(objective: Objective, spectrum: Spectrum, theta: np.ndarray) -
 def coupling(known: Any, objective: Objective, c: float | Float[np.ndarray, " points"]) -> tuple[Any, Any]:
     """h(c) = d H_{P22,Q22} and its standard error over the spectra, by its closed form.
 
-    -c l'(c) with LN, 2 E[(f - y).q] = 2 (1 + c n/d - E[y.q]) without.
+    -c l'(c) with LN, 2 E[(f - y).q] = 2 (1 - E[y.q] + c n/d) without.
     """
     c = np.asarray(c, dtype=float)
     if objective.layer_norm:
         found = known.slope(c)
         return -c * np.asarray(found.value), c * np.asarray(found.stderr)
-    unit = isinstance(objective, PowerIteration) and objective.target == "normalised"
-    mean = spectra.exact(jax.vmap(one_layer.quadrature.moments)(known.spectra).mu)
-    options = (("cond", known.cond),)
-    along = spectra.average(spectra.over(one_layer.quadrature.mean_cosine, options, known.spectra)) if unit else mean
-    return 2 * (1 + c * mean.value - along.value), 2 * (along.stderr if unit else 0.0) + 0 * c
+    # 1 - E[y.q] as one number: near isotropy 1 and E[y.q] cancel to nothing
+    target = objective.target if isinstance(objective, PowerIteration) else "unnormalised"
+    mu, _, bent, _ = np.asarray(one_layer.linear_constants(known.spectra, target)).T
+    if target == "normalised":
+        return 2 * (bent.mean() + c * mu.mean()), 2 * stderr(bent) + 0 * c
+    return 2 * (1 - mu.mean() + c * mu.mean()), 0 * c
 
 
 @dataclass(frozen=True)
