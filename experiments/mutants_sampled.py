@@ -102,7 +102,7 @@ MODEL = (
            ((data, "sphere", lambda G: G),), again="sampled", compiled=True, slow=True),
     Mutant("columns of X not of norm 1", "law", "4.3", ("engines-agree-slope",),
            ((data.Rotated, "sample", long_columns),), again="sampled", compiled=True, slow=True),
-    Mutant("V of lambda_2", "law", "4.1", ("engines-agree-slope",), change=leading(1), again="sampled", sizes={"batch": 1024},
+    Mutant("V of lambda_2", "law", "4.1", ("engines-agree-gradient",), change=leading(1), again="sampled", sizes={"batch": 1024},
            slow=True),
     Mutant("V of the smallest eigenvalue", "law", "4.1", ("engines-agree-slope",), change=leading(2),
            again="sampled", sizes={"batch": 1024}, slow=True),

@@ -38,8 +38,11 @@ def _row(run: Path, directory: Path) -> dict[str, Any]:
     except SettingError as error:
         return {**row, "outcome": "DAMAGED", "reason": str(error)}
     row["outcome"], row["reason"] = report["outcome"], report["reason"]
-    row["not supported"] = " ".join(f"{claim['id']}:{claim['outcome']}" for claim in report["claims"]
-                                    if claim["outcome"] != "SUPPORTED")  # fmt: skip
+    row["not supported"] = " ".join(
+        f"{claim['id']}:{claim['outcome']}" for claim in report["claims"] if claim["outcome"] != "SUPPORTED"
+    )
+    row["self-checks not supported"] = " ".join(f"{check['id']}:{check['outcome']}" for check in report["self_checks"]
+                                                if check["outcome"] != "SUPPORTED")  # fmt: skip
     for name, quantity in report["quantities"].items():
         row |= {name: quantity["value"], f"{name} error": quantity["error"]}
     return row

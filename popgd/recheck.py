@@ -120,7 +120,7 @@ def _damaged(path: Path, name: str, error: Exception) -> SettingError:
 
 
 _TEXTS, _NUMBERS = (
-    ("id", "outcome", "statement", "source", "origin", "reason"),
+    ("id", "outcome", "statement", "source", "origin", "reason", "self_check"),
     ("predicted", "measured"),
 )
 _TRUST = ("error", "allowance", "detectable", "resolution")
@@ -131,7 +131,8 @@ def _check_numbers(report: dict[str, Any]) -> None:
     every claim is there once."""
     texts = {name: report[name] for name in ("theorem", "outcome", "reason", "statement", "source")}
     numbers: dict[str, Any] = {}
-    for claim in report["claims"]:
+    judged = [*report["claims"], *report["self_checks"]]
+    for claim in judged:
         texts |= {f"{claim['id']}: {name}": claim[name] for name in _TEXTS}
         numbers |= {f"{claim['id']}: {name}": claim[name] for name in (*_NUMBERS, *_TRUST)}
     for name, quantity in report["quantities"].items():
@@ -143,7 +144,7 @@ def _check_numbers(report: dict[str, Any]) -> None:
         number = isinstance(x, int | float) and not isinstance(x, bool)
         if x is not None and not (number and abs(x) <= sys.float_info.max):
             raise ValueError(f"{name} is {str(x)[:20]}")
-    if len({claim["id"] for claim in report["claims"]}) < len(report["claims"]):
+    if len({claim["id"] for claim in judged}) < len(judged):
         raise ValueError("a claim is there twice")
 
 
@@ -155,10 +156,11 @@ def _pairs(then: dict[str, Any], now: dict[str, Any], dtype: str) -> Iterator[Di
     yield _text("statement", then["statement"], now["statement"], dtype)
     yield _text("reason", then["reason"], now["reason"], dtype)
     yield Difference("seed", str(then["environment"].get("seed")), str(now["environment"]["seed"]))
-    old, new = ({claim["id"]: claim for claim in content["claims"]} for content in (then, now))
-    yield from _missing("claim ", old, new)
-    for name in filter(old.__contains__, new):
-        yield from _claim(name, old[name], new[name], dtype)
+    for kind in ("claims", "self_checks"):
+        old, new = ({claim["id"]: claim for claim in content[kind]} for content in (then, now))
+        yield from _missing(f"{kind}: ", old, new)
+        for name in filter(old.__contains__, new):
+            yield from _claim(name, old[name], new[name], dtype)
     old, new = then["quantities"], now["quantities"]
     yield from _missing("quantity ", old, new)
     for name in filter(old.__contains__, new):
@@ -175,7 +177,7 @@ def _claim(
     dtype: str,
 ) -> Iterator[Difference]:
     yield from _missing(f"{name}: ", then, now)
-    for field in ("outcome", "source", "origin"):
+    for field in ("outcome", "source", "origin", "self_check"):
         yield Difference(f"{name}: {field}", then[field], now[field])
     for field in ("statement", "reason"):
         yield _text(f"{name}: {field}", then[field], now[field], dtype)

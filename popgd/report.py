@@ -1,7 +1,7 @@
 """`check`: one theorem, one setting, one report. The Python interface and the command line both go through here."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,20 +16,22 @@ from popgd.memory import FORGETFUL, Memory
 from popgd.store import FORMAT
 from popgd.theory import FINDINGS, THEOREMS, Setting, Theorem
 from popgd.theory.base import COMMON, Findings, Progress, examine
-from popgd.verdict import Claim, Outcome, judge, not_applicable, overall
+from popgd.verdict import Claim, Outcome, judge, not_applicable, overall, unchecked
 
 _QUIET: Progress = lambda name, done, total: None
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found: the outcome, the judged claims, named quantities (value, error), and the studies behind them."""
+    """What `check` found: the outcome, the judged claims of the theorem and popgd's checks of itself, named quantities
+    (value, error), and the studies behind them."""
 
     theorem: Theorem
     setting: Setting
     outcome: Outcome
     reason: str
     claims: tuple[Claim, ...]
+    self_checks: tuple[Claim, ...]
     quantities: Mapping[str, tuple[float, float]]
     studies: Mapping[str, Any]
 
@@ -44,7 +46,8 @@ class Report:
             "source": self.theorem.source,
             "settings": self.setting.describe(),
             "environment": environment(self.setting),
-            "claims": [{**claim.__dict__, "outcome": str(claim.outcome)} for claim in self.claims],
+            "claims": _rows(self.claims),
+            "self_checks": _rows(self.self_checks),
             "quantities": {
                 name: {"value": _plain(value), "error": _plain(error)} for name, (value, error) in self.quantities.items()
             },
@@ -57,6 +60,10 @@ class Report:
             title = f"Theorem {self.theorem.name}{' (' + suffix[1:] + ' target)' if suffix else ''}"
             made |= {name + suffix.replace("@", "_"): figure for name, figure in study.figures(title).items()}
         return made
+
+
+def _rows(judged: Sequence[Claim]) -> list[dict[str, Any]]:
+    return [{**claim.__dict__, "outcome": str(claim.outcome)} for claim in judged]
 
 
 def _plain(x: float) -> float | None:
@@ -146,6 +153,11 @@ def check(theorem: str, *, progress: Progress = _QUIET, **values: Any) -> Report
     return check_setting(resolve({"theorem": theorem, **values}), progress)
 
 
+def _excused(claim: Claim) -> bool:
+    """Whether the failure of a soft hypothesis may be why: of a self-check only for a disagreement."""
+    return claim.outcome is Outcome.REFUTED or (claim.outcome is Outcome.INCONCLUSIVE and not claim.self_check)
+
+
 def check_setting(setting: Setting, progress: Progress = _QUIET, memory: Memory = FORGETFUL) -> Report:
     """Judge a resolved setting. What `memory` recalls of it is not done again."""
     theorem = find_theorem(setting.theorem)
@@ -153,19 +165,19 @@ def check_setting(setting: Setting, progress: Progress = _QUIET, memory: Memory 
     hard = [h for h in failed if not h.soft]
     if hard and setting.assume == "check":
         reason = "; ".join(f"{h.name} fails: {h.reason}" for h in hard)
-        return Report(theorem, setting, Outcome.NOT_APPLICABLE, reason, (), {}, {})
+        return Report(theorem, setting, Outcome.NOT_APPLICABLE, reason, (), (), {}, {})
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # numbers of a descent that breaks off
             findings: Findings = examine(theorem, setting, progress, memory)
     except Unresolved as error:
         reason = f"the exact engine cannot resolve this curve ({error}): a less extreme spectrum, n or L is needed"
-        return Report(theorem, setting, Outcome.INCONCLUSIVE, reason, (), {}, {})
-    claims = judge(findings.evidence, setting.false_alarm)
+        return Report(theorem, setting, Outcome.INCONCLUSIVE, reason, (), (), {}, {})
+    judged = unchecked(judge(findings.evidence, setting.false_alarm))
     soft = "; ".join(f"{h.name}: {h.reason}" for h in failed if h.soft)
     if soft and setting.assume == "check":
-        claims = [c if c.outcome is Outcome.SUPPORTED else not_applicable(c, f"{soft}; {c.reason}") for c in claims]
-    outcome = overall([c.outcome for c in claims], applicable=True)
+        judged = [not_applicable(c, f"{soft}; {c.reason}") if _excused(c) else c for c in judged]
     ignored = "; ".join(f"{h.name} fails and is ignored: {h.reason}" for h in hard)
-    excuses = dict.fromkeys(e.excuse for e in findings.evidence)
+    excuses = dict.fromkeys(e.excuse for e in findings.evidence if not e.self_check)
     reason = "; ".join(part for part in (ignored, soft, *excuses) if part)
-    return Report(theorem, setting, outcome, reason, tuple(claims), findings.quantities, findings.studies)
+    claims, checks = (tuple(c for c in judged if bool(c.self_check) is own) for own in (False, True))
+    return Report(theorem, setting, overall(judged), reason, claims, checks, findings.quantities, findings.studies)

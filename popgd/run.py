@@ -19,12 +19,12 @@ from popgd.config import SettingError, help_text
 from popgd.sweep import LAUNCHER, Lost, compose
 from popgd.watchdog import PEER_LOST, Interrupted, Watchdog
 
-EXIT = {"SUPPORTED": 0, "REFUTED": 1, "INCONCLUSIVE": 3, "NOT APPLICABLE": 4}
+EXIT = {"SUPPORTED": 0, "REFUTED": 1, "INCONCLUSIVE": 3, "NOT APPLICABLE": 4, "NOT TRUSTED": 5}
 BAD_INPUT, INTERNAL = 2, 70
 #: Signals that ask a process to end; each means itself.
 SIGNALS = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM}
 #: A sweep returns the first of these that any of its jobs returned.
-WORST = (INTERNAL, BAD_INPUT, 1, 3, 4, 0)
+WORST = (INTERNAL, BAD_INPUT, 5, 1, 3, 4, 0)
 
 _WATCH = Watchdog()
 

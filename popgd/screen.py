@@ -53,25 +53,35 @@ def make_console() -> Console:
 
 
 def show(content: dict[str, Any], path: Path, stored: bool) -> None:
-    """A judged run: its claims, and where it is."""
+    """A judged run: its claims, popgd's checks of itself, and where it is."""
     console = make_console()
     settings = content["settings"]
     shown = ", ".join(f"{k}={settings[k]}" for k in ("law", "d", "n", "spectrum", "L", "eta") if k in settings)
-    table = Table(title=f"Theorem {content['theorem']}: {shown}")
-    for column in ("claim", "predicted", "measured", "error", "allowance", "detectable", "resolution", "outcome"):
-        table.add_column(column, justify="left" if column in ("claim", "outcome") else "right", no_wrap=column != "claim")
-    for claim in content["claims"]:
-        numbers = [_number(claim["predicted"], 10), _number(claim["measured"], 10)]
-        numbers += [_number(claim[name], 2) for name in ("error", "allowance", "detectable", "resolution")]
-        table.add_row(claim["id"], *numbers, coloured(claim["outcome"]))
-    if content["claims"]:
-        console.print(table)
-    for claim in content["claims"]:
+    claims, checks = content["claims"], content["self_checks"]
+    if claims:
+        console.print(_table(f"Theorem {content['theorem']}: {shown}", "claim", claims))
+    if checks:
+        console.print(_table("popgd's checks of itself", "self-check", checks))
+    for claim in claims:
         if claim["outcome"] != "SUPPORTED":
             console.print(f"{claim['id']}: {claim['outcome']}. {claim['statement']}. {claim['reason']}", markup=False)
     reason = f": {content['reason']}" if content["reason"] else ""
     console.print(f"Theorem {content['theorem']}: {content['outcome']}{reason}", markup=False)
+    for check in checks:
+        if check["outcome"] != "SUPPORTED":
+            console.print(f"self-check {check['id']}: {check['outcome']}. {check['reason']}", markup=False)
     console.print(f"{'already finished in' if stored else 'written to'} {path}", markup=False)
+
+
+def _table(title: str, kind: str, judged: list[dict[str, Any]]) -> Table:
+    table = Table(title=title)
+    for column in (kind, "predicted", "measured", "error", "allowance", "detectable", "resolution", "outcome"):
+        table.add_column(column, justify="left" if column in (kind, "outcome") else "right", no_wrap=column != kind)
+    for claim in judged:
+        numbers = [_number(claim["predicted"], 10), _number(claim["measured"], 10)]
+        numbers += [_number(claim[name], 2) for name in ("error", "allowance", "detectable", "resolution")]
+        table.add_row(claim["id"], *numbers, coloured(claim["outcome"]))
+    return table
 
 
 def show_differences(found: Any, path: Path) -> None:
@@ -100,5 +110,5 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def coloured(outcome: str) -> str:
-    colour = {"SUPPORTED": "green", "REFUTED": "red"}.get(outcome, "yellow")
+    colour = {"SUPPORTED": "green", "REFUTED": "red", "NOT TRUSTED": "red"}.get(outcome, "yellow")
     return f"[{colour}]{outcome}[/{colour}]"

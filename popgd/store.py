@@ -17,10 +17,10 @@ from popgd.config import SettingError
 from popgd.verdict import Claim, Outcome
 
 #: The number of the format of settings.json and report.json; it changes when a key changes its meaning or goes.
-FORMAT = 2
+FORMAT = 3
 REPORT, SETTINGS, TRAJECTORY, CHECKPOINT = "report.json", "settings.json", "trajectory.npz", "checkpoint.npz"
 #: What every report.json has, and every claim in it.
-_REPORT = {"theorem", "outcome", "reason", "settings", "environment", "claims", "quantities"}
+_REPORT = {"theorem", "outcome", "reason", "settings", "environment", "claims", "self_checks", "quantities"}
 _CLAIM = {field.name for field in fields(Claim)}
 ERROR, LOCK, PART = "popgd-error.txt", ".lock", ".part"
 
@@ -57,11 +57,11 @@ def read(path: Path) -> dict[str, Any]:
 
 def _whole(report: dict[str, Any]) -> bool:
     """Whether a report has all that is read from one."""
-    claims = report.get("claims")
+    judged = [report.get(name) for name in ("claims", "self_checks")]
     return (
         report.keys() >= _REPORT
-        and isinstance(claims, list)
-        and all(isinstance(claim, dict) and claim.keys() >= _CLAIM for claim in claims)
+        and all(isinstance(rows, list) for rows in judged)
+        and all(isinstance(row, dict) and row.keys() >= _CLAIM for rows in judged for row in rows)
         and report["outcome"] in {*Outcome}
     )
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from popgd import model
-from popgd.data import Hypothesis, Law, Orbit, WithOrbits
+from popgd.data import Hypothesis, Law, Orbit, UnitColumns, WithOrbits
 from popgd.descent import Descent
 from popgd.gradient import Gradient
 from popgd.objectives import OfOutput
@@ -50,6 +50,18 @@ class Orbits:
 
     def describe(self) -> dict[str, object]:
         return self.law.describe()
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["law"], meta_fields=[])
+@dataclass(frozen=True)
+class Single(Orbits):
+    """The samples of `law.sample`, each as an orbit of its one query."""
+
+    law: UnitColumns
+
+    def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Orbit:
+        sample = self.law.sample(key, dtype)
+        return Orbit(sample.root @ sample.root.T, sample.q[:, None], sample.V)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ Student's t where it states the degrees of freedom of its error.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from statistics import NormalDist
 from typing import Any, Literal
@@ -29,6 +29,7 @@ class Outcome(StrEnum):
     REFUTED = "REFUTED"
     INCONCLUSIVE = "INCONCLUSIVE"
     NOT_APPLICABLE = "NOT APPLICABLE"
+    NOT_TRUSTED = "NOT TRUSTED"  # of a report alone
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Evidence:
     sense says what is claimed of the measured value: equal to the prediction, at least or at most that. skewness, of the
     mean, and few degrees of freedom of the error make gaps likelier than the normal law says; 0 and inf where they do not
     matter. `excuse` is why nothing can be concluded here (outside the asymptotic range, a descent that broke off), or empty.
+    self_check says what of popgd itself is examined, where it is no claim of the theorem's: the slope of the loss, on which
+    all else rests, by two engines; their gradients and descents; the reduced dynamics; rounding.
     """
 
     id: str
@@ -57,11 +60,12 @@ class Evidence:
     excuse: str = ""
     skewness: Any = 0.0
     degrees: float = np.inf
+    self_check: Literal["", "slope", "engines", "dynamics", "rounding"] = ""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A judged claim; numbers are those of its worst entry. None where there is no finite number to tell."""
+    """A judged claim, or self-check; numbers are those of its worst entry. None where there is no finite number to tell."""
 
     id: str
     statement: str
@@ -75,6 +79,7 @@ class Claim:
     detectable: float | None
     outcome: Outcome
     reason: str
+    self_check: str = ""
 
 
 def z_score(tail: float) -> float:
@@ -145,7 +150,10 @@ def _judge_one(e: Evidence, false_alarm: float) -> Claim:
         "detectable": detectable,
     }
     numbers = {name: _finite(float(values[worst])) for name, values in shown.items()}
-    return Claim(e.id, e.statement, e.source, e.origin, _finite(e.predicted), outcome=outcome, reason=reason, **numbers)
+    return Claim(
+        e.id, e.statement, e.source, e.origin, _finite(e.predicted),
+        outcome=outcome, reason=reason, self_check=e.self_check, **numbers,
+    )  # fmt: skip
 
 
 def _finite(x: float) -> float | None:
@@ -153,17 +161,42 @@ def _finite(x: float) -> float | None:
 
 
 def not_applicable(claim: Claim, reason: str) -> Claim:
-    return Claim(**{**claim.__dict__, "outcome": Outcome.NOT_APPLICABLE, "reason": reason})
+    return replace(claim, outcome=Outcome.NOT_APPLICABLE, reason=reason)
 
 
-def overall(outcomes: Sequence[Outcome], applicable: bool) -> Outcome:
-    """REFUTED if any claim is, else INCONCLUSIVE if any is, else NOT APPLICABLE if the theorem is not, else SUPPORTED.
+def unchecked(judged: Sequence[Claim]) -> list[Claim]:
+    """The same with every SUPPORTED claim INCONCLUSIVE for whose target the slope of the loss is not known by two engines.
 
-    INCONCLUSIVE without any claim.
+    The target is what follows "@" in an id.
     """
+    blind = {target_of(c): c for c in judged if c.self_check == "slope" and c.outcome is Outcome.INCONCLUSIVE}
+
+    def one(claim: Claim) -> Claim:
+        check = blind.get(target_of(claim))
+        if claim.self_check or claim.outcome is not Outcome.SUPPORTED or check is None:
+            return claim
+        reason = f"unchecked: {check.id} could not tell ({check.reason})"
+        return replace(claim, outcome=Outcome.INCONCLUSIVE, reason=reason)
+
+    return [one(claim) for claim in judged]
+
+
+def target_of(claim: Claim) -> str:
+    return claim.id.partition("@")[2]
+
+
+def overall(judged: Sequence[Claim]) -> Outcome:
+    """NOT TRUSTED if a self-check is REFUTED; else REFUTED if any claim is, else INCONCLUSIVE if any is, else NOT APPLICABLE
+    if any claim or self-check is, else SUPPORTED.
+
+    INCONCLUSIVE without any claim. A self-check that is INCONCLUSIVE does not count: what rests on it is `unchecked`.
+    """
+    if any(c.self_check and c.outcome is Outcome.REFUTED for c in judged):
+        return Outcome.NOT_TRUSTED
+    outcomes = [c.outcome for c in judged if not c.self_check]
     for outcome in (Outcome.REFUTED, Outcome.INCONCLUSIVE):
         if outcome in outcomes:
             return outcome
-    if not applicable or Outcome.NOT_APPLICABLE in outcomes:
+    if any(c.outcome is Outcome.NOT_APPLICABLE for c in judged):
         return Outcome.NOT_APPLICABLE
     return Outcome.SUPPORTED if outcomes else Outcome.INCONCLUSIVE

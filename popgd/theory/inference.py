@@ -21,7 +21,9 @@ from popgd.gradient import working_set
 from popgd.inference import Angles, Bounds, Query, Rounding, Split
 from popgd.inference_data import TEST_LAWS
 from popgd.memory import Memory
+from popgd.theory import slopes
 from popgd.theory.base import Progress, Setting, fits
+from popgd.theory.slopes import Slopes
 from popgd.theory.training import Trained, train
 
 #: Snapshots of a trained model, evenly spaced in the logarithm of the step, the last step among them.
@@ -71,12 +73,16 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Inference:
-    """Everything measured: runs[model name] holds one `Run` for every test matrix; depths are numbers of loops."""
+    """Everything measured: runs[model name] holds one `Run` for every test matrix; depths are numbers of loops.
+
+    slopes[model name] are sampled ones at its first and last snapshots.
+    """
 
     setting: Setting
     models: tuple[Trained, ...]
     depths: np.ndarray
     runs: Mapping[str, tuple[Run, ...]]
+    slopes: Mapping[str, Slopes]
 
     def pairs(self, layer_norm: bool | None = None) -> Iterator[tuple[Trained, tuple[Run, ...]]]:
         """Every model with its runs; only those with, or without, LN if told."""
@@ -235,4 +241,11 @@ def study(setting: Setting, names: tuple[str, ...], progress: Progress, memory: 
             progress("looping on test data", number * len(tests) + len(runs[trained.name]), total)
             runs[trained.name].append(run_on(trained, test, depths, last_only))
     progress("looping on test data", total, total)
-    return Inference(setting, models, depths, {name: tuple(found) for name, found in runs.items()})
+    sampled = {m.name: slopes_of(setting, m, progress, memory.part(m.name)) for m in models}
+    return Inference(setting, models, depths, {name: tuple(found) for name, found in runs.items()}, sampled)
+
+
+def slopes_of(setting: Setting, trained: Trained, progress: Progress, memory: Memory) -> Slopes:
+    step, *_ = trained.snapshots
+    ends = [0, -1]
+    return slopes.measure(setting, trained.objective, trained.curve, step[ends], trained.c[ends], progress, memory)

@@ -15,7 +15,7 @@ from popgd.config import SettingError
 from popgd.inference import Query, Split
 from popgd.memory import Memory
 from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.theory import angles, convergence, growth, training
+from popgd.theory import angles, convergence, growth, slopes, training
 from popgd.theory.base import Progress, Setting, Theorem
 from popgd.theory.inference import (
     COLUMNS,
@@ -255,8 +255,23 @@ def measure(setting: Setting, objective: Any, progress: Progress, memory: Memory
     return study(setting, training.names_in(setting, names), progress, memory)
 
 
+def checks(study: Inference) -> Iterator[Evidence]:
+    """The slopes of the models' training, by two engines."""
+    for trained in study.models:
+        name = f"engines-agree-slope-{trained.name}"
+        yield slopes.agree_with(trained.curve, study.slopes[trained.name], study.setting.samples, name=name)
+
+
 OPTIONS = ("init", "spectra", "data", "normalise", "test", "query", "trained")
-COMMON_CLAIMS = (angles.output, angles.exact_angle, angles.both_bounds, angles.contraction, angles.falling, angles.to_the_limit)
+COMMON_CLAIMS = (
+    checks,
+    angles.output,
+    angles.exact_angle,
+    angles.both_bounds,
+    angles.contraction,
+    angles.falling,
+    angles.to_the_limit,
+)
 
 THEOREMS = (
     Theorem(

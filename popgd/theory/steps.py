@@ -37,6 +37,7 @@ def single_steps(study: Study) -> Iterator[Evidence]:
         origin="derived",
         statistical=False,
         excuse=broken_off(int(exact.records.stopped) if exact.records.stopped >= 0 else None),
+        self_check="dynamics",
     )
     run = study.projected
     rounding = ON_MANIFOLD * study.eps * float(np.linalg.norm(run.coordinates, axis=1).max())
@@ -54,6 +55,7 @@ def single_steps(study: Study) -> Iterator[Evidence]:
         origin="derived",
         statistical=False,
         excuse=broken_off(run.diverged_at) or motionless(run.coordinates),
+        self_check="rounding",
     )
 
 

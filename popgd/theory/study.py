@@ -1,7 +1,7 @@
 """What is measured for a theorem about descent on the manifold {P21 = a I, Q12 = b I}: exactly and by Monte Carlo."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,8 +14,10 @@ from popgd.memory import FORGETFUL, Memory
 from popgd.objectives import OfLoops
 from popgd.quadrature import Spectrum
 from popgd.recursion import Records
-from popgd.structured import structured
+from popgd.structured import AlongActive, Single, structured
+from popgd.theory import slopes
 from popgd.theory.base import Progress, Setting
+from popgd.theory.slopes import Slopes
 from popgd.weights import Weights, project
 
 #: Comparisons with sampling average over this many times more spectra than the recursion does.
@@ -25,8 +27,8 @@ WIDER = 16
 FEWEST_SPECTRA = 1024
 #: The raw descents take this many times larger batches, and this many times fewer steps, than the projected one.
 RAW_BATCH, RAW_SHORTER = 4, 16
-#: Samples that show what float32 does to a gradient.
-ROUNDED = 1024
+#: Samples that show what float32 does to a gradient, and that the full model is the reduced one.
+ROUNDED, SAME = 1024, 64
 
 
 def start_of(setting: Setting) -> tuple[float, float]:
@@ -42,13 +44,14 @@ def path_of(run: descent.Trajectory) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 class Point(NamedTuple):
     """A Monte Carlo population gradient at an exact point (a, b) of the manifold, and what float32 may have done to its
-    coordinates; and the same by the statistic of the projected descent."""
+    coordinates; the same by the statistic of the projected descent; and how far those two are apart, of the same samples."""
 
     a: float
     b: float
     estimate: gradient.Estimate
     along: gradient.Estimate
     rounding: Any = (0.0, 0.0)
+    apart: Any = (0.0, 1.0)
 
     @property
     def c(self) -> float:
@@ -103,7 +106,8 @@ class Study:
     raw is the descent in which every entry follows its own noisy gradient, at RAW_BATCH times the batch and for a shorter
     time (noise in the active blocks grows), raw_double the same at twice that; shifts says by how much, relative to itself,
     that noise has moved the slope at their ends (where c converges: c itself);
-    projected is the descent along Schur-projected gradients, by the structured statistic where that is valid.
+    projected is the descent along Schur-projected gradients, by the structured statistic where that is valid. slopes are
+    sampled ones at points of the exact descent, for the spectra of its curve.
     """
 
     setting: Setting
@@ -114,6 +118,7 @@ class Study:
     raw_double: descent.Trajectory
     projected: descent.Trajectory
     shifts: tuple[float, float]
+    slopes: Slopes
 
     @property
     def eps(self) -> float:
@@ -129,7 +134,8 @@ class Study:
         records = self.exact.records
         a, b = records.weights
         columns = {"step": records.step, "a": a, "b": b, "c": records.c, "dc": records.dc, "bound": records.bound}
-        return arrays | {f"exact/{key}": np.asarray(value) for key, value in columns.items()}
+        arrays |= {f"exact/{key}": np.asarray(value) for key, value in columns.items()}
+        return arrays | {f"slopes/{key}": value for key, value in self.slopes._asdict().items()}
 
     def figures(self, title: str) -> dict[str, Any]:
         """weights, growth, increments and loss."""
@@ -188,21 +194,34 @@ def population_gradients(
     cheap, seen = structured(how, law)
     blank = gradient.Gradient(0, Weights(0, 0), 0, 0, 0, 0)  # pyright: ignore
     blank_along = blank if cheap is how else blank._replace(weights=(), deviations=())  # pyright: ignore
-    like = (blank, blank), (blank_along, blank_along), 0
+    like = (blank, blank), (blank_along, blank_along), 0, 0
 
     def measure(number: int, weights: Weights) -> Any:
         full = how.gradient(weights, law, setting.key(1, number), setting.samples)
         along = cheap.gradient(weights, seen, setting.key(8, number), setting.samples)
         few = min(setting.samples, ROUNDED)
-        return full[:2], along[:2], gradient.rounding(objective, weights, law, setting.key(6, number), few, how.manifold)
+        rounded = gradient.rounding(objective, weights, law, setting.key(6, number), few, how.manifold)
+        return full[:2], along[:2], rounded, apart(how, weights, law, setting.key(15, number))
 
     for number, step in enumerate((0, max(1, steps // 100), steps)):
         progress("population gradients", number, 3)
         i = int(np.searchsorted(exact.short.step, step))
         weights = model.embed(jnp.asarray(a[i], dtype), jnp.asarray(b[i], dtype), law.d)
-        *both, rounding = memory.part(f"point {number}").once(partial(measure, number, weights), like)
+        *both, rounding, gap = memory.part(f"point {number}").once(partial(measure, number, weights), like)
         estimate, along = (gradient.Estimate(mean, stderr, setting.samples) for mean, stderr in both)
-        yield Point(float(a[i]), float(b[i]), estimate, along, rounding)
+        yield Point(float(a[i]), float(b[i]), estimate, along, rounding, gap)
+
+
+def apart(how: descent.Descent, weights: Weights, law: Any, key: Any) -> Float[np.ndarray, "2"]:
+    """How far the gradient of the full model along the manifold is from that of the reduced one for the same SAME samples, and
+    its root mean square: gaps of means, and of mean squares over that root."""
+    objective: Any = how.objective
+    reduced = replace(how, statistic=AlongActive(objective))
+    full, along = (run.gradient(weights, seen, key, SAME).mean for run, seen in ((how, law), (reduced, Single(law))))
+    size = float(np.asarray(full.square, dtype=float)[:-1].sum()) ** 0.5
+    means = np.asarray(full.coordinates) - np.asarray(along.coordinates)
+    squares = np.asarray(full.square)[:-1] - np.asarray(along.square)[:-1]
+    return np.array([np.max([*abs(means), *abs(squares) / size]), size])
 
 
 def sampled(setting: Setting, objective: OfLoops, exact: Exact, progress: Progress, memory: Memory = FORGETFUL) -> Study:
@@ -231,7 +250,17 @@ def sampled(setting: Setting, objective: OfLoops, exact: Exact, progress: Progre
     projected = run("projected descent", 4, steps, setting.batch, True)
     of_ends = lambda: np.array([slope_shift(setting, how, exact, end) for end in (raw, raw_double)])
     once, twice = memory.part("shifts").once(of_ends, 0)
-    return Study(setting, objective, exact, points, raw, raw_double, projected, (float(once), float(twice)))
+    examined = slopes_of(setting, objective, exact, progress, memory)
+    return Study(setting, objective, exact, points, raw, raw_double, projected, (float(once), float(twice)), examined)
+
+
+def slopes_of(setting: Setting, objective: Any, exact: Exact, progress: Progress, memory: Memory) -> Slopes:
+    """Sampled slopes at the start, early in and at the end of the short descent, and at the end of the long one."""
+    steps = setting.sampled_steps
+    i = np.searchsorted(exact.short.step, (0, max(1, steps // 100), steps))
+    step = np.append(exact.short.step[i], exact.records.step[-1])
+    c = np.append(exact.short.c[i], exact.records.c[-1])
+    return slopes.measure(setting, objective, exact.curve, step, c, progress, memory)
 
 
 def slope_shift(setting: Setting, how: descent.Descent, exact: Exact, run: descent.Trajectory) -> float:

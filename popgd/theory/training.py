@@ -15,6 +15,7 @@ from popgd import curve as curves
 from popgd.config import SettingError
 from popgd.data import Hypothesis, UnitColumns
 from popgd.memory import Memory
+from popgd.objectives import OfOutput, PowerIteration, SubspaceDistance
 from popgd.quadrature import Spectrum
 from popgd.recursion import Records, sign_of
 from popgd.theory import convergence, growth, unit_columns
@@ -28,20 +29,26 @@ SHARED = ("L", "init", "steps", "spectra", "seed", "optimiser")
 
 class Kind(NamedTuple):
     """A trained model: the theorem it is trained by and that theorem's target, whether it has LN, its population curve for
-    spectra and L, and p where c grows like t^(1/p), 0 where it converges."""
+    spectra and L, p where c grows like t^(1/p), 0 where it converges, and its loss for L."""
 
     theorem: str
     target: str
     layer_norm: bool
     curve: Callable[[Spectrum, int], Any]
     power: int
+    objective: Callable[[int], OfOutput]
+
+
+def _linear(target: str) -> Kind:
+    curve = lambda spectra, L: curves.Linear.of(spectra, target)
+    return Kind("4.2", target, False, curve, 0, lambda L: PowerIteration(target, layer_norm=False))
 
 
 KINDS = {
-    "looped": Kind("4.1", "", True, curves.Looped.of, 2),
-    "LN": Kind("4.3", "", True, lambda spectra, L: curves.Layer.of(spectra), 3),
-    "norm": Kind("4.2", "normalised", False, lambda spectra, L: curves.Linear.of(spectra, "normalised"), 0),
-    "unnorm": Kind("4.2", "unnormalised", False, lambda spectra, L: curves.Linear.of(spectra, "unnormalised"), 0),
+    "looped": Kind("4.1", "", True, curves.Looped.of, 2, SubspaceDistance),
+    "LN": Kind("4.3", "", True, lambda spectra, L: curves.Layer.of(spectra), 3, lambda L: PowerIteration("normalised")),
+    "norm": _linear("normalised"),
+    "unnorm": _linear("unnormalised"),
 }
 
 
@@ -91,6 +98,7 @@ class Trained:
     records: Records
     power: int
     chosen: np.ndarray
+    objective: OfOutput
 
     @property
     def snapshots(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -125,7 +133,7 @@ def train(setting: Setting, name: str, count: int, progress: Progress, memory: M
     else:
         exact = convergence.descend_exactly(setting, make, told, memory)
         curve, records = exact.curve, exact.records
-    return Trained(name, kind.layer_norm, curve, records, kind.power, choose(records, count))
+    return Trained(name, kind.layer_norm, curve, records, kind.power, choose(records, count), kind.objective(setting.L))
 
 
 def names_in(setting: Setting, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ contradicted by its own consequences it is a theorem of its own here, so that a 
 from typing import Any
 
 from popgd.theory.base import Theorem
-from popgd.theory.gatmiry import descents, flow, minimiser, prompts, saddle, shifted
+from popgd.theory.gatmiry import descents, flow, minimiser, prompts, saddle, shifted, slopes
 from popgd.theory.gatmiry.common import (
     INFINITE,
     LAW,
@@ -47,9 +47,13 @@ def loops_quantities(study: Study) -> dict[str, tuple[float, float]]:
     return {**quantities(study), **prompts.loops_quantities(study)}
 
 
-def theorem(largest: int, what: str, n: int = 50, options: tuple[str, ...] = (), **own: Any) -> Theorem:
+def theorem(
+    largest: int, what: str, study: Any, claims: tuple[Any, ...], n: int = 50, options: tuple[str, ...] = (), **own: Any
+) -> Theorem:
     """A theorem of this paper: exact for at most `largest` loops, by default with n examples."""
     return Theorem(
+        study=slopes.with_slopes(study),
+        claims=(*claims, slopes.agreement),
         law_options=LAW,
         options=("L", *options),
         defaults={"L": 2, "n": n, "steps": LONGEST, "samples": 2**15, "sampled_steps": 320},

@@ -67,9 +67,9 @@ def engines(study: Study) -> Iterator[Evidence]:
     loss, grad = values["sampled/loss"], values["sampled/grad_A"]
     few = sampled_law(study.law)
     heavy = heavy_tails(study, float(values["sampled/heavy"].max()), WIDTH * wishart.a_star(few.n, few.d, study.setting.L))
-    common = {"predicted": 0.0, "allowance": 0.0, "origin": "derived", "excuse": heavy}
+    common = {"predicted": 0.0, "allowance": 0.0, "origin": "derived", "excuse": heavy, "self_check": "engines"}
     yield Evidence(
-        "sampled-loss",
+        "engines-agree-loss",
         f"The sampled loss of the transformer is the polynomial of Wishart moments, at three A with n = {n}: relative gap",
         "derived: exact moments",
         measured=(loss[:, 0] - loss[:, 2]) / loss[:, 2],
@@ -81,7 +81,7 @@ def engines(study: Study) -> Iterator[Evidence]:
     )
     scale = np.abs(grad[:, 2]).max(axis=(1, 2))[:, None, None]
     yield Evidence(
-        "sampled-gradient",
+        "engines-agree-gradient",
         f"The sampled gradient of A is that of the polynomial, entry by entry, at three A with n = {n}: relative gap",
         "derived: exact moments",
         measured=(grad[:, 0] - grad[:, 2]) / scale,
@@ -98,7 +98,7 @@ def engines(study: Study) -> Iterator[Evidence]:
     excuse = "" if np.isfinite(once + twice).all() else "a Monte Carlo descent left the finite numbers: take a smaller eta"
     excuse = excuse or ("" if scatter.all() else "the Monte Carlo descents differ by less than rounding: take a larger eta")
     yield Evidence(
-        "sampled-descent",
+        "engines-agree-descent",
         f"Monte Carlo descent on (A, u), n = {n}, follows the exact one: tr A/d and u after {sampled_steps(study.setting)} "
         "steps, less the bias of noise, from two batch sizes",
         "derived: exact moments",
@@ -111,6 +111,7 @@ def engines(study: Study) -> Iterator[Evidence]:
         predicted=0.0,
         allowance=np.abs(bias / wanted) / 2,
         origin="derived",
+        self_check="engines",
     )
 
 

@@ -183,7 +183,7 @@ def ood(study: Study) -> Iterator[Evidence]:
         **common,
     )
     yield Evidence(
-        "shifted-loss-sampled",
+        "engines-agree-shifted",
         f"The transformer's sampled loss on that law, n = {few}, over the exact one",
         "derived: exact moments",
         measured=float(mean / at_few),
@@ -193,6 +193,7 @@ def ood(study: Study) -> Iterator[Evidence]:
         resolution=min(0.25, abs(1 - trained / at_few) / 2),
         reason="sampling error; the loss on the law of training must be told from it",
         excuse=heavy_tails(study, float(values["heavy"]), a * float(values["mu"].max())),
+        self_check="engines",
         **common,
     )
     line = np.array([0.1, 0.5, 1.5, 1.9, 2.1, 2.5])

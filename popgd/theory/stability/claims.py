@@ -12,6 +12,7 @@ from jaxtyping import Float
 from popgd import one_layer
 from popgd.hessian import SECTORS
 from popgd.kronecker import ACTIVE
+from popgd.theory import slopes
 from popgd.theory.manifold import motionless, seen
 from popgd.theory.stability.measure import INACTIVE, SMALL, Inside, Stability
 from popgd.theory.stability.prediction import P11, P12, P22, Q21, Q22
@@ -75,6 +76,7 @@ def sectors_split(study: Stability) -> Iterator[Evidence]:
         excuse="" if mean.any() else "the whole Hessian is 0",
     )
     yield from _closed_forms(study, where)
+    yield slopes.agree_with(study.known, study.slopes, study.setting.samples)
     yield from _exact_entries(study, where)
 
 
@@ -119,7 +121,7 @@ def _exact_entries(study: Stability, where: str) -> Iterator[Evidence]:
         scale = float(np.abs(exact).max())
         once = np.triu(np.ones((8, 8), bool))  # every other entry stands twice in a symmetric matrix
         yield Evidence(
-            "hessian-exact",
+            "engines-agree-hessian",
             f"Every entry of the sampled Hessian {where}, multiples of I, is that of the exact loss on N, over the largest",
             "two engines",
             predicted=0.0,
@@ -130,6 +132,7 @@ def _exact_entries(study: Stability, where: str) -> Iterator[Evidence]:
             resolution=HESSIAN_RESOLUTION,
             reason="sampling error; rounding of losses of order one",
             origin="derived",
+            self_check="engines",
         )
 
 

@@ -18,7 +18,9 @@ from popgd.objectives import SubspaceDistance
 from popgd.plot import BLUE, GREY, ORANGE
 from popgd.quadrature import Spectrum
 from popgd.recursion import log_grid
+from popgd.theory import slopes
 from popgd.theory.base import Progress, Setting
+from popgd.theory.slopes import Slopes
 from popgd.theory.stability import prediction
 from popgd.theory.stability.growth import STEPS, Growth, lowest, sector_growth
 from popgd.theory.stability.prediction import P11, P22, Q22, Objective
@@ -62,7 +64,8 @@ class Stability:
     d H_{P22,Q22} with its own. turned is the closed form of H_{P12,Q21} by Monte Carlo (value, standard error), for L > 1.
     limit is what the theorem says that the loss tends to; loss is that of ended, base_loss that of base at base_step. end_errors
     are the standard errors of its ENDS from the sampled spectra. shifted
-    is what moving theta by its standard error from those spectra does to fresh, on the same samples.
+    is what moving theta by its standard error from those spectra does to fresh, on the same samples. slopes are sampled ones at
+    points of base.
     """
 
     setting: Setting
@@ -86,6 +89,7 @@ class Stability:
     loss_error: Float[np.ndarray, " ended"]
     end_errors: Float[np.ndarray, " ends"]
     shifted: Float[np.ndarray, "3 8 8"]
+    slopes: Slopes
 
     def arrays(self) -> dict[str, np.ndarray]:
         paths = {"base": self.base, "ended": self.ended}
@@ -170,7 +174,17 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
         loss_error=loss_error,
         end_errors=moved,
         shifted=shifted,
+        slopes=slopes_along(setting, objective, known, base, progress, memory),
     )  # fmt: skip
+
+
+def slopes_along(setting: Setting, objective: Objective, known: Any, base: Path, progress: Progress, memory: Memory) -> Slopes:
+    """At the start, where the Hessian is taken, and at the last step with finite weights."""
+    finite = np.flatnonzero(np.isfinite(base.theta).all(axis=1))
+    at = np.searchsorted(base.step[finite], max(1, setting.sampled_steps // EARLY))
+    some = finite[[0, min(at, finite.size - 1), -1]]
+    c = base.theta[some][:, list(ACTIVE)].prod(axis=1)
+    return slopes.measure(setting, objective, known, base.step[some], c, progress, memory)
 
 
 def descend_inside(
