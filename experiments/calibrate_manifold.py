@@ -11,6 +11,7 @@ import numpy as np
 from calibrate import Case, abreast, averages, keys_of, one_of, quiet, stacked
 
 from popgd import curve, descent, gradient, model, recursion
+from popgd.memory import FORGETFUL
 from popgd.quadrature import Spectrum
 from popgd.recursion import Records, log_grid
 from popgd.spectra import over_c
@@ -27,6 +28,7 @@ from popgd.theory.study import (
     sampled,
     shift,
     shift_samples,
+    slopes_of,
     start_of,
 )
 from popgd.weights import Weights, project
@@ -163,7 +165,8 @@ def measure(study: Study, seeds: Sequence[int]) -> list[Study]:
     twice, other_end = descents(study, seeds, 3, raw, 2 * RAW_BATCH * batch, False)
     projected, _ = descents(study, seeds, 4, steps, batch, True)
     moved = zip(shifts(study, exacts, seeds, once, end), shifts(study, exacts, seeds, twice, other_end), strict=True)
-    parts = zip(settings, exacts, points_of(study, exacts, seeds), once, twice, projected, moved, strict=True)
+    examined = [slopes_of(one, study.objective, exact, quiet, FORGETFUL) for one, exact in zip(settings, exacts, strict=True)]
+    parts = zip(settings, exacts, points_of(study, exacts, seeds), once, twice, projected, moved, examined, strict=True)
     return [Study(one, study.objective, *rest) for one, *rest in parts]
 
 

@@ -14,12 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from calibrate import Case
 
-from popgd import descent, gradient, hessian, in_context, model
+from popgd import gradient, hessian, in_context, model
 from popgd.config import TABLE
 from popgd.kronecker import Kronecker
 from popgd.report import find_theorem, resolve
-from popgd.structured import structured
-from popgd.theory.manifold import FEW
 from popgd.theory.stability.measure import Stability
 from popgd.theory.study import Study
 from popgd.verdict import Evidence, z_score
@@ -45,36 +43,34 @@ def singles(study: Any) -> Iterator[tuple[str, int, np.ndarray]]:
         yield "hessian-coupling", 2, H[:, 3, 7]
         yield "saddle", 1, (H[:, 3, 3] + H[:, 7, 7]) / 2 - H[:, 3, 7]
         for i, j in zip(*np.triu_indices(8), strict=True):
-            yield "hessian-exact", 2, H[:, i, j]
+            yield "engines-agree-hessian", 2, H[:, i, j]
     elif "sampled/loss" in study.values or "sampled" in study.values:
         yield from in_prompts(study)
 
 
 def on_manifold(study: Study) -> Iterator[tuple[str, int, np.ndarray]]:
-    law, optimiser = study.setting.law, study.setting.make_optimiser()
+    law = study.setting.law
     for number, point in enumerate(study.points):
         key = study.setting.key(20, number)
         weights = model.embed(jnp.asarray(point.a), jnp.asarray(point.b), law.d)
         statistic = gradient.GradientOf(study.objective, model.Active(law.d))
         found = jax.device_get(draws(statistic, weights, law, key, DRAWS))
         trace = found.coordinates[:, 1]  # of Q12, which carries a >= b
-        yield "engines-agree-slope", 2, trace
-        how, seen = structured(descent.Descent(study.objective, optimiser, model.Active(law.d)), law)
-        yield "gradient-negative", 1, jax.device_get(draws(how.statistic, weights, seen, key, DRAWS)).coordinates[:, 1]
+        yield "engines-agree-gradient", 2, trace
         yield "active-gradient-scalar", 2, found.deviations[:, 1, 0]
         yield "active-gradient-scalar", 2, found.weights.Q[:, 1, law.d]
 
 
 def in_prompts(study: Any) -> Iterator[tuple[str, int, np.ndarray]]:
     law, d = study.setting.law, study.setting.law.d
-    name = "sampled-loss" if "sampled/loss" in study.values else "shifted-loss-sampled"
+    name = "engines-agree-loss" if "sampled/loss" in study.values else "engines-agree-shifted"
     for number, a in enumerate((0.3, 0.6)):
         weights = in_context.embed(jnp.asarray(a * np.linalg.inv(law.Sigma)), jnp.zeros(d))
         statistic = gradient.GradientOf(study.objective, in_context.Support(d))
         found = jax.device_get(draws(statistic, weights, law, study.setting.key(20, number), DRAWS))
         yield name, 2, found.loss
-        if name == "sampled-loss":
-            yield from (("sampled-gradient", 2, x) for x in found.coordinates[:, : d * d].T)
+        if name == "engines-agree-loss":
+            yield from (("engines-agree-gradient-A", 2, x) for x in found.coordinates[:, : d * d].T)
 
 
 def tails(case: Case, study: Any, claims: Sequence[Evidence]) -> list[dict[str, Any]]:
@@ -87,7 +83,7 @@ def tails(case: Case, study: Any, claims: Sequence[Evidence]) -> list[dict[str, 
         if name not in known or x.std() <= 1e-12 * abs(x).max():
             continue
         y = (x - x.mean()) / x.std()
-        skewness, n = float((y**3).mean()), FEW if name == "gradient-negative" else default.samples
+        skewness, n = float((y**3).mean()), default.samples
         z, each = z_score(share / sides / np.size(known[name].measured)), abs(skewness) / n**0.5
         stated = np.any(np.asarray(known[name].skewness) > 0)
         x = z + (each * (2 * z * z + 1) / 6 if stated else 0.0)

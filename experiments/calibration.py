@@ -45,17 +45,15 @@ CONSERVATIVE = {
     ): "between two records the larger of their noises counts, and the largest skewness of all points",
     ("engines-agree-descent", "4.2 unnormalised"): "no sampling error: rounding alone, and that is bounded",
     ("engines-agree-descent", "bank"): "the noise of a bank is added up in phase, with no damping counted",
-    ("gradient-negative", ""): "within a span descent undoes its own noise: after a step too far the slope is smaller",
-    ("gradient-negative", "bank"): "all records rest on one batch, and each counts as a test of its own",
-    ("engines-agree-slope", "uniform"): "the same spectra stand behind all three points, and each counts as a test of its own",
+    ("engines-agree-gradient", "uniform"): "the same spectra stand behind all three points, and each counts as a test of its own",
     (
         "median-vanishes",
         "",
     ): "its error is that of a share of one half, the boundary; of real laws 0.97 and more of the prompts contract",
     ("growth", ""): "its error is that of a tail of 1e-6 with 31 degrees of freedom, and the squares of errors are allowed for",
-    ("hessian-exact", ""): "entries that are 0 by structure, and those that move together, count as tests of their own",
+    ("engines-agree-hessian", ""): "entries that are 0 by structure, and those that move together, count as tests of their own",
     ("saddle", ""): "its error is what no correlation of the three entries exceeds",
-    ("sampled-descent", ""): "half the measured bias is allowed for",
+    ("engines-agree-descent-A", ""): "half the measured bias is allowed for",
 }
 
 

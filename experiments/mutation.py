@@ -21,6 +21,7 @@ import jax
 from popgd import check, curve
 from popgd.theory import PAPERS, THEOREMS, angles, convergence, growth, invariance, looping, manifold, power_method, steps
 from popgd.theory.gatmiry import descents, flow, minimiser, prompts, saddle, shifted
+from popgd.theory.gatmiry import slopes as in_context_slopes
 from popgd.theory.study import Study, sampled
 from popgd.verdict import Outcome, judge
 
@@ -50,6 +51,8 @@ YIELDS: dict[str, Callable[[Any], Any]] = {
     "active-gradient-scalar": invariance.schur,
     "gradient-negative": manifold.negative_slope,
     "engines-agree-slope": manifold.cross_examination,
+    "engines-agree-samples": manifold.cross_examination,
+    "engines-agree-gradient": manifold.cross_examination,
     "engines-agree-descent": manifold.cross_examination,
     "engines-agree-raw": manifold.cross_examination,
     "reduced-dynamics": steps.single_steps,
@@ -71,9 +74,10 @@ YIELDS: dict[str, Callable[[Any], Any]] = {
     "forward-descent": minimiser.forward,
     "odd-gradient-zero": minimiser.forward,
     "scale-gradient": minimiser.forward,
-    "sampled-loss": minimiser.engines,
-    "sampled-gradient": minimiser.engines,
-    "sampled-descent": minimiser.engines,
+    "engines-agree-loss": minimiser.engines,
+    "engines-agree-gradient-A": minimiser.engines,
+    "engines-agree-descent-A": minimiser.engines,
+    "engines-agree-slope-a": in_context_slopes.agreement,
     "minimiser-symmetric": minimiser.arrival,
     "u-vanishes": minimiser.arrival,
     "minimiser-local": minimiser.local,
@@ -96,7 +100,7 @@ YIELDS: dict[str, Callable[[Any], Any]] = {
     "catalan-ratio": prompts.free_steps,
     "mean-keeps-falling": prompts.mean_error,
     "shifted-loss": shifted.ood,
-    "shifted-loss-sampled": shifted.ood,
+    "engines-agree-shifted": shifted.ood,
     "loops-converge": shifted.ood,
     "prompt-bound": shifted.every_prompt,
     "factor-stuck-norm": angles.stuck,
@@ -107,6 +111,7 @@ YIELDS: dict[str, Callable[[Any], Any]] = {
 }
 for model in ("LN", "norm", "unnorm", "looped"):
     YIELDS |= {
+        f"engines-agree-slope-{model}": looping.checks,
         f"loop-output-{model}": angles.output,
         f"sin-exact-{model}": angles.exact_angle,
         f"upper-bound-{model}": angles.both_bounds,

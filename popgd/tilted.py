@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from popgd.data import Orbit
+from popgd.data import Hypothesis, Orbit
 from popgd.normal import normal
 from popgd.objectives import OfOutput
 from popgd.structured import AlongActive
@@ -33,6 +33,16 @@ from popgd.weights import Weights
 MIXED = 9
 #: Squares of smaller deltas, over d and r, leave float64.
 SMALLEST = 1e-100
+
+
+class Inner:
+    """A law that popgd draws from for an end of its own: no theorem is about it."""
+
+    def hypotheses(self) -> list[Hypothesis]:
+        return []
+
+    def describe(self) -> dict[str, object]:
+        return {}
 
 
 class Weighted(NamedTuple):
@@ -52,7 +62,7 @@ class Slope(NamedTuple):
 
 @partial(jax.tree_util.register_dataclass, data_fields=["spectra", "c"], meta_fields=["r", "L"])
 @dataclass(frozen=True, eq=False)
-class Tilted:
+class Tilted(Inner):
     """One of K spectra, each as likely, and a query drawn for L loops at c."""
 
     spectra: Float[Array, "K d"]

@@ -32,6 +32,17 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+from popgd.theory import slopes  # noqa: E402
+
+# Sampled slopes to a percent take a second each, and a test has hundreds: `to_a_percent` is for what is about them.
+FINE, slopes.RESOLUTION = slopes.RESOLUTION, 0.1
+
+
+@pytest.fixture
+def to_a_percent(monkeypatch):
+    monkeypatch.setattr(slopes, "RESOLUTION", FINE)
+
+
 #: The longest files first, so that the workers end together.
 LONGEST = ("test_theory", "test_calibration", "test_mutants", "test_quadrature", "test_resume", "test_recursion", "test_run")
 #: Files that share the judged runs of `runs.py`, which take long: one worker has both.

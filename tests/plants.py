@@ -83,11 +83,25 @@ def runs(study, factor):
     return dataclasses.replace(study, **changed)
 
 
-def window(study, factor):
-    factor = factor or 0.0
-    run = study.projected
-    run = run._replace(window=factor * run.window, window_stderr=factor * run.window_stderr)
-    return dataclasses.replace(study, projected=run)
+def slopes(study, factor):
+    """Sampled ones; those of a thing that does not move are 0."""
+    found = study.slopes
+    if isinstance(found, dict):
+        return dataclasses.replace(study, slopes={k: v._replace(value=v.value * (factor or 0.0)) for k, v in found.items()})
+    return dataclasses.replace(study, slopes=found._replace(value=found.value * (factor or 0.0)))
+
+
+def same_samples(study, factor):
+    """The full model's gradient for the samples of the reduced one."""
+    apart = [np.array([abs((factor or 0.0) - 1) * size, size]) for _, size in (point.apart for point in study.points)]
+    pairs = zip(study.points, apart, strict=True)
+    return dataclasses.replace(study, points=tuple(point._replace(apart=x) for point, x in pairs))
+
+
+def line(study, factor):
+    """Slopes of the loss at multiples of I."""
+    name = "slopes/value"
+    return dataclasses.replace(study, values={**study.values, name: study.values[name] * (factor or 0.0)})
 
 
 def gradient_times(estimate, factor):
@@ -328,8 +342,10 @@ MEASURED = {
     "forward-reduced": outputs,
     "inactive-blocks-zero": runs,
     "active-gradient-scalar": points,
-    "gradient-negative": window,
-    "engines-agree-slope": points,
+    "gradient-negative": slopes,
+    "engines-agree-slope": slopes,
+    "engines-agree-samples": same_samples,
+    "engines-agree-gradient": points,
     "engines-agree-descent": runs,
     "engines-agree-raw": runs,
     "reduced-dynamics": steps,
@@ -351,9 +367,10 @@ MEASURED = {
     "forward-descent": transformer,
     "odd-gradient-zero": partial(array, names=()),
     "scale-gradient": scale_gradient,
-    "sampled-loss": partial(sampled_mean, name="loss", start=lambda study: study.law.d),
-    "sampled-gradient": partial(sampled_mean, name="grad_A", start=lambda study: 0.0),
-    "sampled-descent": ends,
+    "engines-agree-loss": partial(sampled_mean, name="loss", start=lambda study: study.law.d),
+    "engines-agree-gradient-A": partial(sampled_mean, name="grad_A", start=lambda study: 0.0),
+    "engines-agree-slope-a": line,
+    "engines-agree-descent-A": ends,
     "minimiser-symmetric": lambda study, factor: first_of(study, factor, "exact_A"),
     "u-vanishes": lambda study, factor: first_of(study, factor, "exact_u"),
     "minimiser-local": lambda study, factor: of_wishart(study, factor or 0.0, "hessian"),
@@ -376,13 +393,13 @@ MEASURED = {
     "catalan-ratio": lambda study, factor: of_wishart(study, factor, "least_loss", start=lambda n, d, L: float(d)),
     "mean-keeps-falling": lambda study, factor: plain(study, factor, "mean", start=study.values["mean"][0]),
     "shifted-loss": lambda study, factor: plain(study, factor, "reduced", start=training_loss(study)),
-    "shifted-loss-sampled": other_data,
+    "engines-agree-shifted": other_data,
     "loops-converge": another_loop,
     "prompt-bound": prompt_outputs,
     "hessian-does-not-mix": hessian,
     "hessian-coupling": hessian,
     "hessian-p12-q21": hessian,
-    "hessian-exact": hessian,
+    "engines-agree-hessian": hessian,
     "saddle": hessian,
     "escape-rate": partial(inside, name="grown"),
     "shrinking-rate": partial(inside, name="held"),
@@ -395,6 +412,7 @@ MEASURED = {
     "learns-best-fit": end,
 }
 for model in ("LN", "norm", "unnorm", "looped"):
+    MEASURED |= {f"engines-agree-slope-{model}": slopes}
     MEASURED |= {f"loop-output-{model}": looped, f"contraction-{model}": loop_factor}
     MEASURED |= {f"{name}-{model}": angle for name in ("sin-exact", "upper-bound", "lower-bound")}
     MEASURED |= {f"{name}-{model}": loop_factor for name in ("factor-falls", "factor-limit", "factor-stuck")}
@@ -405,10 +423,10 @@ SIGN = "only the sign is claimed, which a factor 2 does not change"
 STATIC = "a number of the law: no descent is behind it"
 #: (claim, plant or one factor of it) -> why the claim rightly holds under it, and the claim that is there to see it, or empty.
 EXCUSED = {
-    ("inactive-gradient-zero", "a factor 2"): (TWICE_NOTHING, "engines-agree-slope"),
+    ("inactive-gradient-zero", "a factor 2"): (TWICE_NOTHING, "engines-agree-gradient"),
     ("inactive-blocks-zero", "a factor 2"): (TWICE_NOTHING, "engines-agree-raw"),
     ("projected-on-manifold", "a factor 2"): (TWICE_NOTHING, "engines-agree-descent"),
-    ("active-gradient-scalar", "a factor 2"): ("twice a multiple of I is one", "engines-agree-slope"),
+    ("active-gradient-scalar", "a factor 2"): ("twice a multiple of I is one", "engines-agree-gradient"),
     ("gradient-negative", "a factor 2"): (SIGN, "engines-agree-slope"),
     ("monotone", "a factor 2"): ("a step of any size towards c* is monotone", "contraction"),
     ("loss-limit-positive", "a factor 2"): (SIGN, "loss-excess"),
@@ -416,7 +434,7 @@ EXCUSED = {
     ("odd-gradient-zero", "nothing moved"): ("it is claimed to be 0", ""),
     ("odd-gradient-zero", "a factor 2"): (TWICE_NOTHING, ""),
     ("odd-gradient-zero", "0 instead"): ("it is claimed to be 0; where all gradients are, it is not a number", ""),
-    ("u-vanishes", "a factor 2"): (TWICE_NOTHING, "sampled-descent"),
+    ("u-vanishes", "a factor 2"): (TWICE_NOTHING, "engines-agree-descent-A"),
     ("minimiser-local", "a factor 2"): (SIGN, "antisymmetric-growth"),
     ("no-descent-direction", "a factor 2"): (SIGN, "antisymmetric-growth"),
     ("gradient-dominance", "a factor 2"): ("a bound that the constant 1/16 leaves room", "dominance-lower"),

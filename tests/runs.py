@@ -7,7 +7,7 @@ from mutation import OWN, SIZES, sizes
 from popgd import check
 
 #: The same shapes with next to no sampling, for claims about the exact descent alone.
-HASTY = {**SIZES, "samples": 64, "sampled_steps": 4, "batch": 8}
+HASTY = {**SIZES, "samples": 1024, "sampled_steps": 4, "batch": 8}
 
 
 @cache

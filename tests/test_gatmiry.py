@@ -119,7 +119,7 @@ def test_tiny_steps_refute_nothing(eta):
 @pytest.mark.parametrize("size", [{"d": 5, "n": 6, "L": 5}, {"d": 1, "n": 1, "L": 6}])
 def test_rare_prompts_refute_nothing(size):
     """Few examples, many loops: the sampled mean is far below the exact one, and its standard error does not show it."""
-    assert outcomes(check("gatmiry.ood", **size))["shifted-loss-sampled"] is Outcome.INCONCLUSIVE
+    assert outcomes(check("gatmiry.ood", **size))["engines-agree-shifted"] is Outcome.INCONCLUSIVE
 
 
 # --- transcribed statements: refuted for a reason

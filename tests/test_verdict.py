@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popgd.verdict import POWER, Claim, Evidence, Outcome, judge, not_applicable, overall, z_score
+from popgd.verdict import POWER, Claim, Evidence, Outcome, judge, not_applicable, overall, unchecked, z_score
 
 QUANTILE = 1e-12  # worst seen 2e-16 relative
 NULL_SEEDS, POWER_SEEDS = 2000, 2000
@@ -135,12 +135,46 @@ def test_claims_without_sampling_take_no_share():
 def test_not_applicable_and_overall():
     claim = not_applicable(verdict(), "r = d")
     assert (claim.outcome, claim.reason, claim.measured) == (Outcome.NOT_APPLICABLE, "r = d", 1.0)
-    S, R, I, N = Outcome.SUPPORTED, Outcome.REFUTED, Outcome.INCONCLUSIVE, Outcome.NOT_APPLICABLE
-    assert overall([S, I, R], True) is R
-    assert overall([S, I, N], True) is I
-    assert overall([S, N], True) is N
-    assert overall([S, S], True) is S
-    assert overall([S, S], False) is N
+
+
+S, R, I, N = Outcome.SUPPORTED, Outcome.REFUTED, Outcome.INCONCLUSIVE, Outcome.NOT_APPLICABLE
+
+
+def judged(*claims, **checks):
+    every = [("x", outcome, "") for outcome in claims] + [("y", outcome, kind) for kind, outcome in checks.items()]
+    return [dataclasses.replace(verdict(), id=id, outcome=outcome, self_check=kind) for id, outcome, kind in every]
+
+
+@pytest.mark.parametrize(
+    ("claims", "checks", "outcome"),
+    [
+        ((S, I, R), {}, R),
+        ((S, I, N), {}, I),
+        ((S, N), {}, N),
+        ((S, S), {}, S),
+        ((), {"slope": S}, I),
+        ((S, S), {"engines": I}, S),
+        ((S, S), {"slope": S, "engines": N}, N),
+        ((S, S), {"slope": R}, Outcome.NOT_TRUSTED),
+        ((S, R), {"rounding": R}, Outcome.NOT_TRUSTED),
+    ],
+)
+def test_overall(claims, checks, outcome):
+    assert overall(judged(*claims, **checks)) is outcome
+
+
+def test_no_claim_is_supported_by_an_engine_that_nothing_has_examined():
+    found = unchecked(judged(S, R, I, slope=I, engines=S))
+    assert [claim.outcome for claim in found] == [I, R, I, I, S]
+    assert found[0].reason.startswith("unchecked: y could not tell")
+    assert unchecked(judged(S, slope=S, engines=I)) == judged(S, slope=S, engines=I)
+
+
+def test_only_the_engine_of_its_own_target_matters():
+    mine, other = judged(S, S)
+    check = dataclasses.replace(judged(slope=I)[0], id="y@a")
+    found = unchecked([dataclasses.replace(mine, id="x@a"), dataclasses.replace(other, id="x@b"), check])
+    assert [claim.outcome for claim in found] == [I, S, I]
 
 
 # --- error rates

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from popgd import gradient, model
 from popgd.curve import Linear
@@ -29,7 +29,7 @@ RESOLUTION = 0.01
 SEEN = 9.0
 #: Queries of the first pilot, for each sample of a full gradient, which costs some 20 to 200 times as much.
 CHEAPER = 8
-SHARE = 4
+SHARE, ROOM = 4, 1.2
 #: Queries at most, some three minutes of two cores.
 MOST = 2**28
 #: Rounding of the slope of one query's loss, in units of eps c lam_1.
@@ -47,7 +47,7 @@ class Slopes(NamedTuple):
     their second moments, `wanted` the queries that the pilots asked for: more than `samples` where that is too many.
     """
 
-    step: Float[np.ndarray, " points"]
+    step: Shaped[np.ndarray, " points"]
     c: Float[np.ndarray, " points"]
     value: Float[np.ndarray, " points"]
     stderr: Float[np.ndarray, " points"]
@@ -75,7 +75,7 @@ def measure(
     setting: Setting,
     objective: OfOutput,
     curve: Any,
-    steps: Float[np.ndarray, " points"],
+    steps: Shaped[np.ndarray, " points"],
     cs: Float[np.ndarray, " points"],
     progress: Progress,
     memory: Memory,
@@ -154,7 +154,8 @@ def two_stages(
         wanted = wanted_of(draw(stage, size))
         if not wanted > SHARE * size or size >= MOST:
             break
-        stage, size = stage + 1, int(min(np.ceil(wanted / SHARE), MOST))
+        # A little more, as the next one asks for as many but for its noise
+        stage, size = stage + 1, int(min(np.ceil(ROOM * wanted / SHARE), MOST))
     enough = np.nan_to_num(wanted, nan=np.inf, posinf=np.inf)
     return draw(stage + 1, int(np.clip(np.ceil(min(enough, MOST)), pilot, MOST))), float(enough)
 

@@ -81,7 +81,7 @@ def engines(study: Study) -> Iterator[Evidence]:
     )
     scale = np.abs(grad[:, 2]).max(axis=(1, 2))[:, None, None]
     yield Evidence(
-        "engines-agree-gradient",
+        "engines-agree-gradient-A",
         f"The sampled gradient of A is that of the polynomial, entry by entry, at three A with n = {n}: relative gap",
         "derived: exact moments",
         measured=(grad[:, 0] - grad[:, 2]) / scale,
@@ -98,7 +98,7 @@ def engines(study: Study) -> Iterator[Evidence]:
     excuse = "" if np.isfinite(once + twice).all() else "a Monte Carlo descent left the finite numbers: take a smaller eta"
     excuse = excuse or ("" if scatter.all() else "the Monte Carlo descents differ by less than rounding: take a larger eta")
     yield Evidence(
-        "engines-agree-descent",
+        "engines-agree-descent-A",
         f"Monte Carlo descent on (A, u), n = {n}, follows the exact one: tr A/d and u after {sampled_steps(study.setting)} "
         "steps, less the bias of noise, from two batch sizes",
         "derived: exact moments",

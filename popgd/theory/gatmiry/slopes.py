@@ -26,7 +26,7 @@ from popgd.theory import slopes
 from popgd.theory.base import Progress, Setting
 from popgd.theory.gatmiry.common import ROUNDED, Study, sampled_law
 from popgd.theory.slopes import CHEAPER, Slopes
-from popgd.tilted import Slope
+from popgd.tilted import Inner, Slope
 from popgd.verdict import Evidence
 from popgd.weights import Weights
 
@@ -36,7 +36,7 @@ AT = (0.1, 0.3, 0.6)
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
-class Wishart:
+class Wishart(Inner):
     """S = W/n, W Wishart(n, I) of dimension d."""
 
     d: int
@@ -100,7 +100,8 @@ def agreement(study: Study) -> Iterator[Evidence]:
     found = Slopes(*(study.values[f"slopes/{name}"] for name in Slopes._fields))
     exact = np.array([slope_on_the_line(n, d, L, Fraction(float(a))) for a in found.c])
     where = f"on the line A = a Sigma^-1, a = {', '.join(f'{a:.3g}' for a in found.c)}, n = {n}"
-    yield slopes.agree(found, Quantity(exact, ROUNDED * abs(exact), 0.0, 0.0), 0.0, where)
+    exact = Quantity(exact, ROUNDED * abs(exact), 0.0, 0.0)
+    yield slopes.agree(found, exact, 0.0, where, name="engines-agree-slope-a")
 
 
 def slope_on_the_line(n: int, d: int, L: int, a: Fraction) -> float:
