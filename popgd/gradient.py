@@ -181,8 +181,10 @@ def _over_all(
 ) -> tuple[Any, Any]:
     """`_estimate` by all devices of all processes. Raises PeerLost if a process has ended."""
     with processes.watched():
-        devices = _devices_for(statistic, weights, law, key, samples, chunk)
-        arguments = everywhere((weights, law, key), devices)
+        arguments = everywhere((weights, law, key))
+        devices = _devices_for(statistic, *arguments, samples, chunk)
+        if devices != _mesh():
+            arguments = everywhere((weights, law, key), devices)
         return processes.here(_estimate(statistic, *arguments, samples, chunk, devices))
 
 
@@ -199,7 +201,7 @@ def _devices_for(statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyA
     shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     called_with = (statistic, structure, shapes, chunk, every)
     if called_with not in _devices_of:
-        # jit keeps what is traced here for the call itself
+        # jit keeps what is traced here for the call itself, as the arguments lie where those of the call do
         program = _estimate.trace(statistic, weights, law, key, samples, chunk, every).jaxpr
         firsts = {device.process_index: device for device in reversed(jax.devices())}
         alone = Mesh(np.array([firsts[i] for i in sorted(firsts)]), (AXIS,))
