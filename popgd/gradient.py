@@ -171,7 +171,7 @@ def rounding(objective: Objective, weights: Weights, law: Law, key: PRNGKeyArray
     float32 does to the drawing of the sample is a few eps of X and q more.
     """
     if weights.P.dtype == jnp.float64:
-        return np.zeros(len(manifold.coordinates(weights)))
+        return np.zeros(jax.eval_shape(manifold.coordinates, weights).shape)
     mean, stderr = _over_all(RoundingOf(objective, manifold), weights, law, key, samples, None)
     return np.asarray(abs(mean) + 3 * stderr)
 

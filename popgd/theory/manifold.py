@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from functools import reduce
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from popgd import gradient
@@ -182,7 +181,7 @@ def cross_examination(study: Study) -> Iterator[Evidence]:
     value, error = np.array(sampled).T
     skewness = np.array([abs(gradient.skewness(p.estimate)[int(p.a >= p.b)]) for p in study.points])
     rounding = np.array([slope_rounding(p, d) for p in study.points])
-    exact = study.exact.wide.slope(jnp.asarray([p.c for p in study.points] + [0.0]))
+    exact = study.exact.wide.slope(np.array([p.c for p in study.points] + [0.0]))
     start = abs(float(exact.value[-1]))
     exact = type(exact)(*(np.broadcast_to(x, len(exact.value))[:-1] for x in exact))
     # Relative to the slope itself, or to that at the start where slopes pass through 0.
