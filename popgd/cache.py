@@ -57,12 +57,13 @@ def start() -> None:
         jax.config.update("jax_enable_compilation_cache", False)
         return
     _hush()
-    if jax.config.jax_compilation_cache_dir and not where:
+    known = jax.config.values["jax_compilation_cache_dir"]
+    if known and not where:
         return
     try:
         root = Path(where) if where else default(os.environ)
         directory = root / f"xla-{kind()}"
-        if str(directory) == jax.config.jax_compilation_cache_dir:  # the next job of a sweep
+        if str(directory) == known:  # the next job of a sweep
             return
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory) as probe:
@@ -97,7 +98,7 @@ def kind() -> str:
     A program with instructions that a processor does not have kills its process, and homes are shared by machines of several
     kinds. The compression of entries depends on the version of Python.
     """
-    import jaxlib
+    from jaxlib.version import __version__ as jaxlib
 
     try:
         with open(PROCESSORS) as processors:
@@ -105,7 +106,7 @@ def kind() -> str:
         model = [line for line in first if line.partition(":")[0].strip() in MODEL]
     except OSError:  # no Linux: what there is tells less, so that each machine has a directory of its own
         model = [platform.node(), platform.processor()]
-    parts = [jaxlib.__version__, *sys.version_info[:2], platform.system(), platform.machine(), cores()]
+    parts = [jaxlib, *sys.version_info[:2], platform.system(), platform.machine(), cores()]
     text = "\n".join(map(str, [*parts, os.environ.get("XLA_FLAGS", ""), *model]))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

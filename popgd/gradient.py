@@ -181,11 +181,10 @@ def _over_all(
 ) -> tuple[Any, Any]:
     """`_estimate` by all devices of all processes. Raises PeerLost if a process has ended."""
     with processes.watched():
-        arguments = everywhere((weights, law, key))
-        devices = _devices_for(statistic, *arguments, samples, chunk)
-        if devices != _mesh():
-            arguments = everywhere((weights, law, key), devices)
-        return processes.here(_estimate(statistic, *arguments, samples, chunk, devices))
+        at = everywhere((weights, law, key))
+        devices = _devices_for(statistic, at[0], at[1], at[2], samples, chunk)
+        at = at if devices == _mesh() else everywhere((weights, law, key), devices)
+        return processes.here(_estimate(statistic, *at, samples, chunk, devices))
 
 
 #: What was found for a statistic with arguments of certain shapes.

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 import jax
-import jaxlib
+import jaxlib.version
 import pytest
 from alone import WITHOUT_JAX
 from kills import contents
@@ -189,7 +189,7 @@ def test_each_kind_of_machine_has_its_own(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(cache, name, value)
             kinds.append(cache.kind())
-    monkeypatch.setattr(jaxlib, "__version__", "0.0")
+    monkeypatch.setattr(jaxlib.version, "__version__", "0.0")
     kinds.append(kind())
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=SSE4_2")
     kinds.append(kind())

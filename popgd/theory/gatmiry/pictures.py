@@ -10,10 +10,14 @@ from popgd import wishart_loss as exact
 from popgd.plot import BLUE, GREEN, GREY, ORANGE
 
 
-def panel(title: str, xlabel: str, ylabel: str) -> tuple[Any, Any]:
+def sheet(width: float, height: float) -> Any:
     from matplotlib.figure import Figure  # slow to import, and wanted at the end of a run
 
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def panel(title: str, xlabel: str, ylabel: str) -> tuple[Any, Any]:
+    figure = sheet(6.4, 4.4)
     axes = figure.subplots()
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     return figure, axes
@@ -40,7 +44,7 @@ def minimiser(study: Any, title: str) -> dict[str, Any]:
 def escape(study: Any, title: str) -> dict[str, Any]:
     """The antisymmetric part and the loss of the descent over all matrices."""
     step, blocks, ratio = (study.values[f"escape/{name}"] for name in ("step", "blocks", "ratio"))
-    figure = Figure(figsize=(8.6, 4.0), layout="constrained")
+    figure = sheet(8.6, 4.0)
     left, right = figure.subplots(1, 2)
     left.semilogy(step, np.sqrt(2 * (blocks[:, 1] ** 2).sum(axis=1)), color=ORANGE)
     left.set(xlabel="gradient step t", ylabel="norm of the antisymmetric part", xscale="symlog")
