@@ -1,6 +1,8 @@
-"""Compiled programs kept between runs: JAX's persistent compilation cache, in a directory for this kind of machine.
+"""Compiled programs kept between runs: JAX's persistent compilation cache, a directory for each
+kind of machine.
 
-What is in it saves time and moves no number. One that cannot be read or written costs that time, and no run.
+What is in it saves time and moves no number. One that cannot be read or written costs that time,
+and no run.
 """
 
 import contextlib
@@ -21,7 +23,8 @@ from popgd.config import CACHE, SettingError
 
 #: What `cache=` said, for this process and those that it or a launcher starts: a directory, or OFF.
 WORD, OFF = "POPGD_CACHE", "off"
-#: Bytes of all entries from which on the oldest go, until half of it is left. A run of theorem=4.1 adds one megabyte.
+#: Bytes of all entries from which on the oldest go, until half of it is left. A run of theorem=4.1
+#: adds one megabyte.
 MOST = 2**28
 ENTRIES = "xla-*/*-cache"
 #: Where Linux tells of each processor, and what of it decides which instructions a program may use.
@@ -48,7 +51,8 @@ def told(words: Sequence[str]) -> list[str]:
 def start() -> None:
     """Have JAX keep what it compiles from now on.
 
-    A directory that JAX was told before stays, unless `cache=` names another. Where there can be none, one line says why.
+    A directory that JAX was told before stays, unless `cache=` names another. Where there can be
+    none, one line says why.
     """
     import jax
 
@@ -74,8 +78,8 @@ def start() -> None:
         return _say(why)
     prune(root)
     jax.config.update("jax_compilation_cache_dir", str(directory))
-    # Reading what takes less time to compile is worth it too: from 0.02, 0.1, 0.3 or 1 s on a second run of theorem=4.1 takes
-    # 0.5, 1, 2 or 4 s longer.
+    # Reading what takes less time to compile is worth it too: from 0.02, 0.1, 0.3 or 1 s on a
+    # second run of theorem=4.1 takes 0.5, 1, 2 or 4 s longer.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     # Caches of XLA itself on a GPU: what becomes of damaged ones JAX does not say.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
@@ -93,10 +97,11 @@ def default(environment: Mapping[str, str]) -> Path:
 
 
 def kind() -> str:
-    """A word for what a compiled program depends on and JAX's own key leaves out: the kind of processor and how many cores.
+    """A word for what a program depends on and JAX's own key leaves out: the processor, the cores.
 
-    A program with instructions that a processor does not have kills its process, and homes are shared by machines of several
-    kinds. The compression of entries depends on the version of Python.
+    A program with instructions that a processor does not have kills its process, and homes are
+    shared by machines of several kinds. The compression of entries depends on the version of
+    Python.
     """
     from jaxlib.version import __version__ as jaxlib
 
@@ -104,7 +109,7 @@ def kind() -> str:
         with open(PROCESSORS) as processors:
             first = list(itertools.takewhile(str.strip, processors))
         model = [line for line in first if line.partition(":")[0].strip() in MODEL]
-    except OSError:  # no Linux: what there is tells less, so that each machine has a directory of its own
+    except OSError:  # no Linux, and less is told: a directory for each machine
         model = [platform.node(), platform.processor()]
     parts = [jaxlib, *sys.version_info[:2], platform.system(), platform.machine(), cores()]
     text = "\n".join(map(str, [*parts, os.environ.get("XLA_FLAGS", ""), *model]))
@@ -117,7 +122,7 @@ def cores() -> int:
 
 
 def prune(root: Path, most: int = MOST) -> None:
-    """Delete the oldest entries of all kinds if together they have more bytes than `most`, until half of that is left."""
+    """Delete the oldest entries, of all kinds, if all have more bytes than `most`: down to half."""
     found = []
     for entry in root.glob(ENTRIES):
         with contextlib.suppress(OSError):  # another process has deleted it
@@ -135,8 +140,8 @@ def prune(root: Path, most: int = MOST) -> None:
 def _hush() -> None:
     """Of what XLA says, leave what ends a process, unless the user told it otherwise.
 
-    For each program that it loads it says, as of an error, that the processor lacks two features. They are none, but what its
-    own compiler prefers (jax-ml/jax#38445).
+    For each program that it loads it says, as of an error, that the processor lacks two features.
+    They are none, but what its own compiler prefers (jax-ml/jax#38445).
     """
     import jax
 
@@ -147,7 +152,10 @@ def _hush() -> None:
 
 
 def _listen(directory: Path) -> None:
-    """Say once, in a line, what JAX warns of for every entry; delete what is damaged, which JAX would neither use nor replace."""
+    """Say once, in a line, what JAX warns of for every entry.
+
+    Delete what is damaged, which JAX would neither use nor replace.
+    """
     faults, before = [], warnings.showwarning
 
     def show(message: Any, *rest: Any, **more: Any) -> None:
