@@ -126,9 +126,11 @@ def exact_text(exact: dict[str, Any]) -> list[str]:
 
 def process_text(found: dict[str, Any]) -> list[str]:
     parts = ("import", "trace", "compile", "run")
-    start = [[name, f"{one['seconds']:.1f} s", *(f"{one[part]:.1f} s" for part in parts), str(one["programs"])]
+    times = ("seconds", "processors", *parts)
+    start = [[name, *(f"{one[part]:.1f} s" for part in times), f"{one['loops']:.1f}", str(one["programs"])]
              for name, one in found["cold start"].items()]  # fmt: skip
-    text = table(["theorem=4.1", "in all", *parts, "programs compiled"], start)
+    text = [f"Loops: the time of processors in that of {benchmark_process.ROUNDS:,} rounds of a plain loop of Python."]
+    text += table(["theorem=4.1", "in all", "processors", *parts, "loops", "programs compiled or read"], start)
     longest = [
         [f"`{name}`", str(count), f"{total:.1f} s"] for name, (count, total) in found["cold start"]["cold"]["functions"].items()
     ]

@@ -2,12 +2,15 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from popgd import cache
 
 #: Runs theorem=4.1 and prints where its time went. Pieces of compilation nest, so their union counts.
 COLD = """
@@ -40,6 +43,14 @@ print(json.dumps({"code": code, "import": imported - began, "trace": building - 
                   "run": ended - imported - building, "programs": sum(n for n, _ in functions.values()), "functions": top}))
 """
 
+#: A loop of the interpreter, as a measure of the machine: a start takes about as many of them on another, or one that is busy.
+ROUNDS = 10**7
+LOOP = f"""
+total = 0
+for i in range({ROUNDS}):
+    total += i * i
+"""
+
 #: Peak memory of a process after the gradient of ever larger batches.
 MEMORY = """
 import json, resource, sys, time
@@ -59,35 +70,41 @@ for power in range(12, 23, 2):
 """
 
 
-def python(code: str, *arguments: str, **environment: str) -> tuple[float, list[Any]]:
-    """Seconds from start to end of a new process in an empty directory, and the JSON lines that it printed."""
+def python(code: str, *arguments: str, **environment: str) -> tuple[float, float, list[Any]]:
+    """Seconds of a new process in an empty directory, from start to end and of processors, and the JSON lines it printed."""
     root = str(Path(__file__).resolve().parent.parent)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     with tempfile.TemporaryDirectory() as where:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), processors()
         done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=where, capture_output=True, text=True,
                               env={**clean, "PYTHONPATH": root, **environment})  # fmt: skip
-        seconds = time.perf_counter() - began
+        seconds, used = time.perf_counter() - began, processors() - used
     assert done.returncode == 0, done.stderr
-    return seconds, [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return seconds, used, [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def processors() -> float:
+    """Seconds of processors that the children of this process have taken."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return children.ru_utime + children.ru_stime
 
 
 def cold_start() -> dict[str, dict[str, Any]]:
-    """theorem=4.1 in a new process, without and with JAX's persistent compilation cache (filled by a run before)."""
+    """theorem=4.1 in a new process, without and with what a run before has compiled."""
     found = {}
-    with tempfile.TemporaryDirectory() as cache:
-        cached = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                  "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}  # fmt: skip
-        for name, environment in (("cold", {}), ("filling the cache", cached), ("cached", cached)):
-            seconds, [parts] = python(COLD, **environment)
-            found[name] = {"seconds": seconds, **parts}
+    with tempfile.TemporaryDirectory() as kept:
+        for name, word in (("cold", cache.OFF), ("filling the cache", kept), ("cached", kept)):
+            loop = min(python(LOOP)[1] for _ in range(3))
+            seconds, used, [parts] = python(COLD, **{cache.WORD: word})
+            found[name] = {"seconds": seconds, "processors": used, "loops": used / loop, **parts}
             told = ", ".join(f"{part} {parts[part]:.1f} s" for part in ("import", "trace", "compile", "run"))
-            print(f"theorem=4.1 {name}: {seconds:.1f} s ({told}; {parts['programs']} programs)", flush=True)
+            print(f"theorem=4.1 {name}: {seconds:.1f} s, {used:.1f} s of processors, {used / loop:.1f} loops ({told}; "
+                  f"{parts['programs']} programs)", flush=True)  # fmt: skip
     return found
 
 
 def memory() -> list[dict[str, Any]]:
-    _, rows = python(MEMORY, str(os.cpu_count()))
+    *_, rows = python(MEMORY, str(os.cpu_count()))
     for row in rows:
         print(f"batch {row['batch']}: peak {row['bytes'] / 1e6:.0f} MB, {row['seconds']:.1f} s", flush=True)
     return rows

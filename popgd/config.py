@@ -206,6 +206,9 @@ PROCESSES = {
     "peer_timeout": f"seconds without a sign of life after which another counts as lost: exit code 75 [default {PEER_TIMEOUT:g}]",
 }
 
+#: Where compiled programs are kept for the next run: how long a run takes, and not which it is.
+CACHE = {"cache": "DIR: keep compiled programs below it; off: keep none [default ~/.cache/popgd, or as the system has it]"}
+
 
 class Peers(NamedTuple):
     """The processes of a run; None where the launcher that started them knows."""
@@ -284,6 +287,8 @@ def help_text(papers: Mapping[str, Mapping[str, str]]) -> str:
     lines += [f"  {name + '=DIR':<15} {help}" for name, help in COMMANDS.items()]
     lines += ["", "with several processes (README):"]
     lines += [f"  {name:<15} {help}" for name, help in PROCESSES.items()]
+    lines += ["", "with programs that earlier runs compiled, 256 MB at most (delete them when you like; README):"]
+    lines += [f"  {name:<15} {help}" for name, help in CACHE.items()]
     for paper, theorems in papers.items():
         width = max(map(len, [*theorems, " " * 15]))
         lines += ["", f"theorems of {paper}:"] + [f"  {name:<{width}} {title}" for name, title in theorems.items()]

@@ -171,7 +171,7 @@ def rounding(objective: Objective, weights: Weights, law: Law, key: PRNGKeyArray
     float32 does to the drawing of the sample is a few eps of X and q more.
     """
     if weights.P.dtype == jnp.float64:
-        return np.zeros(len(manifold.coordinates(weights)))
+        return np.zeros(jax.eval_shape(manifold.coordinates, weights).shape)
     mean, stderr = _over_all(RoundingOf(objective, manifold), weights, law, key, samples, None)
     return np.asarray(abs(mean) + 3 * stderr)
 
@@ -181,9 +181,10 @@ def _over_all(
 ) -> tuple[Any, Any]:
     """`_estimate` by all devices of all processes. Raises PeerLost if a process has ended."""
     with processes.watched():
-        devices = _devices_for(statistic, weights, law, key, samples, chunk)
-        arguments = everywhere((weights, law, key), devices)
-        return processes.here(_estimate(statistic, *arguments, samples, chunk, devices))
+        at = everywhere((weights, law, key))
+        devices = _devices_for(statistic, at[0], at[1], at[2], samples, chunk)
+        at = at if devices == _mesh() else everywhere((weights, law, key), devices)
+        return processes.here(_estimate(statistic, *at, samples, chunk, devices))
 
 
 #: What was found for a statistic with arguments of certain shapes.
@@ -199,7 +200,7 @@ def _devices_for(statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyA
     shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     called_with = (statistic, structure, shapes, chunk, every)
     if called_with not in _devices_of:
-        # jit keeps what is traced here for the call itself
+        # jit keeps what is traced here for the call itself, as the arguments lie where those of the call do
         program = _estimate.trace(statistic, weights, law, key, samples, chunk, every).jaxpr
         firsts = {device.process_index: device for device in reversed(jax.devices())}
         alone = Mesh(np.array([firsts[i] for i in sorted(firsts)]), (AXIS,))

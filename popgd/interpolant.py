@@ -115,13 +115,13 @@ def interpolate(
     scale = _scale(slope_log, degree) if scale is None else scale
     fit = _fit(slope_log, power, scale, WIDTH if width is None else width, largest, degree)
     for _ in range(HALVINGS if width is None else 0):
-        if fit.error <= GOOD:
+        if float(fit.error) <= GOOD:
             break
         finer = _fit(slope_log, power, scale, fit.width / 2, largest, degree)
         if not finer.error < fit.error / 2:
             break
         fit = finer
-    if not fit.error <= tolerance:
+    if not float(fit.error) <= tolerance:
         raise Unresolved(f"interpolant error {fit.error:.1e} exceeds {tolerance:.0e}: raise `degree`, `largest` or `tolerance`")
     return fit
 

@@ -33,6 +33,7 @@ def blocks(M: Float[Array | np.ndarray, "D D"]) -> Blocks:
     return Blocks(M[:d, :d], M[:d, d:], M[d:, :d], M[d:, d:])
 
 
+@jax.jit
 def active_weights(A: Float[Array, "d d"], B: Float[Array, "d d"]) -> Weights:
     """The weights with P21 = A, Q12 = B and the six inactive blocks exactly 0. Valid for any numbers and A, B of one shape."""
     zero = jnp.zeros_like(A)

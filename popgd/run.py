@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from popgd import config, guard
+from popgd import cache, config, guard
 from popgd.config import SettingError, help_text
 from popgd.sweep import LAUNCHER, Lost, compose
 from popgd.watchdog import PEER_LOST, Interrupted, Watchdog
@@ -85,7 +85,7 @@ def _main(arguments: list[str]) -> int:
         groups = {**PAPERS, TITLE_OF_FINDINGS: tuple(FINDINGS.values())}
         print(help_text({paper: {t.name: t.title for t in theorems} for paper, theorems in groups.items()}))
         return 0
-    peers, arguments = config.peers(arguments)
+    peers, arguments = config.peers(cache.told(arguments))
     if peers and __name__ == "__main__":
         end = guard.in_child(_WATCH.told)
         if end is not None:
@@ -244,15 +244,14 @@ def _start_jax(peers: config.Peers | None = None) -> None:
 
     Two at least: programs for one device are compiled in another way, with other roundings, than those for any more.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     gc.set_threshold(100_000, 20, 100)  # tracing makes millions of objects that live on: some 5 % of a short run
     import jax
 
     jax.config.update("jax_enable_x64", True)
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # a backend already runs, as in the second job of a sweep
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            jax.config.update("jax_num_cpu_devices", max(2, cores))
+            jax.config.update("jax_num_cpu_devices", max(2, cache.cores()))
+    cache.start()
     if peers:
         from popgd import heartbeat, processes
 

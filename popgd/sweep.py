@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from popgd.config import COMMANDS, TABLE, SettingError, TooLarge, nearest
+from popgd.config import CACHE, COMMANDS, TABLE, SettingError, TooLarge, nearest
 
 #: Words that go to Hydra as they are: which launcher does the jobs of a sweep, and how.
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
@@ -80,7 +80,7 @@ def override(word: str, sweep: bool) -> str:
     if not equals:
         raise SettingError(f"{word}: settings are key=value, as in theorem=4.1")
     if name not in TABLE:
-        raise SettingError(f"unknown setting {name}{nearest(name, [*TABLE, *COMMANDS]) or '; --help lists all'}")
+        raise SettingError(f"unknown setting {name}{nearest(name, [*TABLE, *COMMANDS, *CACHE]) or '; --help lists all'}")
     values = _split(value) if sweep else [value]
     return f"{name}=" + ",".join("'" + v.replace("\\", "\\\\").replace("'", "\\'") + "'" for v in values)
 

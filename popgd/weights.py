@@ -35,6 +35,7 @@ class Manifold(Protocol):
         ...
 
 
+@partial(jax.jit, static_argnames="manifold")
 def project(manifold: Manifold, weights: Weights) -> Weights:
     """The point of the manifold next to the weights. Valid for finite weights; NaN and inf pass through."""
     return manifold.embed(manifold.coordinates(weights))

@@ -24,12 +24,17 @@ jax.config.update("jax_enable_x64", True)
 # Compilation takes as long as it takes: a deadline would fail on a busy machine.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
-# Shared by the workers of one session.
+# Shared by the workers of one session and by the processes that their tests start. Keyed by the compiled program, so that a
+# mutant never meets the code of the original.
 _cache = Path(tempfile.gettempdir()) / f"popgd-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
-# Keyed by the compiled program, so that a mutant never meets the code of the original.
-jax.config.update("jax_compilation_cache_dir", str(_cache))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+_options = {
+    "jax_compilation_cache_dir": str(_cache),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for _name, _value in _options.items():
+    jax.config.update(_name, _value)
+    os.environ[_name.upper()] = str(_value)
 
 
 from popgd.theory import slopes  # noqa: E402

@@ -43,7 +43,7 @@ print(float(found.mean.loss).hex(), float(found.stderr.loss).hex())
 def printed(cache: Path | None, flags: str = "") -> str:
     """What PROGRAM prints with this cache; it must end well."""
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"},
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "XLA_FLAGS": flags,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

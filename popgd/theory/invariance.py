@@ -96,7 +96,7 @@ def samplewise(study: Study) -> tuple[float, float, float]:
         found = gradient.population_gradient(study.objective, weights, setting.law, key, SAMPLEWISE, manifold)
         for part in (found.mean.weights, found.stderr.weights):
             largest = max(largest, float(np.nan_to_num(manifold.inactive(part), nan=np.inf)))
-        P, Q = (model.blocks(M) for M in found.mean.weights)
+        P, Q = (model.blocks(np.asarray(M)) for M in found.mean.weights)
         active = min(active, float(np.abs(P.b21).max()), float(np.abs(Q.b12).max()))
         gaps.append(_forward_gap(study.objective, setting.law, key, A, B))
     return largest, float(np.max(gaps)), active

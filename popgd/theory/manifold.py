@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from functools import reduce
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from popgd import gradient
@@ -176,7 +175,7 @@ def _whole_gradients(study: Study) -> Iterator[Evidence]:
     value, error = np.array(sampled).T
     skewness = np.array([abs(gradient.skewness(p.estimate)[int(p.a >= p.b)]) for p in study.points])
     rounding = np.array([slope_rounding(p, d) for p in study.points])
-    exact = study.exact.wide.slope(jnp.asarray([p.c for p in study.points]))
+    exact = study.exact.wide.slope(np.array([p.c for p in study.points]))
     wanted, bound, outer, skewed = (np.broadcast_to(x, value.shape) for x in exact)
     scale = np.maximum(abs(wanted), slopes.start_of(study.exact.wide))
     yield Evidence(

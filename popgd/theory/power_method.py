@@ -110,7 +110,7 @@ def positive_limit(study: Study) -> Iterator[Evidence]:
     )
     # Read (l - l_inf) c where next orders and the rounding of the difference are least together: by what is stated of both.
     k2, last = float(K2.value / K.value), float(exact.records.c[-1])
-    points = np.geomspace(min(last, 1 / float(np.max(exact.curve.spectra.lam))), last, READINGS)
+    points = np.geomspace(min(last, 1 / float(np.max(np.asarray(exact.curve.spectra.lam)))), last, READINGS)
     losses = exact.curve.loss(points)
     rounding = (losses.bound + limit.bound) * points / float(K.value) + float(K.bound / K.value)
     third = np.pad(growth.third_order(exact, points), 1, mode="edge")
@@ -199,7 +199,7 @@ def growth_quantities(study: Study) -> dict[str, tuple[float, float]]:
     a, b, c = growth.ends_of(exact.records)
     from_a, from_b, from_c = growth.sampling_errors(exact)
     bound = growth.bound_of_c(exact.records)
-    loss, slope = exact.curve.loss(jnp.asarray([c])), exact.curve.slope(jnp.asarray([c]))
+    loss, slope = exact.curve.loss(np.array([c])), exact.curve.slope(np.array([c]))
     factor = 2 * p * setting.eta / setting.law.d
     # t dc/c = (1 + (k2/c)/(p - 1))/p up to higher orders
     second = abs(near.k2 / c) / (p * (p - 1)) * float(K2.stderr / abs(K2.value) + K.stderr / K.value + from_c / c)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from popgd import wishart
 from popgd.config import SettingError
@@ -107,7 +106,7 @@ class Study:
     setting: Setting
     objective: SquaredError
     values: dict[str, np.ndarray]
-    draw: Callable[["Study", str], dict[str, Figure]]
+    draw: Callable[["Study", str], dict[str, Any]]
 
     @property
     def law(self) -> InContext:
@@ -121,7 +120,7 @@ class Study:
     def arrays(self) -> dict[str, np.ndarray]:
         return self.values
 
-    def figures(self, title: str) -> dict[str, Figure]:
+    def figures(self, title: str) -> dict[str, Any]:
         return self.draw(self, title)
 
 

@@ -4,21 +4,26 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 from popgd import wishart
 from popgd import wishart_loss as exact
 from popgd.plot import BLUE, GREEN, GREY, ORANGE
 
 
-def panel(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+def sheet(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # slow to import, and wanted at the end of a run
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def panel(title: str, xlabel: str, ylabel: str) -> tuple[Any, Any]:
+    figure = sheet(6.4, 4.4)
     axes = figure.subplots()
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     return figure, axes
 
 
-def minimiser(study: Any, title: str) -> dict[str, Figure]:
+def minimiser(study: Any, title: str) -> dict[str, Any]:
     """Eigenvalues of the descent from 0 against a*, and the loss against the least."""
     n, d, L = study.sizes
     values = study.values
@@ -36,10 +41,10 @@ def minimiser(study: Any, title: str) -> dict[str, Figure]:
     return {"eigenvalues": first, "loss": second}
 
 
-def escape(study: Any, title: str) -> dict[str, Figure]:
+def escape(study: Any, title: str) -> dict[str, Any]:
     """The antisymmetric part and the loss of the descent over all matrices."""
     step, blocks, ratio = (study.values[f"escape/{name}"] for name in ("step", "blocks", "ratio"))
-    figure = Figure(figsize=(8.6, 4.0), layout="constrained")
+    figure = sheet(8.6, 4.0)
     left, right = figure.subplots(1, 2)
     left.semilogy(step, np.sqrt(2 * (blocks[:, 1] ** 2).sum(axis=1)), color=ORANGE)
     left.set(xlabel="gradient step t", ylabel="norm of the antisymmetric part", xscale="symlog")
@@ -50,7 +55,7 @@ def escape(study: Any, title: str) -> dict[str, Figure]:
     return {"escape": figure}
 
 
-def dominance(study: Any, title: str) -> dict[str, Figure]:
+def dominance(study: Any, title: str) -> dict[str, Any]:
     """The ratio of gradient dominance against the loss."""
     n, d, L = study.sizes
     figure, axes = panel(title, "loss", r"$\|\nabla l\|^2 \, / \, l^{(2L-1)/L}$")
@@ -65,7 +70,7 @@ def dominance(study: Any, title: str) -> dict[str, Figure]:
     return {"dominance": figure}
 
 
-def flow(study: Any, title: str) -> dict[str, Figure]:
+def flow(study: Any, title: str) -> dict[str, Any]:
     """The loss of gradient flow and its solution at n = infinity."""
     L = study.setting.L
     t, loss = study.values["flow/t"], study.values["flow/loss"]
@@ -77,7 +82,7 @@ def flow(study: Any, title: str) -> dict[str, Figure]:
     return {"flow": figure}
 
 
-def loops(study: Any, title: str) -> dict[str, Figure]:
+def loops(study: Any, title: str) -> dict[str, Any]:
     """Mean and median error against the loops at test."""
     T, errors, mean = (study.values[name] for name in ("loops", "errors", "mean"))
     figure, axes = panel(title, "loops at test", "squared error")
@@ -90,7 +95,7 @@ def loops(study: Any, title: str) -> dict[str, Figure]:
     return {"loops": figure}
 
 
-def ood(study: Any, title: str) -> dict[str, Figure]:
+def ood(study: Any, title: str) -> dict[str, Any]:
     """How much of its bound each prompt's error is."""
     figure, axes = panel(title, r"error / ($\rho^T \|A^{-1/2} w\| \|A^{1/2} x_q\|$)", "prompts")
     axes.hist(study.values["share"], 40, color=BLUE)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 
 from popgd import gradient, in_context, wishart
 from popgd import wishart_loss as exact
@@ -74,6 +73,8 @@ def shifted_study(setting: Setting, objective: SquaredError, progress: Progress,
 
 
 def shifted(setting: Setting, objective: SquaredError, law: InContext, progress: Progress) -> Shifted:
+    import scipy.linalg  # slow to import, and no other theorem needs it
+
     n, d, L = law.n, law.d, setting.L
     other = test_law(setting, law)
     A = jnp.asarray(wishart.a_star(n, d, L) * np.linalg.inv(law.Sigma))

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from matplotlib.figure import Figure
 
 from popgd import gradient, hessian, kronecker, one_layer
 from popgd.kronecker import ACTIVE, Path
@@ -102,8 +101,10 @@ class Stability:
         found |= {"base/loss_step": self.base_step, "base/loss": self.base_loss}
         return {**found, "ended/loss": self.loss, "ended/loss_error": self.loss_error}
 
-    def figures(self, title: str) -> dict[str, Figure]:
+    def figures(self, title: str) -> dict[str, Any]:
         """Loss against step beside and on the manifold."""
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
         axes = figure.subplots()
         axes.plot(self.base_step + 1, self.base_loss, color=BLUE, label="from the manifold: the theorem")
