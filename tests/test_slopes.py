@@ -94,7 +94,7 @@ class Normal:
         return gradient.Estimate(mean, tilted.Slope(self.spread / samples**0.5, 1e-9, 0.0), samples)
 
 
-@pytest.mark.parametrize(("spread", "stages"), [(0.01, 2), (1.0, 2), (30.0, 3)])
+@pytest.mark.parametrize(("spread", "stages"), [(0.01, 2), (1.0, 2), (4.0, 3)])
 def test_a_second_stage_is_as_large_as_the_pilot_asks_for(spread, stages, to_a_percent):
     draw = Normal(spread)
     found, wanted = slopes.two_stages(draw, lambda e: slopes.wanted_of(e, 0.0), 2**18)
@@ -108,7 +108,7 @@ def test_more_than_there_is_time_for_is_said(to_a_percent):
     draw = Normal(1e4)
     row = slopes.examined(draw, 0.0, 2**18)
     found = slopes.Slopes(np.zeros(1), np.ones(1), *row[:, None])
-    assert found.samples[0] == slopes.MOST and "queries would settle it" in found.blind()
+    assert len(draw.sizes) == 1 and "queries would settle it" in found.blind()
 
 
 def test_errors_of_the_second_stage_are_those_of_a_normal_law(monkeypatch):

@@ -148,8 +148,9 @@ def cross_examination(study: Study) -> Iterator[Evidence]:
 
 def _same_samples(study: Study) -> Iterator[Evidence]:
     gap, size = np.array([p.apart for p in study.points]).T
-    # What rounding does is relative to the gradient where the output is not yet next to its target
-    share, allowed = size / size.max(), SAME_UNITS * study.eps
+    # Rounding is relative to the gradient where the output is not yet next to its target, and to the terms it is made of
+    law, share = study.setting.law, size / size.max()
+    allowed = SAME_UNITS * study.eps * (1 + study.objective.L * law.n / law.d / size.max())
     seen = SAME_SHARE * share > 2 * allowed
     shown = ", ".join(f"{p.c:.3g}" for p, there in zip(study.points, seen, strict=True) if there)
     yield Evidence(
@@ -162,7 +163,7 @@ def _same_samples(study: Study) -> Iterator[Evidence]:
         error=0.0,
         allowance=allowed,
         resolution=(SAME_SHARE * share)[seen],
-        reason=f"rounding of both: {SAME_UNITS} eps; where the gradient is smaller than that nothing is compared",
+        reason=f"rounding of both: {SAME_UNITS} eps of the gradient and of its terms; where it is smaller nothing is compared",
         origin="derived",
         statistical=False,
         self_check="engines",

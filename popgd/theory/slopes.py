@@ -30,8 +30,8 @@ SEEN = 9.0
 #: Queries of the first pilot, for each sample of a full gradient, which costs some 20 to 200 times as much.
 CHEAPER = 8
 SHARE, ROOM = 4, 1.2
-#: Queries at most, some three minutes of two cores.
-MOST = 2**28
+#: Queries at most, some twenty seconds of two cores.
+MOST = 2**25
 #: Rounding of the slope of one query's loss, in units of eps c lam_1.
 ROUNDING = 100
 #: Fewer samples of a full gradient are no check of the model: standard errors, and the skewness that widens them, need as many.
@@ -148,16 +148,20 @@ def agree_with(curve: Any, slopes: Slopes, samples: int, excuse: str = "", name:
 def two_stages(
     draw: Callable[[int, int], gradient.Estimate], wanted_of: Callable[[gradient.Estimate], float], pilot: int
 ) -> tuple[gradient.Estimate, float]:
-    """The estimate of the second stage and the samples that it was to have; draw(stage, samples), stages from 0 on."""
+    """The estimate of the second stage and the samples that it was to have; draw(stage, samples), stages from 0 on.
+
+    Where that is more than MOST the pilot's, without a second stage.
+    """
     stage, size = 0, pilot
     while True:
-        wanted = wanted_of(draw(stage, size))
-        if not wanted > SHARE * size or size >= MOST:
-            break
+        found = draw(stage, size)
+        wanted = float(np.nan_to_num(wanted_of(found), nan=np.inf, posinf=np.inf))
+        if wanted > MOST:
+            return found, wanted
+        if wanted <= SHARE * size:
+            return draw(stage + 1, int(max(np.ceil(wanted), pilot))), wanted
         # A little more, as the next one asks for as many but for its noise
-        stage, size = stage + 1, int(min(np.ceil(ROOM * wanted / SHARE), MOST))
-    enough = np.nan_to_num(wanted, nan=np.inf, posinf=np.inf)
-    return draw(stage + 1, int(np.clip(np.ceil(min(enough, MOST)), pilot, MOST))), float(enough)
+        stage, size = stage + 1, int(np.ceil(ROOM * wanted / SHARE))
 
 
 def wanted_of(found: gradient.Estimate, start: float) -> float:
