@@ -1,6 +1,7 @@
 """Which edits of popgd's own files change what of a run: its path, its verdict alone, or nothing."""
 
 import dataclasses
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -16,18 +17,24 @@ PATH, VERDICT, NOTHING = {"path", "verdict"}, {"verdict"}, set()
 EDITS = [
     ("4.1", "descent.py", "_Run(step + 1, following", "_Run(step + 2, following", PATH),
     ("4.1", "objectives.py", "class SubspaceDistance:", "class SubspaceDistance:\n    more = 0.5", PATH),
-    ("4.1", "recursion.py", "def log_grid", "print()\n\n\ndef log_grid", PATH),
+    pytest.param("4.1", "recursion.py", "def log_grid", "print()\n\n\ndef log_grid", PATH, marks=pytest.mark.slow),
     ("4.1", "theory/power_method.py", "SubspaceDistance(setting.L)", "SubspaceDistance(setting.L + 1)", PATH),
     ("4.1", "verdict.py", "POWER = 0.99", "POWER = 0.9", VERDICT),
     ("4.1", "theory/invariance.py", "SPREAD_RESOLUTION = 0.1", "SPREAD_RESOLUTION = 0.2", VERDICT),
     ("4.1", "theory/growth.py", '"exponent-c"', '"exponent of c"', VERDICT),
     ("4.1", "theory/power_method.py", "claims=(*STRUCTURE, ", "claims=(", VERDICT),
-    ("4.1", "theory/pictures.py", "from popgd.plot import", "LOUD = 1\nfrom popgd.plot import", VERDICT),
+    pytest.param(
+        "4.1", "theory/pictures.py", "from popgd.plot import", "LOUD = 1\nfrom popgd.plot import", VERDICT, marks=pytest.mark.slow
+    ),
     ("4.1", "descent.py", "    window.append(", "    # why\n\n    window.append(", NOTHING),
     ("4.1", "descent.py", '"""One step, after recording', '"""After recording', NOTHING),
-    ("4.1", "theory/gatmiry/common.py", "HEAVY = 0.25", "HEAVY = 0.5", NOTHING),
-    ("gatmiry.minimiser", "theory/gatmiry/descents.py", "def study(", "def study(*, more=0, ", PATH),
-    ("4.1.stability", "theory/stability/measure.py", "def study(", "def study(*, more=0, ", PATH),
+    pytest.param("4.1", "theory/gatmiry/common.py", "HEAVY = 0.25", "HEAVY = 0.5", NOTHING, marks=pytest.mark.slow),
+    pytest.param(
+        "gatmiry.minimiser", "theory/gatmiry/descents.py", "def study(", "def study(*, more=0, ", PATH, marks=pytest.mark.slow
+    ),
+    pytest.param(
+        "4.1.stability", "theory/stability/measure.py", "def study(", "def study(*, more=0, ", PATH, marks=pytest.mark.slow
+    ),
 ]
 
 
@@ -53,22 +60,25 @@ def digests(theorem):
 
 @pytest.fixture(scope="module")
 def plain():
-    return {theorem: digests(theorem) for theorem in {theorem for theorem, *_ in EDITS}}
+    """Of a theorem, before any edit; asked for once."""
+    return functools.cache(digests)
 
 
 @pytest.mark.parametrize(("theorem", "file", "old", "new", "changed"), EDITS)
 def test_an_edit_changes_what_it_bears_on(monkeypatch, plain, theorem, file, old, new, changed):
+    before = plain(theorem)
     edited(monkeypatch, file, old, new)
     found = digests(theorem)
-    assert {name for name in found if found[name] != plain[theorem][name]} == changed
+    assert {name for name in found if found[name] != before[name]} == changed
 
 
 def test_versions_and_processor_are_of_the_path(monkeypatch, plain):
+    plain("4.1")
     for name, other in (("versions", lambda packages: {"jax": "9.9"}), ("cpu", lambda: "Z80"), ("devices", lambda: "abacus")):
         with monkeypatch.context() as patch:
             patch.setattr(digest, name, other)
             found = now(THEOREMS["4.1"])
-        assert found["path"] != plain["4.1"]["path"] and found["verdict"] != plain["4.1"]["verdict"]
+        assert found["path"] != plain("4.1")["path"] and found["verdict"] != plain("4.1")["verdict"]
     assert {"python", "jax", "jaxlib", "numpy", "scipy", "optax"} <= digest.versions(set()).keys() and digest.cpu()
 
 

@@ -9,7 +9,7 @@ import pytest
 from kills import contents
 
 from popgd import checkpoint, code, digest, own, run, store
-from popgd.config import SettingError
+from popgd.config import TABLE, SettingError
 from popgd.theory import THEOREMS
 
 MINE = '''"""A theorem."""
@@ -52,7 +52,7 @@ def goes_on():
     if pathlib.Path("stop").exists():
         raise RuntimeError("stopped")
 """
-WORDS = ["theorem=own.small", "d=2", "out=run"]
+VALUES = {**dict.fromkeys(TABLE), "theorem": "own.small", "d": "2", "out": "run"}
 AGAIN, AFRESH = "judged again from the recorded path", "measured afresh; the old report stays until the new one is written"
 
 
@@ -68,13 +68,15 @@ class User:
         """Her file, as a new process would run it."""
         sys.modules.pop("helper", None)
         THEOREMS["own.small"] = own.load(Path("mine.py"))["own.small"]
-        return self.does(*WORDS)
+        return self.told(run._job, VALUES, False)  # without Hydra, which takes longer than all the rest
 
     def does(self, *words):
         """The command line in another process, which knows none of her theorems unless it loads them."""
-        if words[0] not in WORDS:
-            THEOREMS.pop("own.small", None)
-        code = run.main(list(words))
+        THEOREMS.pop("own.small", None)
+        return self.told(run.main, list(words))
+
+    def told(self, command, *arguments):
+        code = command(*arguments)
         self.out, self.error = self.capsys.readouterr()
         return code
 
@@ -301,9 +303,10 @@ def test_what_was_typed_is_never_taken_for_finished(user, monkeypatch):
     made = {"__name__": "typed_here"}
     exec(compile(text, "<cell 1>", "exec"), made)
     THEOREMS["own.small"] = made["OWN"]
-    assert user.does(*WORDS) == 0 and "Theorem own.small is in no file" in user.error
+    words = ["theorem=own.small", "d=2", "out=run"]
+    assert user.told(run.main, words) == 0 and "Theorem own.small is in no file" in user.error
     monkeypatch.setattr(digest, "_KNOWN", {})
-    assert user.does(*WORDS) == 0 and AFRESH in user.error and user.measured == 4
+    assert user.told(run.main, words) == 0 and AFRESH in user.error and user.measured == 4
 
 
 def test_digests_do_not_depend_on_where_a_file_is(user):
