@@ -17,9 +17,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from popgd import store
+from popgd import older, own, store
 from popgd.config import SettingError
 from popgd.memory import Arrays
+from popgd.perform import note
 from popgd.report import check_setting, restore
 from popgd.theory.base import Progress
 
@@ -62,13 +63,15 @@ class Difference(NamedTuple):
 
 
 class Recheck(NamedTuple):
-    """What differs by more than it may, of how many, and how many others are not the same bits."""
+    """What differs by more than it may, of how many, and how many others are not the same bits;
+    then what differs from a report of an earlier version because that was meant, and why."""
 
     differences: list[Difference]
     compared: int
     moved: int
     then: str
     now: str
+    corrections: list[tuple[str, str]]
 
 
 def recheck(path: Path, progress: Progress) -> Recheck:
@@ -79,10 +82,11 @@ def recheck(path: Path, progress: Progress) -> Recheck:
     if not (path / store.SETTINGS).exists():
         raise SettingError(f"recheck={path}: no run is there; name the directory of a finished run")
     settings = store.read(path / store.SETTINGS)
+    note(own.summon(path, settings.get("theorem"), own.read(path)))
     if not (path / store.REPORT).exists():
         unfinished = f"the run is not finished; go on with it by resume={path}"
         raise SettingError(f"recheck={path}: {unfinished}")
-    stored = store.read(path / store.REPORT)
+    stored, form = store.read_stored(path / store.REPORT)
     setting = restore(settings)
     if stored.get("settings") != settings:
         other = f"{store.REPORT} is not that of {store.SETTINGS}; name another directory"
@@ -102,7 +106,11 @@ def recheck(path: Path, progress: Progress) -> Recheck:
     ]
     apart = [pair for pair in pairs if pair.then != pair.now]
     beyond = [pair for pair in apart if not _allowed(pair)]
-    return Recheck(beyond, len(pairs), len(apart) - len(beyond), then, _environment(fresh))
+    reasons = [older.meant(pair.name, form) for pair in beyond]
+    corrections = [(pair.name, why) for pair, why in zip(beyond, reasons, strict=True) if why]
+    beyond = [pair for pair, why in zip(beyond, reasons, strict=True) if not why]
+    moved = len(apart) - len(beyond) - len(corrections)
+    return Recheck(beyond, len(pairs), moved, then, _environment(fresh), corrections)
 
 
 def _allowed(pair: Difference) -> bool:
@@ -112,7 +120,9 @@ def _allowed(pair: Difference) -> bool:
 
 
 def _environment(content: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {content['environment'].get(name)}" for name in _ENVIRONMENT)
+    code = content.get("digests", {}).get("verdict", "")
+    told = [f"{name} {content['environment'].get(name)}" for name in _ENVIRONMENT]
+    return ", ".join([*told, f"code {code[:8] or None}"])
 
 
 def _damaged(path: Path, name: str, error: Exception) -> SettingError:

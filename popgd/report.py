@@ -86,15 +86,6 @@ def environment(setting: Setting) -> dict[str, Any]:
     }
 
 
-def identity_of(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an environment the bits of a number depend on: of the devices their kind, and whether there is only one.
-
-    Programs for one device are compiled in another way than those for several, whose number does not matter (`gradient`).
-    """
-    kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
-    return {**environment, "devices": f"{kinds}, {'one' if jax.device_count() == 1 else 'several'}"}
-
-
 def find_theorem(name: str) -> Theorem:
     every = THEOREMS | FINDINGS
     if name not in every:
@@ -138,7 +129,7 @@ def restore(stored: Mapping[str, Any]) -> Setting:
     if setting.describe() != stored:
         names = {**stored, **setting.describe()}
         changed = [name for name in names if stored.get(name, ...) != setting.describe().get(name, ...)]
-        raise SettingError(f"the stored settings are not those of a run ({', '.join(changed)}): {again}")
+        raise SettingError(f"the stored settings have been edited, or are another version's ({', '.join(changed)}): {again}")
     return setting
 
 

@@ -155,12 +155,15 @@ def _resume(path: Path) -> int:
     """Go on with the run in this directory."""
 
     def open_run() -> tuple[Any, Path]:
-        from popgd import processes, store
+        from popgd import own, perform, processes, store
         from popgd.report import restore
 
         if processes.first() and not (path / store.SETTINGS).exists():
             raise SettingError(f"resume={path}: no run is there; name a run directory, or begin a run by theorem=...")
-        return restore(processes.told(lambda: store.read(path / store.SETTINGS)) or {}), path
+        settings = processes.told(lambda: store.read(path / store.SETTINGS)) or {}
+        line = own.summon(path, settings.get("theorem"), processes.told(lambda: own.read(path)))
+        perform.note(line if processes.first() else "")
+        return restore(settings), path
 
     return _run(open_run)
 
@@ -173,16 +176,19 @@ def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
     try:
         with _WATCH.doing("starting"):
             _start_jax()
-            from popgd import processes, store
+            from popgd import digest, perform, processes, store
+            from popgd.report import find_theorem
             from popgd.screen import show
 
             setting, path = open_run()
-            claim = store.claimed(path, setting.describe()) if processes.first() else contextlib.nullcontext()
+            verdict = digest.of(find_theorem(setting.theorem))["verdict"]
+            claim = store.claimed(path, setting.describe(), verdict) if processes.first() else contextlib.nullcontext()
             with _WATCH.later(path), claim as mine:
                 stored = processes.told(lambda: mine)
-                content = _judge(setting, path) if stored is None else stored
+                done = processes.told(lambda: {"done": store.holds(mine, verdict)}) == {"done": True}
+                content = stored if stored and done else perform.judge(setting, path, stored, _WATCH)
         if processes.first():
-            show(content, path, stored is not None)
+            show(content, path, done)
         return EXIT[content["outcome"]]
     except Interrupted:
         return _last(f"{_WATCH.word}; what was done is saved, continue with resume={path}", _WATCH.code)
@@ -258,41 +264,6 @@ def _start_jax(peers: config.Peers | None = None) -> None:
         with _WATCH.doing("waiting for the other processes"):
             processes.start(peers)
         _WATCH.heart = heartbeat.Heart(processes.board(), peers.peer_timeout).start()
-
-
-def _judge(setting: Any, path: Path) -> dict[str, Any]:
-    """Judge a setting, from its last checkpoint on, and store the report."""
-    from popgd import processes, store
-    from popgd.checkpoint import Checkpoint
-    from popgd.report import check_setting, environment, identity_of
-    from popgd.screen import progress
-
-    own = {"settings": store.settings_hash(setting.describe()), "revision": store.revision()}
-    identity = {**own, **identity_of(environment(setting))}
-    processes.alike(identity)
-    checkpoint = Checkpoint(path / store.CHECKPOINT, identity)
-    _WATCH.saves(checkpoint.flush)
-
-    def stop_if_told() -> None:
-        if _WATCH.signal:
-            checkpoint.flush()
-            raise Interrupted
-
-    with progress(_WATCH.report, quiet=not processes.first()) as show:
-
-        def report(name: str, done: int, total: int) -> None:
-            stop_if_told()
-            show(name, done, total)
-
-        try:
-            found = check_setting(setting, report, checkpoint)
-        except processes.PeerLost:
-            checkpoint.flush()
-            raise
-        stop_if_told()
-        content = processes.told(lambda: store.save_report(path, found))
-        assert content is not None
-        return content
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ def show_differences(found: Any, path: Path) -> None:
         f"{found.moved} others within them; the rest are the same bit for bit",
         markup=False,
     )
+    for name, meant in found.corrections:
+        console.print(f"a correction since then: {name}: {meant}", markup=False)
     if found.differences and found.then != found.now:
         console.print(
             "Other code may draw other samples, whose errors and trajectory are others: recheck with the versions of then"

@@ -13,15 +13,20 @@ from typing import Any
 
 import numpy as np
 
+from popgd import digest, older
 from popgd.config import SettingError
 from popgd.verdict import Claim, Outcome
 
 #: The number of the format of settings.json and report.json; it changes when a key changes its meaning or goes.
 FORMAT = 3
-REPORT, SETTINGS, TRAJECTORY, CHECKPOINT = "report.json", "settings.json", "trajectory.npz", "checkpoint.npz"
+REPORT, SETTINGS, TRAJECTORY, CHECKPOINT = "report.json", "settings.json", "trajectory.npz", "path.npz"
 #: What every report.json has, and every claim in it.
 _REPORT = {"theorem", "outcome", "reason", "settings", "environment", "claims", "self_checks", "quantities"}
 _CLAIM = {field.name for field in fields(Claim)}
+#: A path that the code of today cannot go on with, kept until the run is finished.
+BEFORE = "path-before.npz"
+#: What earlier versions went on from.
+FORMER = "checkpoint.npz"
 ERROR, LOCK, PART = "popgd-error.txt", ".lock", ".part"
 
 
@@ -36,23 +41,35 @@ def settings_hash(settings: dict[str, Any]) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """settings.json or report.json, less its format number. Raises SettingError if it is no such file of FORMAT."""
+    """settings.json or report.json, less its format number, in today's words. Raises SettingError if it is no such file."""
+    return read_stored(path)[0]
+
+
+def read_stored(path: Path) -> tuple[dict[str, Any], int]:
+    """The same, and the number of the format that it was stored in."""
     try:
         stored = json.loads(path.read_text())
     except OSError as error:
         raise SettingError(f"{path} cannot be read ({error.strerror}): name a directory that holds a run") from None
-    except ValueError:
-        stored = None
-    if not isinstance(stored, dict):
-        raise SettingError(f"{path} is not a run's: name another directory")
-    found = stored.pop("format", 0)
-    if found != FORMAT:
+    except ValueError as error:
+        raise SettingError(f"{path} is damaged, it is no JSON ({error}): name another directory") from None
+    found = stored.pop("format", None) if isinstance(stored, dict) else None
+    if not isinstance(found, int):
+        raise SettingError(f"{path} is not a run's, it has no format: name another directory")
+    if found != FORMAT and found not in older.RENAMED:
+        which = "an older" if found < FORMAT else "a newer"
         raise SettingError(
-            f"{path} has format {found}, and this popgd reads format {FORMAT}: use the version that wrote it, or name another"
+            f"{path} has format {found}, of {which} popgd; this one reads format {min(older.RENAMED)} to {FORMAT}: "
+            "use the version that wrote it, or name another"
         )
-    if path.name == REPORT and not _whole(stored):
+    if path.name != REPORT:
+        return stored, found
+    if found < FORMAT:
+        with contextlib.suppress(KeyError, TypeError, AttributeError):  # which then is not whole
+            stored = older.in_todays_words(stored, found)
+    if not _whole(stored) or not isinstance(stored.get("digests", {} if found < FORMAT else None), dict):
         raise SettingError(f"{path} is damaged: name another directory, or delete it and go on with the run by resume=")
-    return stored
+    return stored, found
 
 
 def _whole(report: dict[str, Any]) -> bool:
@@ -67,9 +84,10 @@ def _whole(report: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def claimed(path: Path, settings: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
-    """The run directory, ours alone inside; yields the stored report if this very run is finished there, else None.
+def claimed(path: Path, settings: dict[str, Any], verdict: str) -> Iterator[dict[str, Any] | None]:
+    """The run directory, ours alone inside; yields the report that is stored there of this very run, or None.
 
+    If that holds by the digest `verdict` of the code here, nothing is left to do, and nothing is locked.
     Raises SettingError if the directory cannot be written, is in use, or holds a different run or foreign files.
     """
     with contextlib.ExitStack() as held:
@@ -77,7 +95,7 @@ def claimed(path: Path, settings: dict[str, Any]) -> Iterator[dict[str, Any] | N
             if path.exists() and not path.is_dir():
                 raise SettingError(f"{path} is a file: name a directory that is new or holds this run")
             report = _stored(path, settings)
-            if report is None:
+            if not holds(report, verdict):
                 path.mkdir(parents=True, exist_ok=True)
                 held.callback(_release, path, lock(path))
                 for file in path.glob(f".*{PART}"):  # of a process killed while it wrote
@@ -88,8 +106,13 @@ def claimed(path: Path, settings: dict[str, Any]) -> Iterator[dict[str, Any] | N
         except OSError as error:
             raise SettingError(f"{path} cannot be written ({error.strerror}): make room, or choose another directory") from None
         yield report
-        if (path / REPORT).exists():  # nobody writes into it any more
+        if holds(_stored(path, settings), verdict):  # nobody writes into it any more
             tidy(path)
+
+
+def holds(report: dict[str, Any] | None, verdict: str) -> bool:
+    """Whether a report is what the code with this digest would find again."""
+    return report is not None and report.get("digests", {}).get("verdict") == verdict
 
 
 def _release(path: Path, handle: int) -> None:
@@ -99,7 +122,7 @@ def _release(path: Path, handle: int) -> None:
 
 
 def _stored(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The report if the run is finished. Raises SettingError if the directory holds anything but this run."""
+    """The report, if there is one. Raises SettingError if the directory holds anything but this run."""
     if not (path / SETTINGS).exists():
         ours = (name.name == LOCK or name.name.endswith(PART) for name in path.iterdir()) if path.exists() else ()
         if not all(ours):  # these two are what a process killed in its first moments leaves
@@ -138,7 +161,7 @@ def lock(path: Path) -> int:
 def tidy(path: Path) -> None:
     """Delete what only an unfinished run needs. A directory that may not be changed stays as it is."""
     with contextlib.suppress(OSError):
-        for file in (path / CHECKPOINT, path / ERROR, path / LOCK, *path.glob(f".*{PART}")):
+        for file in (path / BEFORE, path / FORMER, path / ERROR, path / LOCK, *path.glob(f".*{PART}")):
             file.unlink(missing_ok=True)
 
 
@@ -183,7 +206,7 @@ def revision() -> str | None:
 
 
 def save_report(path: Path, report: Any) -> dict[str, Any]:
-    """Write trajectory, figures and at last report.json, whose presence says that the run is finished."""
+    """Write trajectory, figures and at last report.json, whose digests say by what code the run is finished."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -201,6 +224,7 @@ def content_of(report: Any) -> dict[str, Any]:
     """What report.json holds."""
     content = report.to_json()
     content["environment"]["revision"] = revision()
+    content["digests"] = digest.of(report.theorem)
     return content
 
 

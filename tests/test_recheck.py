@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from kills import contents
 
-from popgd import gradient, run, store
+from popgd import gradient, older, run, store
 from popgd.config import SettingError
 from popgd.recheck import APART, _allowed, _trajectory, recheck
 from popgd.report import check_setting, restore
 
-#: A finished run of older code, without its trajectory.
+#: A finished run, without its trajectory: `python -m popgd.run resume=` with its settings alone.
 TINY = Path(__file__).parent / "data" / "tiny_run"
+#: The same of older code, in format 2.
+OLDER = Path(__file__).parent / "data" / "tiny_run_2"
 TRUST = ("error", "allowance", "detectable", "resolution")
 
 
@@ -79,15 +81,59 @@ def test_a_run_of_this_code_comes_out_as_it_was(tiny, capsys):
     assert found.moved == 0
     report = json.loads((tiny / store.REPORT).read_text())
     with np.load(tiny / store.TRAJECTORY) as arrays:
-        assert found.compared == 6 + 11 * len(report["claims"]) + 2 * len(report["quantities"]) + len(arrays.files)
+        judged = len(report["claims"]) + len(report["self_checks"])
+        assert found.compared == 6 + 12 * judged + 2 * len(report["quantities"]) + len(arrays.files)
 
 
 def test_a_run_of_older_code_has_the_same_outcomes_and_values(tmp_path, monkeypatch, judged):
-    """Its bounds may be others, and it has no trajectory: that is told, and nothing else."""
+    """Its bounds may be others, and it has no trajectory: that is told, and nothing else but what was meant."""
     monkeypatch.setattr("popgd.recheck.check_setting", lambda *_: judged)
-    found = again(shutil.copytree(TINY, tmp_path / "run"))
+    found = again(shutil.copytree(OLDER, tmp_path / "run"))
+    assert ("digests", older.CORRECTED[2]["digests"]) in found.corrections
+    assert all(older.meant(name, 2) == why for name, why in found.corrections)
     others = [row.name for row in found.differences if store.TRAJECTORY not in row.name]
     assert all(name.endswith(TRUST) for name in others) and len(others) < 10, found.differences
+
+
+@pytest.fixture
+def before(tiny):
+    """An honest report of this code, as format 2 had it."""
+
+    def as_it_was(report):
+        del report["digests"]
+        report["format"] = 2
+        new = ("engines-agree-slope", "engines-agree-samples")
+        report["claims"] += [check for check in report.pop("self_checks") if check["id"] not in new]
+        back = {today: then for then, today in older.RENAMED[2].items()}
+        for claim in report["claims"]:
+            del claim["self_check"]
+            claim["id"] = back.get(claim["id"], claim["id"])
+
+    forge(tiny, as_it_was)
+    return tiny
+
+
+def test_an_older_report_is_read_in_todays_words(before, capsys, monkeypatch):
+    """Names that were changed since, and differences that were meant, are told from all others."""
+    assert told(before) == []
+    forge(before, lambda r: claim_of(r, "limit-c").update(id="c-limit"))
+    forge(before, lambda r: r["quantities"].update(c_end=r["quantities"].pop("c_star")))
+    both = ["claims: c-limit", "claims: limit-c", "quantity c_end", "quantity c_star"]
+    assert told(before) == both
+    monkeypatch.setitem(older.RENAMED, 2, {**older.RENAMED[2], "c-limit": "limit-c", "c_end": "c_star"})
+    assert told(before) == []
+    FORGERY["c_star"](before_todays := {"quantities": {"c_star": {}}})
+    forge(before, lambda r: r["quantities"]["c_end"].update(before_todays["quantities"]["c_star"]))
+    assert told(before) == ["c_star", "c_star: error"]
+    monkeypatch.setitem(older.CORRECTED, 2, {**older.CORRECTED[2], "c_star: error": "it was too large"})
+    assert run.main([f"recheck={before}"]) == 1
+    shown = capsys.readouterr().out
+    assert "a correction since then: c_star: error: it was too large" in shown and "1 of " in shown
+
+
+def test_a_correction_excuses_no_report_of_today(tiny):
+    forge(tiny, lambda r: r["digests"].clear())
+    assert again(tiny).corrections == []
 
 
 FORGERY = {

@@ -185,8 +185,9 @@ def test_stored_runs_that_are_none_are_refused(empty, capsys, command):
     refused(capsys, [f"{command}=nowhere"], f"{command}=nowhere: no run is there")
     settings = json.loads((empty / store.SETTINGS).read_text())
     for changed, words in (
-        ({**settings, "format": 7}, ("format 7", f"format {store.FORMAT}")),
-        ({name: value for name, value in settings.items() if name != "format"}, ("format 0",)),
+        ({**settings, "format": 7}, ("format 7, of a newer popgd", f"to {store.FORMAT}")),
+        ({**settings, "format": 1}, ("format 1, of an older popgd",)),
+        ({name: value for name, value in settings.items() if name != "format"}, ("not a run's, it has no format",)),
         ({**settings, "batch": "many"}, ("batch=many",)),
         ({**settings, "batch": 2.0}, ()),
         ({**settings, "colour": "red"}, ("unknown setting colour",)),
@@ -199,8 +200,8 @@ def test_stored_runs_that_are_none_are_refused(empty, capsys, command):
     (empty / store.SETTINGS).write_text(json.dumps(settings))
     report = json.loads((empty / store.REPORT).read_text())
     (empty / store.REPORT).write_text(json.dumps({**report, "format": 7}))
-    refused(capsys, [f"{command}=run"], "format 7", f"format {store.FORMAT}")
-    for broken in ({"outcome": "MAYBE"}, {"claims": None}, {"claims": [{"id": "x"}]}):
+    refused(capsys, [f"{command}=run"], "format 7", f"to {store.FORMAT}")
+    for broken in ({"outcome": "MAYBE"}, {"claims": None}, {"claims": [{"id": "x"}]}, {"digests": None}):
         (empty / store.REPORT).write_text(json.dumps({**report, **broken}))
         refused(capsys, [f"{command}=run"], "report.json is damaged")
 
@@ -232,7 +233,7 @@ def test_every_setting_survives_being_stored(values):
 def test_two_processes_do_not_share_a_directory(here, capsys):
     """A lock on a deleted file is none; one on the file that is there is exclusive, and vanishes when it is let go."""
     settings = resolve(dict(word.split("=") for word in EMPTY)).describe()
-    with store.claimed(here / "run", settings):
+    with store.claimed(here / "run", settings, ""):
         refused(capsys, [*EMPTY, "out=run"], "in use by another process")
         refused(capsys, ["resume=run"], "in use by another process")
     assert set(contents(here / "run")) == {store.SETTINGS}
@@ -325,14 +326,8 @@ def test_a_damaged_checkpoint_is_refused(kept):
             recalled(kept)
 
 
-def test_a_foreign_checkpoint_is_refused(kept, monkeypatch):
-    with pytest.raises(SettingError, match="settings = abc, and here it is xyz"):
-        recalled(kept, settings="xyz")
-    with pytest.raises(SettingError, match="jax = 1, and here it is 2"):
-        recalled(kept, jax="2")
-    written = checkpoint.FORMAT
-    monkeypatch.setattr(checkpoint, "FORMAT", 99)
-    with pytest.raises(SettingError, match=f"format = {written}, and here it is 99"):
+def test_a_foreign_checkpoint_is_refused(kept):
+    with pytest.raises(SettingError, match="of a run with other settings"):
         recalled(kept, settings="xyz")
     np.savez(kept, x=np.arange(3))
     with pytest.raises(SettingError, match="no checkpoint"):
@@ -342,9 +337,22 @@ def test_a_foreign_checkpoint_is_refused(kept, monkeypatch):
         recalled(kept)
 
 
+@pytest.mark.parametrize("other", [{"jax": "2"}, {"format": 99}])
+def test_a_checkpoint_of_another_path_is_put_aside(kept, monkeypatch, other):
+    """And not a byte of it is used."""
+    content = kept.read_bytes()
+    monkeypatch.setattr(checkpoint, "FORMAT", other.pop("format", checkpoint.FORMAT))
+    memory = Checkpoint(kept, {"settings": "abc", "jax": "1", **other})
+    assert memory.before is not None and memory.before.parts == ["raw"]
+    assert ("jax (1 -> 2)" if other else "-> 99") in memory.before.changed
+    assert memory.part("").part("raw").recall() is None and memory.parts == []
+    assert contents(kept.parent) == {store.BEFORE: content}
+
+
 def test_a_failed_save_leaves_the_last_one(kept, monkeypatch):
     memory = Checkpoint(kept, {"settings": "abc", "jax": "1"})
     before = kept.read_bytes()
+    assert memory.parts == ["raw"] and memory.before is None
     memory.part("more").offer(ARRAYS.copy)
     monkeypatch.setattr(os, "fsync", lambda _: os.write(-1, b""))
     with pytest.raises(OSError):

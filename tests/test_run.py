@@ -182,9 +182,16 @@ def test_report_has_the_published_schema(finished):
 
 def test_run_directory_holds_trajectory_and_figures(finished):
     path, _ = finished
-    assert {"report.json", "settings.json", "trajectory.npz", "weights.png", "growth.png", "increments.png", "loss.png"} == {
-        file.name for file in path.iterdir()
-    }
+    assert {
+        "report.json",
+        "settings.json",
+        "trajectory.npz",
+        "path.npz",
+        "weights.png",
+        "growth.png",
+        "increments.png",
+        "loss.png",
+    } == {file.name for file in path.iterdir()}
     arrays = np.load(path / "trajectory.npz")
     assert arrays["raw/inactive"].max() == 0
     assert arrays["exact/step"][-1] > 100 and np.all(np.diff(arrays["exact/c"]) >= 0)
@@ -213,7 +220,7 @@ def test_foreign_and_corrupt_directories_are_refused(here, capsys):
     assert "holds no run" in capsys.readouterr().err
     (foreign / store.SETTINGS).write_text("{half")
     assert run.main(["theorem=4.3", "out=foreign"]) == 2
-    assert "not a run's" in capsys.readouterr().err
+    assert "settings.json is damaged" in capsys.readouterr().err
     assert (foreign / "thesis.tex").read_text() == "years of work"
 
 
@@ -235,7 +242,7 @@ def test_sweep_runs_every_job_and_returns_the_worst(here, capsys):
 
 
 def test_internal_error_is_one_line_and_the_traceback_a_file(here, capsys, monkeypatch):
-    monkeypatch.setattr("popgd.report.check_setting", lambda *_: 1 / 0)
+    monkeypatch.setattr("popgd.perform.check_setting", lambda *_: 1 / 0)
     assert run.main(["theorem=4.3", "out=broken"]) == 70
     error = capsys.readouterr().err
     assert "internal error (ZeroDivisionError" in error

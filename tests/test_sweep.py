@@ -67,7 +67,7 @@ def test_a_killed_job_loses_no_other_and_is_made_up_for(tmp_path):
                "sampled_steps=3000", "seed=1,2", "hydra/launcher=submitit_local", "out=sweep"]  # fmt: skip
     first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("sweep/4.2-*/checkpoint.npz")):
+    while not list(tmp_path.glob(f"sweep/4.2-*/{store.CHECKPOINT}")):
         assert time.monotonic() < deadline and first.poll() is None
         time.sleep(0.1)
     listed = subprocess.run(["pgrep", "-f", f"submitit.core._submit {tmp_path}"], capture_output=True, text=True)

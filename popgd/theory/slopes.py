@@ -32,6 +32,8 @@ CHEAPER = 8
 SHARE, ROOM = 4, 1.2
 #: Queries at most, some twenty seconds of two cores.
 MOST = 2**25
+#: Cubes of slopes at larger c may leave float64.
+FURTHEST = 1e30
 #: Rounding of the slope of one query's loss, in units of eps c lam_1.
 ROUNDING = 100
 #: Fewer samples of a full gradient are no check of the model: standard errors, and the skewness that widens them, need as many.
@@ -80,8 +82,11 @@ def measure(
     progress: Progress,
     memory: Memory,
 ) -> Slopes:
-    """The slopes at the points cs, those that are there twice once, for the spectra of an exact curve, each as likely."""
-    order = np.sort(np.unique(cs, return_index=True)[1])
+    """The slopes at the points cs, those that are there twice once, for the spectra of an exact curve, each as likely.
+
+    Without those of a descent that breaks off, beyond FURTHEST.
+    """
+    order = np.sort(np.unique(np.where(abs(cs) <= FURTHEST, cs, cs[0]), return_index=True)[1])
     lam, mult = (np.asarray(x) for x in curve.spectra)
     spectra = jnp.asarray(np.stack([np.repeat(*row) for row in zip(lam, mult.astype(int), strict=True)]))
     # Without LN the output grows with its query, and none is rare
