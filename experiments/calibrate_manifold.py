@@ -165,7 +165,8 @@ def measure(study: Study, seeds: Sequence[int]) -> list[Study]:
     twice, other_end = descents(study, seeds, 3, raw, 2 * RAW_BATCH * batch, False)
     projected, _ = descents(study, seeds, 4, steps, batch, True)
     moved = zip(shifts(study, exacts, seeds, once, end), shifts(study, exacts, seeds, twice, other_end), strict=True)
-    examined = [slopes_of(one, study.objective, exact, quiet, FORGETFUL) for one, exact in zip(settings, exacts, strict=True)]
+    one_slope = lambda pair: slopes_of(pair[0], study.objective, pair[1], quiet, FORGETFUL)
+    examined = abreast(one_slope, list(zip(settings, exacts, strict=True)))
     parts = zip(settings, exacts, points_of(study, exacts, seeds), once, twice, projected, moved, examined, strict=True)
     return [Study(one, study.objective, *rest) for one, *rest in parts]
 

@@ -132,7 +132,8 @@ def other_target(self: Any) -> Any:
 
 def multiplicity(study: Study) -> Study:
     spectrum = curve.Spectrum(jnp.array([3.0, 1.0]), jnp.array([2.0, 1.0]))
-    return with_exact(study, wide=curve.Looped.of(spectrum, study.setting.L))
+    wrong = curve.Looped.of(spectrum, study.setting.L)
+    return with_exact(study, curve=wrong, wide=wrong)
 
 
 c_star, limit, exact_c_star = curve.Linear.c_star, curve.Looped.limit, curve.q.c_star
@@ -149,7 +150,7 @@ CURVE = (
     Mutant("factor L forgotten in the slope", "quadrature", "4.1", ("engines-agree-slope",),
            ((looped_quadrature, "_looped_rate", lambda spec, u, c, L, cond: rate(spec, u, c, L, cond)._replace(
                value=rate(spec, u, c, L, cond).value / L)),), compiled=True, slow=True),
-    Mutant("multiplicity r off by one", "curve", "4.1", ("engines-agree-slope",), change=multiplicity),
+    Mutant("multiplicity r off by one", "curve", "4.1", ("engines-agree-slope", "engines-agree-gradient"), change=multiplicity),
     Mutant("factor 2 in the slope", "curve", "4.1", ("engines-agree-slope", "engines-agree-descent", "increment-constant"),
            shifted(curve.Looped), again="exact"),
     Mutant("factor 2 in the slope", "curve", "4.3", ("engines-agree-slope", "engines-agree-descent", "increment-constant"),

@@ -16,7 +16,7 @@ from popgd import wishart_bias as bias
 from popgd import wishart_loss as exact
 from popgd import wishart_normal as normal
 from popgd.memory import FORGETFUL
-from popgd.theory.gatmiry import descents, flow, minimiser, saddle, shifted
+from popgd.theory.gatmiry import descents, flow, minimiser, saddle, shifted, slopes
 from popgd.theory.gatmiry.common import Study
 
 #: Transcribed statements that are refuted where they are judged.
@@ -84,6 +84,7 @@ def twice_the_step(self: Any) -> Any:
     return make_optimiser(dataclasses.replace(self, eta=2 * self.eta))
 
 
+on_the_line = slopes.slope_on_the_line
 layer, draw = in_context.layer, in_context.InContext.sample
 make_optimiser = descents.Setting.make_optimiser
 
@@ -101,6 +102,8 @@ MODEL = (
            ((in_context.InContext, "sample", shorter_tasks),), sample, compiled=True, slow=True),
     Mutant("twice the step", "descent", "gatmiry.minimiser", ("engines-agree-descent-A",),
            ((descents.Setting, "make_optimiser", twice_the_step),), sample, slow=True),
+    Mutant("slope of the loss 1.5 times as large", "curve", "gatmiry.loops", ("engines-agree-slope-a",),
+           ((slopes, "slope_on_the_line", lambda *at: 1.5 * on_the_line(*at)),)),
     Mutant("the query is a key", "model", "gatmiry.ood", ("prompt-bound",), ((in_context, "layer", query_is_a_key),), shift,
            compiled=True, slow=True),
     Mutant("tasks 30% too short", "law", "gatmiry.ood", ("engines-agree-shifted",),

@@ -23,6 +23,7 @@ LONG = {"sampled_steps": 40, "batch": 1024}
 attention, of_query, looped = model.attention, model.attention_of_query, model.looped
 sample = data.Rotated.sample
 subspace, power_step = objectives.SubspaceDistance.__call__, objectives.PowerIteration.__call__
+of_output = objectives.PowerIteration.of_output
 
 
 def active(weights: Weights) -> tuple[Any, Any]:
@@ -113,6 +114,9 @@ MODEL = (
            ((objectives.PowerIteration, "__call__",
              lambda self, w, s: jnp.sum((model.looped(w, s.X, s.q, 1, False) - s.q) ** 2)),),
            again="sampled", compiled=True, slow=True),
+    Mutant("sign of the loss", "objective", "4.3", ("gradient-negative", "engines-agree-slope"),
+           ((objectives.PowerIteration, "of_output", lambda self, *output: -of_output(self, *output)),),
+           again="sampled", compiled=True),
     Mutant("distance, not its square", "objective", "4.1", ("engines-agree-gradient", "engines-agree-samples"),
            ((objectives.SubspaceDistance, "__call__", lambda self, w, s: jnp.sqrt(subspace(self, w, s))),),
            again="sampled", compiled=True, slow=True),

@@ -166,9 +166,9 @@ def _pairs(then: dict[str, Any], now: dict[str, Any], dtype: str) -> Iterator[Di
     yield _text("statement", then["statement"], now["statement"], dtype)
     yield _text("reason", then["reason"], now["reason"], dtype)
     yield Difference("seed", str(then["environment"].get("seed")), str(now["environment"]["seed"]))
-    for kind in ("claims", "self_checks"):
+    for kind, what in (("claims", "claim "), ("self_checks", "self-check ")):
         old, new = ({claim["id"]: claim for claim in content[kind]} for content in (then, now))
-        yield from _missing(f"{kind}: ", old, new)
+        yield from _missing(what, old, new)
         for name in filter(old.__contains__, new):
             yield from _claim(name, old[name], new[name], dtype)
     old, new = then["quantities"], now["quantities"]

@@ -23,3 +23,8 @@ def study(theorem, target=""):
     """The cached measurements behind a report."""
     studies = report(theorem).studies
     return studies["@" + target if target else ""]
+
+
+def both(found):
+    """All that a report judges: the theorem's claims and popgd's checks of itself."""
+    return (*found.claims, *found.self_checks)

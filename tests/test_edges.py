@@ -282,7 +282,7 @@ def test_verdict_of_nothing_sees_nothing():
     assert verdict.judge([e], 1e-6)[0].outcome == "SUPPORTED"
     for change in ({"measured": np.nan}, {"measured": np.zeros(0)}, {"error": -1.0}, {"resolution": np.nan}, {"error": np.inf}):
         assert verdict.judge([replace(e, **change)], 1e-6)[0].outcome == "INCONCLUSIVE"
-    assert verdict.overall([], True) == "INCONCLUSIVE" and verdict.overall([], False) == "NOT APPLICABLE"
+    assert verdict.overall([]) == "INCONCLUSIVE"
 
 
 def test_normal_quantiles_of_tiny_tails():

@@ -13,16 +13,17 @@ import pytest
 import your_own_theorem
 from mutants_in_context import IN_CONTEXT, STANDING, values
 from mutation import YIELDS, refuted, sizes
-from runs import report, study
+from runs import both, report, study
 
-from popgd import THEOREMS, UniformSphere, check
+from popgd import THEOREMS, UniformSphere, check, wishart
 from popgd.in_context import InContext
 from popgd.memory import FORGETFUL
 from popgd.report import resolve, restore
 from popgd.run import main
 from popgd.theory import gatmiry
-from popgd.theory.gatmiry import descents, flow, integrator, minimiser, prompts, saddle, shifted
-from popgd.theory.gatmiry.common import Study
+from popgd.theory.gatmiry import descents, flow, integrator, minimiser, prompts, saddle, shifted, slopes
+from popgd.theory.gatmiry.common import Study, sampled_law
+from popgd.theory.slopes import Slopes
 from popgd.verdict import Outcome, judge
 from popgd.wishart_loss import flow_loss_infinite
 
@@ -67,12 +68,22 @@ def test_mutant(mutant):
 
 
 def test_every_claim_has_a_mutant_in_the_default_suite():
-    claims = {claim.id for name in NAMES if name not in LONG for claim in report(name).claims}
+    claims = {claim.id for name in NAMES if name not in LONG for claim in both(report(name))}
     claims |= {e.id for function in gatmiry.THEOREMS[0].claims for e in function(descended())}
     claims |= {"flow-loss", "time-to-xi", "time-to-xi-transcribed"}
     killed = {claim for mutant in IN_CONTEXT if not (mutant.survives or mutant.slow) for claim in mutant.claims}
     assert claims <= set(YIELDS)
     assert claims == killed | STANDING
+
+
+def slopes_of(setting):
+    """Slopes of the loss at multiples of I as the exact moments have them, with errors."""
+    n, d, L = setting.law.n, setting.law.d, setting.L
+    a = np.array(slopes.AT) * wishart.a_star(n, d, L)
+    value = np.array([slopes.slope_on_the_line(n, d, L, Fraction(float(x))) for x in a])
+    zero, many = np.zeros(a.size), np.full(a.size, 1e6)
+    found = Slopes(zero, a, value, 1e-4 * abs(value), zero, zero, many, many)
+    return {f"slopes/{name}": x for name, x in found._asdict().items()}
 
 
 @cache
@@ -93,7 +104,7 @@ def descended():
     exact = descents.descend(setting, setting.law, lambda *_: None)
     parts = {"exact": exact._asdict(), "sampled": sampled._asdict()}
     arrays = {f"{part}/{name}": np.asarray(x) for part, found in parts.items() for name, x in found.items()}
-    return Study(setting, objective, arrays, lambda study, title: {})
+    return Study(setting, objective, arrays | slopes_of(setting), lambda study, title: {})
 
 
 def test_exact_claims_about_the_minimiser():
@@ -128,10 +139,11 @@ def test_rare_prompts_refute_nothing(size):
 def solved(exponent=None):
     """The flow of gatmiry.flow without integrating it: its solution, or with a loss like t^-1/exponent."""
     setting = resolve({"theorem": "gatmiry.flow", **sizes("gatmiry.flow")})
+    few = dataclasses.replace(setting, law=sampled_law(setting.law))
     t = np.concatenate([[0.0], np.geomspace(1e-3, 1e6, flow.TIMES - 1)])
     loss = np.asarray(flow_loss_infinite(jnp.asarray(setting.law.covariance), setting.L, jnp.asarray(t)))
     loss = loss if exponent is None else 2 * (1 + t) ** (-1 / exponent)
-    arrays = {"flow/t": t, "flow/loss": loss, "flow/more": loss, "flow/coarse": loss}
+    arrays = {"flow/t": t, "flow/loss": loss, "flow/more": loss, "flow/coarse": loss, **slopes_of(few)}
     return Study(setting, gatmiry.THEOREMS[3].objective(setting, ""), arrays, lambda study, title: {})
 
 

@@ -12,6 +12,7 @@ from popgd import SettingError, check, inference, inference_data, model, store
 from popgd.config import TESTS
 from popgd.inference import UNIT
 from popgd.inference_data import TEST_LAWS
+from popgd.objectives import PowerIteration
 from popgd.recursion import Records
 from popgd.report import resolve
 from popgd.theory.inference import TRUSTED, Inference, _theory, run_on
@@ -112,7 +113,7 @@ def test_the_error_of_the_eigenvectors_is_stated(kind):
 def one_snapshot():
     """A model with LN at a = sqrt(2), b = 1/sqrt(2)."""
     records = Records(np.array([1]), *(np.ones(1) for _ in range(6)), np.array(1), None)
-    return Trained("LN", True, None, records._replace(Delta=np.full(1, 1.5)), 2, np.array([0]))
+    return Trained("LN", True, None, records._replace(Delta=np.full(1, 1.5)), 2, np.array([0]), PowerIteration())
 
 
 @pytest.mark.parametrize("kind", ["near", "near second"])
@@ -122,7 +123,7 @@ def test_how_close_the_bounds_come_counts_the_eigenvectors(kind):
     S, depths = inference.split(X), np.array([1])
     queries = np.stack([q, inference.worst_query(S)])
     run = run_on(one_snapshot(), Case("x", "", X, S, queries), depths, last_only=False)
-    found, c = _of_run(run, depths), mp.mpf(float(run.c[0]))
+    found, c = _of_run(run, depths, np.zeros(1), True), mp.mpf(float(run.c[0]))
     tan, (lower, upper) = exact_log_tan(X, q, c, 1, S.r), exact_sides(X, q, c, 1, S)
     sin = tan - np.log1p(np.exp(2 * tan)) / 2
     off = {}
@@ -143,7 +144,7 @@ def test_what_is_stored_and_trusted_counts_the_eigenvectors():
     run = run_on(trained, case, depths, last_only=False)
     error = inference.rounding(S, inference.query(S, q), float(run.c[0]), 1)
     assert error.tan[0] < TRUSTED < error.angle[0] and not run.trusted.any()
-    stored = Inference(resolve({"theorem": "4.6"}), (trained,), depths, {"LN": (run,)}).arrays()
+    stored = Inference(resolve({"theorem": "4.6"}), (trained,), depths, {"LN": (run,)}, {}).arrays()
     assert stored["LN/x/rounding"] == error.angle[0]
     assert stored["LN/x/rounding_lower"] == error.lower[0]
 

@@ -13,10 +13,11 @@ import jax.scipy.linalg as sl
 import numpy as np
 import pytest
 
-from popgd import gradient, hessian, in_context, kronecker, model, structured, tangent
+from popgd import gradient, hessian, in_context, kronecker, model, structured, tangent, tilted
 from popgd.data import Rotated, UniformSphere, leading
 from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.theory import FINDINGS, THEOREMS
+from popgd.theory.gatmiry import slopes
 from popgd.theory.stability import prediction
 from popgd.weights import Weights
 
@@ -56,6 +57,9 @@ def statistics():
     for objective in (SubspaceDistance(2), PowerIteration(), PowerIteration("normalised", False)):
         yield gradient.GradientOf(objective, active), weights, law
         yield structured.AlongActive(objective), weights, structured.Orbits(law)
+        yield structured.AlongActive(objective), weights, structured.Single(law)
+        spectra = jnp.asarray([[3.0, 2.0, 1.0]])
+        yield tilted.SlopeOf(objective), weights, tilted.Tilted(spectra, jnp.asarray(0.3), 1, objective.L)
     yield gradient.RoundingOf(PowerIteration(), active), weights, law
     yield kronecker._Derivative(PowerIteration(), jax.hessian), factors, law
     yield hessian.SectorHessian(PowerIteration()), weights, law
@@ -64,6 +68,8 @@ def statistics():
     in_contexts = in_context.InContext.gaussian(D, 7, [2.0, 1.0, 0.5])
     at = in_context.embed(0.1 * jnp.eye(D), jnp.zeros(D))
     yield gradient.GradientOf(in_context.SquaredError(2), in_context.Support(D)), at, in_contexts
+    for n in (2, 7):
+        yield slopes.SlopeOf(2), at, slopes.Wishart(D, n)
 
 
 def test_no_statistic_and_no_law_calls_linear_algebra():

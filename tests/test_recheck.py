@@ -70,6 +70,10 @@ def claim_of(report, name):
     return next(claim for claim in report["claims"] if claim["id"] == name)
 
 
+def check_of(report, name):
+    return next(check for check in report["self_checks"] if check["id"] == name)
+
+
 def test_a_run_of_this_code_comes_out_as_it_was(tiny, capsys):
     before = contents(tiny)
     assert run.main([f"recheck={tiny}"]) == 0
@@ -118,7 +122,7 @@ def test_an_older_report_is_read_in_todays_words(before, capsys, monkeypatch):
     assert told(before) == []
     forge(before, lambda r: claim_of(r, "limit-c").update(id="c-limit"))
     forge(before, lambda r: r["quantities"].update(c_end=r["quantities"].pop("c_star")))
-    both = ["claims: c-limit", "claims: limit-c", "quantity c_end", "quantity c_star"]
+    both = ["claim c-limit", "claim limit-c", "quantity c_end", "quantity c_star"]
     assert told(before) == both
     monkeypatch.setitem(older.RENAMED, 2, {**older.RENAMED[2], "c-limit": "limit-c", "c_end": "c_star"})
     assert told(before) == []
@@ -163,7 +167,7 @@ def test_a_report_forged_in_its_versions_too_is_told(tiny, capsys, name):
 
 def number_fields(report):
     """(entry, key, row) of every number of a report."""
-    for claim in report["claims"]:
+    for claim in (*report["claims"], *report["self_checks"]):
         yield from ((claim, key, f"{claim['id']}: {key}") for key in ("predicted", "measured", *TRUST))
     for name, quantity in report["quantities"].items():
         yield from ((quantity, key, name + suffix) for key, suffix in (("value", ""), ("error", ": error")))
@@ -209,8 +213,14 @@ TEXTS = [
         ["statement"],
     ),
     (lambda r: r.update(source=r["source"].replace("4.2", "4.3")), ["source"]),
-    (lambda r: r.update(reason=""), ["reason"]),
-    (lambda r: r.update(reason=r["reason"].replace("64 samples", "640 samples")), ["reason"]),
+    (lambda r: r.update(reason="heavy tails"), ["reason"]),
+    (
+        lambda r: check_of(r, "engines-agree-raw").update(
+            reason=check_of(r, "engines-agree-raw")["reason"].replace("1024 samples", "10240 samples")
+        ),
+        ["engines-agree-raw: reason"],
+    ),
+    (lambda r: check_of(r, "engines-agree-raw").update(self_check="slope"), ["engines-agree-raw: self_check"]),
     (lambda r: r["environment"].update(seed=7), ["seed"]),
     (lambda r: r.update(signed="by me"), ["signed"]),
     (lambda r: r["claims"].pop(3), ["claim active-gradient-scalar"]),

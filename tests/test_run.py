@@ -161,7 +161,7 @@ def finished(tmp_path_factory):
 
 
 CLAIM_KEYS = {"id", "statement", "source", "predicted", "measured", "error", "allowance", "resolution", "detectable",
-              "outcome", "reason", "origin"}  # fmt: skip
+              "outcome", "reason", "origin", "self_check"}  # fmt: skip
 
 
 def test_report_has_the_published_schema(finished):
@@ -169,9 +169,11 @@ def test_report_has_the_published_schema(finished):
     report = json.loads((path / "report.json").read_text(), parse_constant=lambda x: pytest.fail(f"bare {x}"))
     assert report["format"] == FORMAT
     assert code == run.EXIT[report["outcome"]]
-    assert {"theorem", "outcome", "settings", "environment", "claims", "quantities"} <= set(report)
+    assert {"theorem", "outcome", "settings", "environment", "claims", "self_checks", "quantities"} <= set(report)
     assert {"jax", "numpy", "python", "popgd", "devices", "seed", "revision"} <= set(report["environment"])
-    for claim in report["claims"]:
+    assert report["claims"] and report["self_checks"]
+    for claim in (*report["claims"], *report["self_checks"]):
+        assert bool(claim["self_check"]) is (claim in report["self_checks"])
         assert set(claim) == CLAIM_KEYS
         assert claim["origin"] in ("paper", "derived")
         assert claim["outcome"] in run.EXIT

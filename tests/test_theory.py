@@ -14,7 +14,7 @@ from popgd.curve import Linear
 from popgd.objectives import PowerIteration
 from popgd.quadrature import Spectrum
 from popgd.report import resolve
-from popgd.theory import convergence, growth, manifold, power_method
+from popgd.theory import convergence, growth, manifold, power_method, slopes
 from popgd.theory.base import Setting
 from popgd.theory.noise import damped_noise
 from popgd.verdict import Outcome, judge
@@ -178,6 +178,17 @@ def test_heavy_tails_conclude_nothing():
     assert claims.pop("engines-agree-samples").outcome is Outcome.SUPPORTED  # sample by sample
     assert {claim.outcome for claim in claims.values()} == {Outcome.INCONCLUSIVE}
     assert all(claim.reason.startswith("heavy tails: at c = ") for claim in claims.values())
+
+
+def test_a_slope_that_is_two_percent_off_is_refuted(to_a_percent):
+    found = measured("4.1")
+    known, draw = found.exact.curve, found.slopes
+    # The shared study is to a tenth: its errors and resolution for a percent, as of a hundred times the samples
+    fine = draw._replace(stderr=draw.stderr / 10, skewness=0 * draw.skewness, value=np.asarray(known.slope(draw.c).value))
+    outcome = lambda s: judge([slopes.agree_with(known, s, 1024)], 1e-6)[0].outcome
+    assert outcome(fine) is Outcome.SUPPORTED
+    assert outcome(fine._replace(value=1.02 * fine.value)) is Outcome.REFUTED
+    assert judge([slopes.agree_with(known, fine, 2)], 1e-6)[0].outcome is Outcome.INCONCLUSIVE
 
 
 def test_a_step_size_at_which_noise_is_never_forgotten_concludes_nothing_about_descents():
