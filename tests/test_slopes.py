@@ -110,6 +110,7 @@ def test_more_than_there_is_time_for_is_said(to_a_percent):
     assert len(draw.sizes) == 1 and "queries would settle it" in found.blind()
 
 
+@SLOW
 def test_errors_of_the_second_stage_are_those_of_a_normal_law(monkeypatch):
     """300 seeds of (slope - exact)/stderr, at a tenth of the default resolution: Kolmogorov-Smirnov at 1e-4."""
     monkeypatch.setattr(slopes, "RESOLUTION", 0.2)
