@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,20 @@ from common import FIGURES, save
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from popgd import store
+from popgd import digest, store
 from popgd.config import SettingError
 from popgd.plot import BLUE, GREY, ORANGE
-from popgd.report import check_setting, resolve
+from popgd.report import check_setting, find_theorem, resolve
+from popgd.verdict import Claim, Outcome, overall
 
 #: Enough samples that every claim can tell on a mild spectrum.
 SIZES = {"samples": 2**14, "sampled_steps": 64, "batch": 512}
+NOTHING = Claim("", "", "", "", None, None, None, None, None, None, Outcome.SUPPORTED, "")
 #: What a refused setting, or one without a claim, is shown as.
 REFUSED = "REFUSED"
-OUTCOMES = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "NOT APPLICABLE", REFUSED)
+OUTCOMES = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "NOT APPLICABLE", "NOT TRUSTED", REFUSED)
 WORST = ("REFUTED", "INCONCLUSIVE", "NOT APPLICABLE", "SUPPORTED")
-COLOURS = (BLUE, ORANGE, GREY, "#dddddd", "black")
+COLOURS = (BLUE, ORANGE, GREY, "#dddddd", "red", "black")
 CAVEAT = (
     "`gatmiry.minimiser-all`, `gatmiry.flow-transcribed` and `gatmiry.loops-mean` are statements that popgd holds to be false; "
     "for 4.2 the step size 1 is beyond its bound, and n = d + 1 and spectra of one value are outside all hypotheses."
@@ -79,10 +82,12 @@ def judge(values: dict[str, Any], runs: Path) -> dict[str, Any]:
     try:
         setting = resolve({**SIZES, **values})
     except SettingError as error:
-        return {"theorem": values["theorem"], "settings": told, "outcome": REFUSED, "reason": str(error), "claims": []}
+        return {"theorem": values["theorem"], "settings": told, "outcome": REFUSED, "reason": str(error), "claims": [],
+                "self_checks": []}  # fmt: skip
     path = runs / store.run_name(setting.describe())
-    with store.claimed(path, setting.describe()) as stored:
-        if stored is None:
+    verdict = digest.of(find_theorem(setting.theorem))["verdict"]
+    with store.claimed(path, setting.describe(), verdict) as stored:
+        if not store.holds(stored, verdict):
             stored = json.loads(json.dumps(store.content_of(check_setting(setting)), allow_nan=False))
             store.write(path / store.REPORT, json.dumps(stored, indent=1).encode())
     return stored
@@ -102,11 +107,14 @@ def why(claim: dict[str, Any], report: dict[str, Any]) -> str:
 def row(number: int, report: dict[str, Any]) -> dict[str, Any]:
     """One line of the table: the setting, its outcome, every claim's, and why it is not SUPPORTED."""
     told = {name: report["settings"][name] for name in TOLD if report["settings"].get(name) is not None}
-    claims = {claim["id"]: claim for claim in report["claims"]}
+    claims = {claim["id"]: claim for claim in (*report["claims"], *report["self_checks"])}
+    checks = {check["id"]: check["outcome"] for check in report["self_checks"]}
     reasons = {name: why(claim, report) for name, claim in claims.items() if claim["outcome"] != "SUPPORTED"}
     outcomes = {name: claim["outcome"] for name, claim in claims.items()}
+    # As where popgd's checks of itself count as claims
+    joint = str(overall([replace(NOTHING, outcome=Outcome(x)) for x in outcomes.values()])) if outcomes else report["outcome"]
     return {"number": number, "theorem": report["theorem"], "settings": told, "outcome": report["outcome"],
-            "reason": report["reason"], "claims": outcomes, "why": reasons}  # fmt: skip
+            "reason": report["reason"], "claims": outcomes, "why": reasons, "checks": checks, "joint": joint}  # fmt: skip
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -116,6 +124,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for theorem, group in itertools.groupby(rows, key=lambda r: r["theorem"]):
         found = [r["outcome"] for r in group]
         lines.append(f"| {theorem} | {len(found)} | " + " | ".join(str(found.count(o)) for o in OUTCOMES) + " |")
+    unsure = sum("INCONCLUSIVE" in r["checks"].values() for r in rows)
+    lines += ["", f"A check of popgd itself is INCONCLUSIVE in {unsure} of {len(rows)} settings. Where these checks count as claims, "
+              + ", ".join(f"{sum(r['joint'] == o for r in rows)} are {o}" for o in OUTCOMES) + "."]  # fmt: skip
     lines += ["", "| number | theorem | setting | outcome | claims supported | the others, and why |", "| --- " * 6 + "|"]
     for r in rows:
         setting = " ".join(f"{name}={_short(value)}" for name, value in r["settings"].items())

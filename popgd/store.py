@@ -74,7 +74,7 @@ def read_stored(path: Path) -> tuple[dict[str, Any], int]:
 
 def _whole(report: dict[str, Any]) -> bool:
     """Whether a report has all that is read from one."""
-    judged = [report.get(name) for name in ("claims", "self_checks")]
+    judged: list[Any] = [report.get(name) for name in ("claims", "self_checks")]
     return (
         report.keys() >= _REPORT
         and all(isinstance(rows, list) for rows in judged)
