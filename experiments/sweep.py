@@ -87,7 +87,7 @@ def judge(values: dict[str, Any], runs: Path) -> dict[str, Any]:
     path = runs / store.run_name(setting.describe())
     verdict = digest.of(find_theorem(setting.theorem))["verdict"]
     with store.claimed(path, setting.describe(), verdict) as stored:
-        if not store.holds(stored, verdict):
+        if stored is None or not store.holds(stored, verdict):
             stored = json.loads(json.dumps(store.content_of(check_setting(setting)), allow_nan=False))
             store.write(path / store.REPORT, json.dumps(stored, indent=1).encode())
     return stored
@@ -125,8 +125,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         found = [r["outcome"] for r in group]
         lines.append(f"| {theorem} | {len(found)} | " + " | ".join(str(found.count(o)) for o in OUTCOMES) + " |")
     unsure = sum("INCONCLUSIVE" in r["checks"].values() for r in rows)
-    lines += ["", f"A check of popgd itself is INCONCLUSIVE in {unsure} of {len(rows)} settings. Where these checks count as claims, "
-              + ", ".join(f"{sum(r['joint'] == o for r in rows)} are {o}" for o in OUTCOMES) + "."]  # fmt: skip
+    lines += ["", f"A check of popgd itself is INCONCLUSIVE in {unsure} of {len(rows)} settings. Counted as claims they make "
+              + ", ".join(f"{sum(r['joint'] == o for r in rows)} {o}" for o in OUTCOMES) + "."]  # fmt: skip
     lines += ["", "| number | theorem | setting | outcome | claims supported | the others, and why |", "| --- " * 6 + "|"]
     for r in rows:
         setting = " ".join(f"{name}={_short(value)}" for name, value in r["settings"].items())
