@@ -21,6 +21,7 @@ from popgd.gradient import Estimate, population_gradient
 from popgd.model import Weights, embed, looped
 from popgd.objectives import PowerIteration, SubspaceDistance
 from popgd.report import Report, check
+from popgd.stored import Stored, load
 from popgd.theory import THEOREMS
 from popgd.verdict import Claim, Outcome
 
@@ -38,6 +39,7 @@ __all__ = [
     "Rotated",
     "Sample",
     "SettingError",
+    "Stored",
     "SubspaceDistance",
     "Trajectory",
     "UniformSphere",
@@ -45,6 +47,7 @@ __all__ = [
     "check",
     "descend",
     "embed",
+    "load",
     "looped",
     "population_gradient",
 ]

@@ -9,11 +9,9 @@ ever an allowance. Its errors and its trajectory are then others, and told as su
 import json
 import re
 import sys
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -22,6 +20,7 @@ from popgd.config import SettingError
 from popgd.memory import Arrays
 from popgd.perform import note
 from popgd.report import check_setting, restore
+from popgd.stored import stored_arrays
 from popgd.theory.base import Progress
 
 #: Rounding moves a number by this many units in the last place of the run's number format, relative
@@ -96,7 +95,7 @@ def recheck(path: Path, progress: Progress) -> Recheck:
         then = _environment(stored)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, store.REPORT, error) from None
-    arrays = _stored_arrays(path)
+    arrays = stored_arrays(path)
     report = check_setting(setting, progress)
     fresh = json.loads(json.dumps(store.content_of(report)))
     del fresh["format"]  # `store.read` has looked at the stored one
@@ -237,26 +236,6 @@ def _text(name: str, then: str, now: str, dtype: str) -> Difference:
 
 def _rounding(dtype: str, number: Number) -> float:
     return ROUNDINGS * float(np.finfo(dtype).eps) * max(1.0, abs(number or 0.0))
-
-
-def _stored_arrays(path: Path) -> Arrays:
-    """The arrays of the stored trajectory, none if there is no such file."""
-    file = path / store.TRAJECTORY
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError:
-        return {}
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-        EOFError,
-        KeyError,
-        BadZipFile,
-        zlib.error,
-    ) as error:
-        raise _damaged(path, store.TRAJECTORY, error) from None
 
 
 def _trajectory(then: Arrays, now: Arrays) -> Iterator[Difference]:
