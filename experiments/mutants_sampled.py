@@ -33,7 +33,7 @@ def active(weights: Weights) -> tuple[Any, Any]:
 def attending(change: Callable[[Weights], Weights], factor: Callable[[Any], Any] = lambda Z: 1) -> tuple:
     """Attention with other weights and a factor, in every layer."""
     return tuple(
-        (model, name, lambda w, Z, right=right: right(change(w), Z) * factor(Z))
+        (model, name, lambda w, Z, *copies, right=right: right(change(w), Z, *copies) * factor(Z))
         for name, right in (("attention", attention), ("attention_of_query", of_query))
     )
 
@@ -52,8 +52,8 @@ def over_rows(Z: Any) -> Any:
     return Z / jnp.sqrt(jnp.sum(Z * Z, axis=1, keepdims=True))
 
 
-def fewer_loops(weights: Weights, X: Any, q: Any, L: int = 1, normalise: bool = True) -> Any:
-    return looped(weights, X, q, L - 1, normalise)
+def fewer_loops(weights: Weights, X: Any, q: Any, L: int = 1, normalise: bool = True, copies: Any = None) -> Any:
+    return looped(weights, X, q, L - 1, normalise, copies)
 
 
 def of_positive_entries(G: Any) -> Any:
