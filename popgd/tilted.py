@@ -2,13 +2,15 @@
 
 With many loops, or at large c, the loss of a layer with LN is made by rare queries that are nearly
 orthogonal to the leading subspace of S: a sample of uniform ones misses them, and looks precise. Here a
-query in the eigenbasis of S is drawn from a mixture of MIXED angular central Gaussian laws,
+query in the eigenbasis of S is drawn from a mixture of angular central Gaussian laws,
 
-    q ~ D g/||D g||,   g normal,   D = delta on the r leading coordinates, 1 on the others,
-    density over that of the uniform law:  delta^-r (|q_lead|^2/delta^2 + |q_rest|^2)^(-d/2)    (Tyler 1987),
+    q ~ D g/||D g||,   g normal,   D diagonal,
+    density over that of the uniform law:  prod D_i^-1 (sum q_i^2/D_i^2)^(-d/2)    (Tyler 1987).
 
-with delta = 1, ..., delta_min in equal ratios. delta_min is where the loops, or the target, take a query
-halfway to the leading subspace. One law is the uniform one, so weights are at most MIXED.
+LEADING of them have D = delta on the r leading coordinates and 1 on the others, delta = 1, ..., delta_min
+in equal ratios: delta_min is where the loops, or the target, take a query halfway to the leading subspace.
+SPECTRAL more, for the target Sq/|Sq|, have D_i = (lam_d/lam_i)^s: Sq is short where q has next to nothing
+of all but the last eigenvectors. One law is the uniform one, so weights are at most their number.
 
 Valid at points of the manifold, for spectra whose r leading eigenvalues are equal and for losses that do
 not change under (S, q, V) -> (O S O^T, O q, O V). It shares `model.power_loop` with the structured
@@ -29,8 +31,8 @@ from popgd.objectives import OfOutput
 from popgd.structured import AlongActive
 from popgd.weights import Weights
 
-#: Laws in the mixture. At ratios of 1e18 their deltas are 100 times apart, and the spread is thrice the mean.
-MIXED = 9
+#: Laws of either kind. At ratios of 1e18 the deltas are 100 times apart, and the spread is thrice the mean.
+LEADING, SPECTRAL = 9, 3
 #: Squares of smaller deltas, over d and r, leave float64.
 SMALLEST = 1e-100
 
@@ -60,15 +62,16 @@ class Slope(NamedTuple):
     cube: Float[Array, ""]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["spectra", "c"], meta_fields=["r", "L"])
+@partial(jax.tree_util.register_dataclass, data_fields=["spectra", "c"], meta_fields=["r", "L", "spectral"])
 @dataclass(frozen=True, eq=False)
 class Tilted(Inner):
-    """One of K spectra, each as likely, and a query drawn for L loops at c."""
+    """One of K spectra, each as likely, and a query drawn for L loops at c, and for the target Sq/|Sq| if `spectral`."""
 
     spectra: Float[Array, "K d"]
     c: Float[Array, ""]
     r: int
     L: int
+    spectral: bool = False
 
     @property
     def d(self) -> int:
@@ -81,17 +84,25 @@ class Tilted(Inner):
     def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Weighted:
         of_row, of_law, of_query = jax.random.split(key, 3)
         lam = self.spectra[jax.random.randint(of_row, (), 0, len(self.spectra))].astype(dtype)
-        leading = jnp.arange(self.d) < self.r
-        # A single eigenvalue has no others: its queries are uniform
-        lowest = jnp.where(self.r < self.d, least(lam, self.r, self.c, self.L), 1.0)
-        deltas = lowest ** (jnp.arange(MIXED) / (MIXED - 1))
-        delta = deltas[jax.random.randint(of_law, (), 0, MIXED)]
-        g = jnp.where(leading, delta, 1.0) * normal(of_query, (self.d,), dtype)
+        logs = self.log_scales(lam)
+        chosen = logs[jax.random.randint(of_law, (), 0, len(logs))]
+        g = jnp.exp(chosen) * normal(of_query, (self.d,), dtype)
         q = g / jnp.linalg.norm(g)
-        lead, rest = jnp.sum(jnp.where(leading, q, 0.0) ** 2), jnp.sum(jnp.where(leading, 0.0, q) ** 2)
-        log_density = -self.r * jnp.log(deltas) - self.d / 2 * jnp.log(lead / deltas**2 + rest)
-        weight = MIXED / jnp.sum(jnp.exp(log_density))
+        density = -jnp.sum(logs, axis=1) - self.d / 2 * jnp.log(jnp.sum((q * jnp.exp(-logs)) ** 2, axis=1))
+        weight = len(logs) / jnp.sum(jnp.exp(density))
         return Weighted(Orbit(lam, q[:, None], jnp.eye(self.d, self.r, dtype=dtype)), weight)
+
+    def log_scales(self, lam: Float[Array, " d"]) -> Float[Array, "laws d"]:
+        """log D of every law in the mixture."""
+        # A single eigenvalue has no others: its queries are uniform
+        lowest = least(lam, self.r, self.c, self.L) if self.r < self.d else jnp.ones((), lam.dtype)
+        shares = jnp.arange(LEADING) / (LEADING - 1)
+        logs = jnp.log(lowest) * shares[:, None] * (jnp.arange(self.d) < self.r)
+        if not self.spectral:
+            return logs
+        last = jnp.clip(lam, SMALLEST * lam[0])
+        powers = jnp.arange(1, SPECTRAL + 1) / SPECTRAL
+        return jnp.concatenate([logs, powers[:, None] * jnp.log(last[-1] / last)])
 
 
 def least(lam: Float[Array, " d"], r: int, c: Float[Array, ""], L: int) -> Float[Array, ""]:

@@ -31,7 +31,8 @@ def exact_of(objective, rows):
 
 def sampled(objective, rows, r, c, key, samples=SAMPLES, loops=None):
     loops = objective.L if loops is None else loops
-    law = Tilted(jnp.asarray(rows), jnp.asarray(c), r, loops if objective.layer_norm else 0)
+    spectral = getattr(objective, "target", "") == "normalised"
+    law = Tilted(jnp.asarray(rows), jnp.asarray(c), r, loops if objective.layer_norm else 0, spectral)
     weights = model.embed(jnp.ones(()), jnp.asarray(c), rows.shape[1])
     return gradient.population_average(SlopeOf(objective), weights, law, key, samples)
 
@@ -39,12 +40,14 @@ def sampled(objective, rows, r, c, key, samples=SAMPLES, loops=None):
 ROWS = {
     "plain": (np.array([[8.0, 5, 4, 2, 1]]), 1),
     "one far ahead": (np.array([[5.9, 0.09, 0.01]]), 1),
+    "three sizes": (np.array([[10.0, 0.2, 0.005]]), 1),
     "two lead": (np.array([[2.5, 2.5, 1.0]]), 2),
     "uniform": (UniformSphere(4, 8).eigenvalues(jax.random.key(3), 16), 1),
 }
 LINEAR = PowerIteration("normalised", layer_norm=False)
 CASES = [(SubspaceDistance(10), "one far ahead"), (SubspaceDistance(3), "plain"), (SubspaceDistance(8), "two lead"),
-         (PowerIteration(), "one far ahead"), (PowerIteration(), "uniform"), (LINEAR, "plain")]  # fmt: skip
+         (PowerIteration(), "one far ahead"), (PowerIteration(), "three sizes"),
+         (PowerIteration(), "uniform"), (LINEAR, "plain")]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -72,12 +75,12 @@ def test_uniform_queries_miss_them():
 
 def test_weights_are_densities():
     """Means over the mixture of 1 and of q_1^2, which are 1 and 1/d under the uniform law."""
-    law = Tilted(jnp.asarray(ROWS["plain"][0]), jnp.asarray(5.0), 1, 3)
+    law = Tilted(jnp.asarray(ROWS["plain"][0]), jnp.asarray(5.0), 1, 3, True)
     draws = jax.jit(jax.vmap(lambda key: law.sample(key, jnp.dtype("float64"))))(jax.random.split(jax.random.key(0), SAMPLES))
     weight, first = np.asarray(draws.weight), np.asarray(draws.orbit.Q)[:, 0, 0] ** 2
     for values, wanted in ((weight, 1.0), (weight * first, 1 / 5)):
         assert abs(values.mean() - wanted) < FAR * values.std() / SAMPLES**0.5
-    assert weight.max() <= tilted.MIXED
+    assert weight.max() <= tilted.LEADING + tilted.SPECTRAL
 
 
 class Normal:

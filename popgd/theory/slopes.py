@@ -91,10 +91,10 @@ def measure(
     spectra = jnp.asarray(np.stack([np.repeat(*row) for row in zip(lam, mult.astype(int), strict=True)]))
     # Without LN the output grows with its query, and none is rare
     loops = objective.L if objective.layer_norm else 0
-    start = start_of(curve)
+    start, spectral = start_of(curve), getattr(objective, "target", "") == "normalised"
 
     def draw(number: int, c: float, stage: int, samples: int) -> gradient.Estimate:
-        law = Tilted(spectra, jnp.asarray(c), setting.law.r, loops)
+        law = Tilted(spectra, jnp.asarray(c), setting.law.r, loops, spectral)
         weights = model.embed(jnp.ones(()), jnp.asarray(c), setting.law.d)
         return gradient.population_average(SlopeOf(objective), weights, law, setting.key(14, number, stage), samples)
 
