@@ -23,7 +23,7 @@ import benchmark_structured  # noqa: E402
 from benchmark_figure import draw  # noqa: E402
 from common import FIGURES, save  # noqa: E402
 
-from popgd import store  # noqa: E402
+from popgd.runs import store  # noqa: E402
 
 #: At least this many times as fast as PyTorch in float32; at no size less than LEAST_RATIO.
 RATIOS, LEAST_RATIO = {(10, 50, 3): 3.5, (20, 100, 3): 4.0}, 1.5

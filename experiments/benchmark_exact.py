@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from popgd import curve, gradient, model, recursion
-from popgd.data import Rotated
-from popgd.interpolant import interpolate
-from popgd.objectives import SubspaceDistance
-from popgd.quadrature import Spectrum
-from popgd.quadrature.trapezoid import node_count
+from popgd.descent import gradient, recursion
+from popgd.descent.interpolant import interpolate
+from popgd.papers.power_method import curve, model
+from popgd.papers.power_method.data import Rotated
+from popgd.papers.power_method.objectives import SubspaceDistance
+from popgd.papers.power_method.quadrature import Spectrum
+from popgd.papers.power_method.quadrature.trapezoid import node_count
 
 SPECTRUM, L = (8.0, 5.0, 4.0, 2.0, 1.0), 3
 #: (d, L): the dimension at L = 3, then the nodes, whose number grows with L.

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from popgd.plot import BLACK, BLUE, GREEN, GREY, ORANGE
+from popgd.theorem.plot import BLACK, BLUE, GREEN, GREY, ORANGE
 
 COLOURS = {"popgd": BLUE, "popgd with sampling": "#56B4E9", "one vmap": ORANGE, "PyTorch": GREEN, "NumPy loop, forward": GREY}
 PARTS = {"import": GREY, "trace": ORANGE, "compile": GREEN, "run": BLUE}

@@ -22,11 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from popgd import gradient, model
-from popgd.data import Rotated, Sample
-from popgd.model import Active
-from popgd.objectives import SubspaceDistance
-from popgd.weights import Weights
+from popgd.descent import gradient
+from popgd.papers.power_method import model
+from popgd.papers.power_method.data import Rotated, Sample
+from popgd.papers.power_method.model import Active
+from popgd.papers.power_method.objectives import SubspaceDistance
+from popgd.problem.weights import Weights
 
 try:
     torch: Any = importlib.import_module("torch")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from popgd import cache
+from popgd.runs import cache
 
 #: Runs theorem=4.1 and prints where its time went. Pieces of compilation nest, so their union counts.
 COLD = """
@@ -58,8 +58,11 @@ import jax
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 import jax.numpy as jnp
-from popgd import Rotated, SubspaceDistance, embed, population_gradient
-from popgd.model import Active
+from popgd.papers.power_method.data import Rotated
+from popgd.papers.power_method.objectives import SubspaceDistance
+from popgd.papers.power_method.model import embed
+from popgd import population_gradient
+from popgd.papers.power_method.model import Active
 law = Rotated.with_spectrum([8, 5, 4, 2, 1])
 weights = embed(jnp.asarray(2.0, "float32"), jnp.asarray(0.25, "float32"), 5)
 for power in range(12, 23, 2):

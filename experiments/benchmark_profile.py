@@ -9,11 +9,12 @@ import benchmark_gradient as measured
 import jax
 import jax.numpy as jnp
 
-from popgd import gradient
-from popgd.data import Rotated, Sample, haar
-from popgd.model import Active
-from popgd.normal import normal
-from popgd.weights import Weights
+from popgd.descent import gradient
+from popgd.papers.power_method.data import Rotated, Sample
+from popgd.papers.power_method.model import Active
+from popgd.problem.law import haar
+from popgd.problem.normal import normal
+from popgd.problem.weights import Weights
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["law"], meta_fields=["draw"])

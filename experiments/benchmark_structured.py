@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from popgd import descent, model
-from popgd.data import Law, Orbit, Rotated, UniformSphere
-from popgd.gradient import Gradient
-from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.structured import AlongActive, structured
-from popgd.weights import Weights
+from popgd.descent import descent
+from popgd.descent.gradient import Gradient
+from popgd.papers.power_method import model
+from popgd.papers.power_method.data import Orbit, Rotated, UniformSphere
+from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
+from popgd.papers.power_method.structured import AlongActive, structured
+from popgd.problem.law import Law
+from popgd.problem.weights import Weights
 
 SAMPLES, REPEATS, POINT = 2**15, 3, (1.5, 1.0)
 LAWS: dict[str, Law] = {

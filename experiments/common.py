@@ -8,10 +8,11 @@ import jax
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from popgd import curve, store
-from popgd.report import resolve
-from popgd.theory import convergence, growth
-from popgd.theory.study import Exact
+from popgd.papers.power_method import curve
+from popgd.papers.power_method.training import convergence, growth
+from popgd.papers.power_method.training.study import Exact
+from popgd.runs import store
+from popgd.theorem.report import resolve
 
 jax.config.update("jax_enable_x64", True)
 

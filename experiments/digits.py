@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from popgd import inference, model
-from popgd.plot import BLACK, BLUE
-from popgd.report import resolve
-from popgd.theory.training import spiked_spectrum
+from popgd.papers.power_method import model
+from popgd.papers.power_method.looping import inference
+from popgd.papers.power_method.looping.trained import spiked_spectrum
+from popgd.theorem.plot import BLACK, BLUE
+from popgd.theorem.report import resolve
 
 LOOPS, STEPS = 12, 10**6
 

@@ -5,9 +5,9 @@ python experiments/figure_1.py [--quick]
 
 from typing import Any
 
-from finite_sample import FULL, TASKS, Sizes, train
 from matplotlib.figure import Figure
 from style import about, caption, heat, parameters, sheet
+from trained import FULL, TASKS, Sizes, train
 
 NAME, MODEL, SLOPE = "figure_1", "looped", 2
 

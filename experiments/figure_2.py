@@ -6,9 +6,9 @@ python experiments/figure_2.py [--quick]
 from typing import Any
 
 import numpy as np
-from finite_sample import FULL, TASKS, Sizes, test_point, train
 from matplotlib.figure import Figure
 from style import MODELS, about, angle_lines, angles, caption, loss, power_line, sheet
+from trained import FULL, TASKS, Sizes, test_point, train
 
 NAME = "figure_2"
 THREE = ("LN", "no LN, norm.", "no LN, unnorm.")

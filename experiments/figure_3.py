@@ -5,11 +5,11 @@ python experiments/figure_3.py [--quick]
 
 from typing import Any
 
-from finite_sample import FULL, Sizes, train
 from matplotlib.figure import Figure
 from style import ORDER, caption, sheet
+from trained import FULL, Sizes, train
 
-from popgd.plot import GREY
+from popgd.theorem.plot import GREY
 
 NAME = "figure_3"
 #: The laws of each task; Task 2's multiplicities sum to n.

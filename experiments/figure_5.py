@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from finite_sample import FULL, TASKS, Sizes, test_point, train
 from matplotlib.figure import Figure
 from style import FLOOR, ORDER, angle_lines, angles, caption, power_line, sheet
+from trained import FULL, TASKS, Sizes, test_point, train
 
-from popgd.inference_data import TEST_LAWS
+from popgd.papers.power_method.looping.data import TEST_LAWS
 
 NAME = "figure_5"
 LOOPS = 30

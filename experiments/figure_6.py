@@ -5,11 +5,11 @@ python experiments/figure_6.py [--quick]
 
 from typing import Any
 
-from finite_sample import FULL, Sizes, train
 from matplotlib.figure import Figure
 from style import about, caption, heat, parameters, sheet
+from trained import FULL, Sizes, train
 
-from popgd.plot import BLACK
+from popgd.theorem.plot import BLACK
 
 NAME = "figure_6"
 

@@ -6,8 +6,8 @@ python experiments/figure_7.py [--quick]
 from typing import Any
 
 import figure_6
-from finite_sample import FULL, Sizes
 from matplotlib.figure import Figure
+from trained import FULL, Sizes
 
 NAME = "figure_7"
 

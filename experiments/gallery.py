@@ -7,7 +7,7 @@ import time
 
 import jax
 from common import save
-from finite_sample import FULL, QUICK, Sizes
+from trained import FULL, QUICK, Sizes
 
 NAMES = tuple(f"figure_{number}" for number in range(1, 8))
 

@@ -16,12 +16,12 @@ import numpy as np
 from common import save
 from matplotlib.figure import Figure
 
-from popgd import wishart
-from popgd import wishart_loss as exact
-from popgd.in_context import InContext
-from popgd.plot import BLACK, BLUE, GREEN, GREY, ORANGE
-from popgd.recursion import log_grid
-from popgd.theory.gatmiry.common import COVARIANCE, step_size
+from popgd.descent.recursion import log_grid
+from popgd.papers.in_context import wishart
+from popgd.papers.in_context import wishart_loss as exact
+from popgd.papers.in_context.common import COVARIANCE, step_size
+from popgd.papers.in_context.model import InContext
+from popgd.theorem.plot import BLACK, BLUE, GREEN, GREY, ORANGE
 
 N, STEPS = 50, 10**5
 COLOURS = (GREY, BLUE, ORANGE, GREEN, BLACK)

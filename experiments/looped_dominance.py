@@ -13,10 +13,10 @@ import numpy as np
 from common import save
 from matplotlib.figure import Figure
 
-from popgd import wishart
-from popgd import wishart_loss as exact
-from popgd.plot import BLACK, BLUE, GREEN, GREY, ORANGE
-from popgd.theory.gatmiry.flow import DOMINANCE, losses_and_slopes
+from popgd.papers.in_context import wishart
+from popgd.papers.in_context import wishart_loss as exact
+from popgd.papers.in_context.flow import DOMINANCE, losses_and_slopes
+from popgd.theorem.plot import BLACK, BLUE, GREEN, GREY, ORANGE
 
 D = 5
 COLOURS = {10**14: GREY, 10**4: GREEN, 50: BLUE}

@@ -12,9 +12,9 @@ import numpy as np
 from common import save
 from matplotlib.figure import Figure
 
-from popgd import wishart
-from popgd.plot import BLUE, GREEN, ORANGE
-from popgd.theory.gatmiry.prompts import PROMPTS, mean_errors, wishart_spectra
+from popgd.papers.in_context import wishart
+from popgd.papers.in_context.prompts import PROMPTS, mean_errors, wishart_spectra
+from popgd.theorem.plot import BLUE, GREEN, ORANGE
 
 D, N, LOOPS = 10, 50, np.unique(np.geomspace(1, 60, 40).astype(int))
 COLOURS = {1: GREEN, 2: BLUE, 3: ORANGE}

@@ -11,8 +11,9 @@ import numpy as np
 from common import save
 from matplotlib.figure import Figure
 
-from popgd import check, wishart
-from popgd.plot import BLUE, GREEN, GREY, ORANGE
+from popgd import check
+from popgd.papers.in_context import wishart
+from popgd.theorem.plot import BLUE, GREEN, GREY, ORANGE
 
 SIZES = {"d": 4, "n": 100, "eta": 0.5}
 COLOURS = {1: GREY, 2: BLUE, 3: ORANGE, 4: GREEN}

@@ -12,8 +12,8 @@ from math import comb
 from common import save
 from matplotlib.figure import Figure
 
-from popgd import wishart
-from popgd.plot import BLACK, BLUE, GREEN, GREY, ORANGE
+from popgd.papers.in_context import wishart
+from popgd.theorem.plot import BLACK, BLUE, GREEN, GREY, ORANGE
 
 COLOURS = {1: GREY, 2: BLUE, 3: ORANGE, 4: GREEN}
 D, LONG = 10, 10**4

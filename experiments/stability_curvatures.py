@@ -7,7 +7,7 @@ Weight decay w < -l'(0)/d, theta <- theta - eta (grad + w theta), adds w to ever
     -h/d + w = c l'(c)/d + w = w (1 - c):
 
 no decay makes the manifold attract where it stops at c > 1. That is necessary, not enough: in 4.1 P11 has -(2 c/d) E[...] + w,
-positive near c = 0 only. A decay beyond -l'(0)/d leaves c = 0 alone. Source: derived; h and P11 as in `popgd.hessian`.
+positive near c = 0 only. A decay beyond -l'(0)/d leaves c = 0 alone. Source: derived; h and P11 as in `stability.hessian`.
 
 The active blocks P21 and Q12 do not mix with the others, and have curvatures of their own off the multiples of I.
 
@@ -26,11 +26,11 @@ from matplotlib.figure import Figure
 from stability_full import Variant, start_of
 from stability_setting import LAW, LAYER, LINEAR, SUBSPACE, D, known
 
-from popgd import hessian
-from popgd.gradient import population_average
-from popgd.kronecker import ACTIVE, Kronecker
-from popgd.model import Active
-from popgd.weights import Weights
+from popgd.descent.gradient import population_average
+from popgd.papers.power_method.kronecker import ACTIVE, Kronecker
+from popgd.papers.power_method.model import Active
+from popgd.papers.power_method.stability import hessian
+from popgd.problem.weights import Weights
 
 #: Samples of each of two Hessians, and of each of two gradients.
 SAMPLES, GRADIENTS = 2**14, 2**16

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from stability_full import Variant, beside, descend, look
 from stability_setting import LAM, LAYER, LINEAR, SUBSPACE, TEST
 
-from popgd import kronecker
-from popgd.data import Rotated
-from popgd.objectives import SubspaceDistance
-from popgd.quadrature import Spectrum
-from popgd.theory.stability import prediction
-from popgd.weights import Weights
+from popgd.papers.power_method import kronecker
+from popgd.papers.power_method.data import Rotated
+from popgd.papers.power_method.objectives import SubspaceDistance
+from popgd.papers.power_method.quadrature import Spectrum
+from popgd.papers.power_method.stability import prediction
+from popgd.problem.weights import Weights
 
 #: Objective, spectrum, step size, batch, steps.
 CASES = (

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from stability_full import Variant, beside, descend, look, training_loss
 from stability_setting import BATCH, KEY, LAW, LINEAR, SPECTRUM, SUBSPACE, TEST, D, known
 
-from popgd import kronecker, one_layer
-from popgd.plot import BLACK, BLUE, GREEN, GREY, ORANGE
-from popgd.recursion import log_grid
-from popgd.theory.stability.measure import INACTIVE
+from popgd.descent.recursion import log_grid
+from popgd.papers.power_method import kronecker, one_layer
+from popgd.papers.power_method.stability.measure import INACTIVE
+from popgd.theorem.plot import BLACK, BLUE, GREEN, GREY, ORANGE
 
 COLOURS = (BLACK, BLUE, "#56B4E9", GREEN, "#E69F00", ORANGE)
 #: Step size and steps of each theorem.

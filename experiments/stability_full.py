@@ -1,6 +1,6 @@
 """Descent of all entries of (P, Q) as one compiled loop, and variants of model and objective, for `stability.py`.
 
-`popgd.descent.descend` records and checkpoints every step from Python; here a step takes a tenth of the time, on one core.
+`descend` records and checkpoints every step from Python; here a step takes a tenth of the time, on one core.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from popgd import kronecker, model
-from popgd.data import Sample
-from popgd.gradient import population_average
-from popgd.kronecker import ACTIVE, Kronecker
-from popgd.weights import Weights, distance
+from popgd.descent.gradient import population_average
+from popgd.papers.power_method import kronecker, model
+from popgd.papers.power_method.data import Sample
+from popgd.papers.power_method.kronecker import ACTIVE, Kronecker
+from popgd.problem.weights import Weights, distance
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ K/(4c^2) in 4.3 make of it
 
 in 4.1 with Delta = a^2 - b^2 > 0 like exp{(l_inf/K) (c - (Delta/2) asinh(2c/Delta))}, as 2b^2/(a^2 + b^2) = 1 -
 Delta/sqrt(4c^2 + Delta^2).
-Source: derived; k11 as in `popgd.hessian`.
+Source: derived; k11 as in `popgd.papers.power_method.stability.hessian`.
 """
 
 from typing import Any
@@ -23,13 +23,13 @@ from matplotlib.figure import Figure
 from stability_full import Variant, descend
 from stability_setting import BATCH, KEY, LAM, LAW, LAYER, LINEAR, SPECTRUM, SUBSPACE, D, known
 
-from popgd import kronecker, one_layer
-from popgd.interpolant import interpolate
-from popgd.plot import BLACK, BLUE, GREEN, ORANGE
-from popgd.recursion import log_grid
-from popgd.report import resolve
-from popgd.theory.stability import prediction
-from popgd.theory.stability.prediction import P11, P22, Q22
+from popgd.descent.interpolant import interpolate
+from popgd.descent.recursion import log_grid
+from popgd.papers.power_method import kronecker, one_layer
+from popgd.papers.power_method.stability import prediction
+from popgd.papers.power_method.stability.prediction import P11, P22, Q22
+from popgd.theorem.plot import BLACK, BLUE, GREEN, ORANGE
+from popgd.theorem.report import resolve
 
 #: Theorem, objective, p with -c^p l'(c) -> K (0 where c converges), step size, steps, those of p11 by nonlinear descent; block,
 #: steps and batches of the descents in all entries.

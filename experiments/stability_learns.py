@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from stability_full import Variant, beside, descend, look
 from stability_setting import LAM, LAW, LINEAR, TEST, D, known
 
-from popgd import kronecker, model
-from popgd.plot import BLUE, GREEN, GREY, ORANGE
-from popgd.recursion import log_grid
+from popgd.descent.recursion import log_grid
+from popgd.papers.power_method import kronecker, model
+from popgd.theorem.plot import BLUE, GREEN, GREY, ORANGE
 
 #: Samples of a step.
 BATCH = 128

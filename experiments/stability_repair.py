@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from stability_full import Variant, beside, descend, look
 from stability_setting import BATCH, LAW, LAYER, LINEAR, SUBSPACE, TEST, D
 
-from popgd import kronecker
+from popgd.papers.power_method import kronecker
 
 #: Theorem, objective, norm, step size, steps, size of the perturbation, decays. 4.3 escapes slowly, and is given more of all.
 CASES = (

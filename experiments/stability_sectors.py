@@ -11,18 +11,18 @@ from matplotlib.figure import Figure
 from stability_full import draw as draw_samples
 from stability_setting import LAM, LAW, LAYER, LINEAR, SUBSPACE, D, known
 
-from popgd import hessian, kronecker, model
-from popgd.data import Rotated
-from popgd.hessian import SECTORS
-from popgd.kronecker import BLOCKS
-from popgd.objectives import SubspaceDistance
-from popgd.plot import BLACK, BLUE, GREEN, GREY, ORANGE
-from popgd.recursion import log_grid
-from popgd.report import resolve
-from popgd.theory.stability import prediction
-from popgd.theory.stability.growth import lowest, sector_growth
-from popgd.theory.stability.measure import INACTIVE
-from popgd.theory.study import curves_of
+from popgd.descent.recursion import log_grid
+from popgd.papers.power_method import kronecker, model
+from popgd.papers.power_method.data import Rotated
+from popgd.papers.power_method.kronecker import BLOCKS
+from popgd.papers.power_method.objectives import SubspaceDistance
+from popgd.papers.power_method.stability import hessian, prediction
+from popgd.papers.power_method.stability.growth import lowest, sector_growth
+from popgd.papers.power_method.stability.hessian import SECTORS
+from popgd.papers.power_method.stability.measure import INACTIVE
+from popgd.papers.power_method.training.study import curves_of
+from popgd.theorem.plot import BLACK, BLUE, GREEN, GREY, ORANGE
+from popgd.theorem.report import resolve
 
 #: Growth is followed so far, where the steps do not end it before.
 DECADES = 6.0

@@ -4,10 +4,10 @@ from typing import Any
 
 import jax
 
-from popgd.data import Rotated
-from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.quadrature import Spectrum
-from popgd.theory.stability import prediction
+from popgd.papers.power_method.data import Rotated
+from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
+from popgd.papers.power_method.quadrature import Spectrum
+from popgd.papers.power_method.stability import prediction
 
 LAM = (8.0, 5.0, 4.0, 2.0, 1.0)
 LAW, SPECTRUM, D = Rotated.with_spectrum(LAM), Spectrum.of(LAM), len(LAM)

@@ -7,11 +7,11 @@ from common import save
 from matplotlib.figure import Figure
 from stability_setting import KEY, LAYER, D, known
 
-from popgd import kronecker, one_layer
-from popgd.plot import BLACK, BLUE, GREEN, GREY, ORANGE
-from popgd.recursion import log_grid
-from popgd.theory.stability import prediction
-from popgd.theory.stability.prediction import P22, Q22
+from popgd.descent.recursion import log_grid
+from popgd.papers.power_method import kronecker, one_layer
+from popgd.papers.power_method.stability import prediction
+from popgd.papers.power_method.stability.prediction import P22, Q22
+from popgd.theorem.plot import BLACK, BLUE, GREEN, GREY, ORANGE
 
 #: p22 = -r22 at the start, and their colours; step size and steps.
 SIZES = {0.0: BLACK, 1e-3: BLUE, 1e-2: "#56B4E9", 0.03: GREEN, 0.1: "#E69F00", 0.3: ORANGE}

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from stability_full import start_of
 from stability_setting import LAW, LAYER, LINEAR, SUBSPACE, known
 
-from popgd import hessian
-from popgd.objectives import SubspaceDistance
-from popgd.plot import BLUE, GREEN, GREY, ORANGE
+from popgd.papers.power_method.objectives import SubspaceDistance
+from popgd.papers.power_method.stability import hessian
+from popgd.theorem.plot import BLUE, GREEN, GREY, ORANGE
 
 #: Samples of a Hessian of three layers; of one layer twice as many.
 HESSIAN = 2**11

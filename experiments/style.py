@@ -7,11 +7,11 @@ import textwrap
 from typing import Any
 
 import numpy as np
-from finite_sample import Trained
 from matplotlib.figure import Figure
+from trained import Trained
 
-from popgd import inference
-from popgd.plot import BLACK, BLUE, GREEN, GREY, ORANGE
+from popgd.papers.power_method.looping import inference
+from popgd.theorem.plot import BLACK, BLUE, GREEN, GREY, ORANGE
 
 #: Colour and marker of each model, so that neither alone has to tell them apart.
 MODELS = {"LN": (BLUE, "o"), "looped": (BLUE, "o"), "no LN, norm.": (ORANGE, "s"), "no LN, unnorm.": (GREEN, "^")}
@@ -94,7 +94,7 @@ def loss(axes: Any, run: Trained, name: str, which: str, style: tuple[str, str])
 def angles(run: Trained, record: int, X: np.ndarray, q: np.ndarray, loops: int) -> tuple[np.ndarray, np.ndarray, float]:
     """sin of the angle after 1 ... loops loops of the SGD weights, the same by the exact formula at the population's c_t,
     and that c_t."""
-    from popgd.weights import Weights
+    from popgd.problem.weights import Weights
 
     S = inference.split(X)
     weights = Weights(run.P[record], run.Q[record])  # pyright: ignore

@@ -22,11 +22,11 @@ from common import FIGURES, save
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from popgd import digest, store
-from popgd.config import SettingError
-from popgd.plot import BLUE, GREY, ORANGE
-from popgd.report import check_setting, find_theorem, resolve
-from popgd.verdict import Claim, Outcome, overall
+from popgd.problem.errors import SettingError
+from popgd.runs import digest, store
+from popgd.theorem.plot import BLUE, GREY, ORANGE
+from popgd.theorem.report import check_setting, find_theorem, resolve
+from popgd.theorem.verdict import Claim, Outcome, overall
 
 #: Enough samples that every claim can tell on a mild spectrum.
 SIZES = {"samples": 2**14, "sampled_steps": 64, "batch": 512}

@@ -9,10 +9,13 @@ import sys
 
 import jax.numpy as jnp
 
-from popgd import gradient, in_context, run, theory
-from popgd.theory.base import Theorem
-from popgd.theory.gatmiry.common import Study, hypotheses, make_law
-from popgd.verdict import Evidence
+from popgd.claims.evidence import Evidence
+from popgd.descent import gradient
+from popgd.papers.in_context import model as in_context
+from popgd.papers.in_context.common import Study, hypotheses, make_law
+from popgd.runs import command as run
+from popgd.theorem.base import Theorem
+from popgd.theorem.registry import theorems
 
 no_figures = lambda study, title: {}
 
@@ -35,5 +38,5 @@ OWN = Theorem("own.zero", "the loss at zero is d", "At A = 0 the loss is d.", "e
               lambda s: {"loss": (s.values["loss"].item(), s.values["stderr"].item())}, {"n": 50, "L": 1})  # fmt: skip
 
 if __name__ == "__main__":
-    theory.THEOREMS[OWN.name] = OWN
+    theorems()[OWN.name] = OWN
     sys.exit(run.main([f"theorem={OWN.name}", *sys.argv[1:]]))

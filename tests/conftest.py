@@ -14,7 +14,13 @@ from jaxtyping import install_import_hook
 
 PACKAGE = Path(__file__).parents[1] / "popgd"
 #: 0-d results are NumPy scalars (curve); c may be a plain number (layer, looped); no arrays, but every word of popgd (code).
-UNCHECKED = {"popgd.code", "popgd.curve", "popgd.spectra", "popgd.quadrature.layer", "popgd.quadrature.looped"}
+UNCHECKED = {
+    "popgd.runs.code",
+    "popgd.papers.power_method.curve",
+    "popgd.papers.power_method.spectra",
+    "popgd.papers.power_method.quadrature.layer",
+    "popgd.papers.power_method.quadrature.looped",
+}
 _names = {
     "popgd." + ".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in PACKAGE.rglob("*.py") if p.stem != "__init__"
 }
@@ -37,7 +43,7 @@ for _name, _value in _options.items():
     os.environ[_name.upper()] = str(_value)
 
 
-from popgd.theory import slopes  # noqa: E402
+from popgd.papers.power_method import slopes  # noqa: E402
 
 # Sampled slopes to a percent take a second each, and a test has hundreds: `to_a_percent` is for what is about them.
 FINE, slopes.RESOLUTION = slopes.RESOLUTION, 0.1

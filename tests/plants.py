@@ -11,15 +11,17 @@ from functools import partial
 from unittest import mock
 
 import numpy as np
+from mutant import with_exact, with_setting
 from mutants_in_context import samplewise, values
-from mutation import with_exact, with_setting
 
-from popgd import gradient, in_context, inference, wishart
-from popgd.gradient import Estimate
-from popgd.theory import invariance
-from popgd.theory.gatmiry import descents, flow, shifted
-from popgd.theory.gatmiry.common import sampled_law
-from popgd.theory.inference import Angles
+from popgd.descent import gradient
+from popgd.descent.gradient import Estimate
+from popgd.papers.in_context import descents, flow, shifted, wishart
+from popgd.papers.in_context import model as in_context
+from popgd.papers.in_context.common import sampled_law
+from popgd.papers.power_method.looping import inference
+from popgd.papers.power_method.looping.study import Angles
+from popgd.papers.power_method.training import invariance
 
 STILL = None
 #: name -> the factors that what is measured is wrong by; 0 instead of it is one of them.

@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from mutation import OWN, SIZES, sizes
+from mutant import OWN, SIZES, sizes
 
 from popgd import check
 

@@ -14,8 +14,9 @@ import pytest
 from alone import WITHOUT_JAX
 from kills import contents
 
-from popgd import cache, run
-from popgd.config import SettingError
+from popgd.problem.errors import SettingError
+from popgd.runs import cache
+from popgd.runs import command as run
 
 #: What a run starts with, and then one program, over and over: stored, found, damaged, and not to be stored.
 PROGRAM = (
@@ -24,7 +25,7 @@ PROGRAM = (
 import resource
 from pathlib import Path
 import jax
-from popgd import cache
+from popgd.runs import cache
 found = []
 jax.monitoring.register_event_listener(lambda event, **_: found.append(event) if event.endswith("cache_hits") else None)
 cache.start()

@@ -1,4 +1,4 @@
-"""Statistical claims err as often as they say: a fast twin of experiments/calibration.py, on few samples and steps.
+"""Statistical claims err as often as they say: a fast twin of experiments/validation/calibration.py, on few samples and steps.
 
 Intervals are wide enough that a calibrated claim fails here with probability 1e-6 at most.
 """
@@ -14,9 +14,10 @@ from calibrate import NOMINAL, calibrate, check_same, quiet, statistical, uncali
 from calibrate_manifold import exact_of, measure
 from runs import study
 
-from popgd import gradient, verdict
-from popgd.theory.study import sampled
-from popgd.verdict import POWER
+from popgd.descent import gradient
+from popgd.papers.power_method.training.study import sampled
+from popgd.theorem import verdict
+from popgd.theorem.verdict import POWER
 
 SEEDS, TOGETHER = 200, 100
 #: Sizes that cost next to nothing; the last step is on the shared run's grid of records.

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from popgd import quadrature as q
-from popgd.curve import Layer, Linear, Looped, heavy_tailed, uniform_c_star
-from popgd.data import UniformSphere
+from popgd.papers.power_method import quadrature as q
+from popgd.papers.power_method.curve import Layer, Linear, Looped, heavy_tailed, uniform_c_star
+from popgd.papers.power_method.data import UniformSphere
 
 SIGMAS = 4.5  # two-sided false alarm 7e-6 per comparison, under 1e-4 for the file
 SAME = 1e-14  # the same number by another grouping of the same operations

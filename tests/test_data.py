@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutants_sampled import of_positive_entries, one_plane
 
-from popgd.data import Rotated, UniformSphere, haar, sphere, unit_frame
-from popgd.verdict import z_score
+from popgd.papers.power_method.data import Rotated, UniformSphere, unit_frame
+from popgd.problem.law import haar, sphere
+from popgd.theorem.verdict import z_score
 
 FALSE_ALARM = 1e-6  # of each statistical test, split over its statistics
 DRAWS = 2**14
@@ -223,7 +224,7 @@ def test_the_law_is_invariant_and_one_plane_is_not(monkeypatch):
     law = Rotated.with_spectrum([4, 2, 1])
 
     def z(rotation):
-        monkeypatch.setattr("popgd.data.haar", rotation)
+        monkeypatch.setattr("popgd.papers.power_method.data.haar", rotation)
         X = np.asarray(jax.jit(jax.vmap(partial(law.sample, dtype=FLOAT64)))(keys(4, 2**12)).X)
         statistics = (X @ np.swapaxes(X, 1, 2) - 7 / 3 * np.eye(3)).reshape(len(X), -1)
         return largest_z(statistics), allowed(statistics)
@@ -281,13 +282,13 @@ def test_a_spectrum_that_is_not_the_matrix_s_own_is_refused():
 )  # fmt: skip
 def test_columns_that_are_counted_are_those_that_are_written_out(spectrum, monkeypatch):
     """The same S, and the same gradient of every block for all weights, as with each column written out."""
-    from popgd.gradient import GradientOf
-    from popgd.kronecker import sample_loss
-    from popgd.model import Active
-    from popgd.objectives import SubspaceDistance
-    from popgd.weights import Weights
+    from popgd.descent.gradient import GradientOf
+    from popgd.papers.power_method.kronecker import sample_loss
+    from popgd.papers.power_method.model import Active
+    from popgd.papers.power_method.objectives import SubspaceDistance
+    from popgd.problem.weights import Weights
 
-    monkeypatch.setattr("popgd.data.MANY", 8)
+    monkeypatch.setattr("popgd.papers.power_method.data.MANY", 8)
     law = Rotated.with_spectrum(spectrum)
     d = len(spectrum)
     assert law.n == 100 and law.columns <= 3 * d + 2

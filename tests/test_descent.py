@@ -10,12 +10,12 @@ import pytest
 from scipy import stats
 from slopes import plane_looped
 
-from popgd.data import Rotated
-from popgd.descent import Descent, descend, window_mean
-from popgd.model import Active, blocks, embed
-from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.recursion import log_grid, recurse
-from popgd.theory.study import path_of
+from popgd.descent.descent import Descent, descend, window_mean
+from popgd.descent.recursion import log_grid, recurse
+from popgd.papers.power_method.data import Rotated
+from popgd.papers.power_method.model import Active, blocks, embed
+from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
+from popgd.papers.power_method.training.study import path_of
 
 #: Cheap to compile, and with a slope in closed form: l'(c) = -2/(2 + 4c)^2 (slopes.plane_looped).
 LAW, PLANE, ETA, STEPS = Rotated.with_spectrum([3, 1]), SubspaceDistance(1), 1.0, 30

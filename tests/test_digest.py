@@ -8,32 +8,42 @@ from pathlib import Path
 
 import pytest
 
-from popgd import code, digest, origin
-from popgd.theory import FINDINGS, THEOREMS
+from popgd.runs import code, digest, origin
+from popgd.theorem.registry import theorems
 
 PATH, VERDICT, NOTHING = {"path", "verdict"}, {"verdict"}, set()
 
 #: (theorem, file, text, the same edited, what changes)
 EDITS = [
-    ("4.1", "descent.py", "_Run(step + 1, following", "_Run(step + 2, following", PATH),
-    ("4.1", "objectives.py", "class SubspaceDistance:", "class SubspaceDistance:\n    more = 0.5", PATH),
-    pytest.param("4.1", "recursion.py", "def log_grid", "print()\n\n\ndef log_grid", PATH, marks=pytest.mark.slow),
-    ("4.1", "theory/power_method.py", "SubspaceDistance(setting.L)", "SubspaceDistance(setting.L + 1)", PATH),
-    ("4.1", "verdict.py", "POWER = 0.99", "POWER = 0.9", VERDICT),
-    ("4.1", "theory/invariance.py", "SPREAD_RESOLUTION = 0.1", "SPREAD_RESOLUTION = 0.2", VERDICT),
-    ("4.1", "theory/growth.py", '"exponent-c"', '"exponent of c"', VERDICT),
-    ("4.1", "theory/power_method.py", "claims=(*STRUCTURE, ", "claims=(", VERDICT),
+    ("4.1", "descent/descent.py", "_Run(step + 1, following", "_Run(step + 2, following", PATH),
+    ("4.1", "papers/power_method/objectives.py", "class SubspaceDistance:", "class SubspaceDistance:\n    more = 0.5", PATH),
+    pytest.param("4.1", "descent/recursion.py", "def log_grid", "print()\n\n\ndef log_grid", PATH, marks=pytest.mark.slow),
+    ("4.1", "papers/power_method/theorems.py", "SubspaceDistance(setting.L)", "SubspaceDistance(setting.L + 1)", PATH),
+    ("4.1", "theorem/verdict.py", "POWER = 0.99", "POWER = 0.9", VERDICT),
+    ("4.1", "papers/power_method/training/invariance.py", "SPREAD_RESOLUTION = 0.1", "SPREAD_RESOLUTION = 0.2", VERDICT),
+    ("4.1", "papers/power_method/training/growth.py", '"exponent-c"', '"exponent of c"', VERDICT),
+    ("4.1", "papers/power_method/theorems.py", "claims=(*STRUCTURE, ", "claims=(", VERDICT),
     pytest.param(
-        "4.1", "theory/pictures.py", "from popgd.plot import", "LOUD = 1\nfrom popgd.plot import", VERDICT, marks=pytest.mark.slow
+        "4.1",
+        "papers/power_method/training/pictures.py",
+        "from popgd.theorem.plot import",
+        "LOUD = 1\nfrom popgd.theorem.plot import",
+        VERDICT,
+        marks=pytest.mark.slow,
     ),
-    ("4.1", "descent.py", "    window.append(", "    # why\n\n    window.append(", NOTHING),
-    ("4.1", "descent.py", '"""One step, after recording', '"""After recording', NOTHING),
-    pytest.param("4.1", "theory/gatmiry/common.py", "HEAVY = 0.25", "HEAVY = 0.5", NOTHING, marks=pytest.mark.slow),
+    ("4.1", "descent/descent.py", "    window.append(", "    # why\n\n    window.append(", NOTHING),
+    ("4.1", "descent/descent.py", '"""One step, after recording', '"""After recording', NOTHING),
+    pytest.param("4.1", "papers/in_context/common.py", "HEAVY = 0.25", "HEAVY = 0.5", NOTHING, marks=pytest.mark.slow),
     pytest.param(
-        "gatmiry.minimiser", "theory/gatmiry/descents.py", "def study(", "def study(*, more=0, ", PATH, marks=pytest.mark.slow
+        "gatmiry.minimiser", "papers/in_context/descents.py", "def study(", "def study(*, more=0, ", PATH, marks=pytest.mark.slow
     ),
     pytest.param(
-        "4.1.stability", "theory/stability/measure.py", "def study(", "def study(*, more=0, ", PATH, marks=pytest.mark.slow
+        "4.1.stability",
+        "papers/power_method/stability/measure.py",
+        "def study(",
+        "def study(*, more=0, ",
+        PATH,
+        marks=pytest.mark.slow,
     ),
 ]
 
@@ -54,7 +64,7 @@ def now(theorem):
 
 
 def digests(theorem):
-    found = now((THEOREMS | FINDINGS)[theorem])
+    found = now(theorems()[theorem])
     return {name: found[name] for name in ("path", "verdict")}
 
 
@@ -77,21 +87,21 @@ def test_versions_and_processor_are_of_the_path(monkeypatch, plain):
     for name, other in (("versions", lambda packages: {"jax": "9.9"}), ("cpu", lambda: "Z80"), ("devices", lambda: "abacus")):
         with monkeypatch.context() as patch:
             patch.setattr(digest, name, other)
-            found = now(THEOREMS["4.1"])
+            found = now(theorems()["4.1"])
         assert found["path"] != plain("4.1")["path"] and found["verdict"] != plain("4.1")["verdict"]
     assert {"python", "jax", "jaxlib", "numpy", "scipy", "optax"} <= digest.versions(set()).keys() and digest.cpu()
 
 
 def test_everything_a_study_reaches_is_of_its_path():
     """Read off what it runs: no function that measures may be among those that are only of judging."""
-    theorem = THEOREMS["4.1"]
-    known = code.sources(theorem, ("popgd.report", digest.JUDGE))
+    theorem = theorems()["4.1"]
+    known = code.sources(theorem, ("popgd.theorem.report", digest.JUDGE))
     path = digest.path_of(known, theorem)
-    run = {("popgd.theory.study", "sampled"), ("popgd.theory.growth", "descend_exactly"), ("popgd.curve", "Looped"),
-           ("popgd.gradient", "population_average"), ("popgd.data", "Rotated"), ("popgd.theory.base", "examine"),
-           ("popgd.leap", "leap"), ("popgd.processes", "here"), ("popgd.theory.unit_columns", "make_law")}  # fmt: skip
+    run = {("popgd.papers.power_method.training.study", "sampled"), ("popgd.papers.power_method.training.growth", "descend_exactly"), ("popgd.papers.power_method.curve", "Looped"),
+           ("popgd.descent.gradient", "population_average"), ("popgd.papers.power_method.data", "Rotated"), ("popgd.theorem.base", "examine"),
+           ("popgd.descent.leap", "leap"), ("popgd.descent.processes", "here"), ("popgd.papers.power_method.training.laws", "make_law")}  # fmt: skip
     assert run <= path
-    assert not {("popgd.verdict", "judge"), ("popgd.theory.manifold", "negative_slope")} & path
+    assert not {("popgd.theorem.verdict", "judge"), ("popgd.papers.power_method.training.manifold", "negative_slope")} & path
 
 
 TEXT = """
@@ -130,7 +140,7 @@ def test_the_path_is_what_a_measurement_may_use(monkeypatch, old, new, more):
     monkeypatch.setattr(code, "file_of", lambda name: Path(name) if name in TEXTS else None)
     monkeypatch.setattr(code, "_parsed", lambda file, name: code.parse(TEXTS[name].replace(old, new), ""))
     known = code.Sources(["mine"])
-    path = digest.path_of(known, dataclasses.replace(THEOREMS["4.1"]))
+    path = digest.path_of(known, dataclasses.replace(theorems()["4.1"]))
     least = {"N", "OWN", "measured", "shared", "study", "listed", "nothing", "noted", "starred", "box", "thing"}
     assert {name for _, name in path if name.isidentifier()} == least | more
     apart = {"math", "late", "K", "only", "claim", "other", "unused", "hidden"} - more
@@ -149,7 +159,7 @@ def test_what_closes_over_other_values_is_another():
 @pytest.mark.slow
 def test_digests_are_the_same_in_every_process(tmp_path):
     """Whatever the order of its sets, and wherever it is started."""
-    command = "import popgd, json; from popgd import digest; print(digest.of(popgd.THEOREMS['4.1'])['of']['code'])"
+    command = "import popgd, json; from popgd.runs import digest; print(digest.of(popgd.theorems()['4.1'])['of']['code'])"
     root = str(Path(code.__file__).parents[1])
     found = set()
     for seed in "0", "1", "2":
@@ -159,4 +169,4 @@ def test_digests_are_the_same_in_every_process(tmp_path):
                                env={"PYTHONPATH": root, "PYTHONHASHSEED": seed, "HOME": str(tmp_path)})  # fmt: skip
         assert ended.returncode == 0, ended.stderr
         found.add(ended.stdout.strip())
-    assert found == {now(THEOREMS["4.1"])["of"]["code"]}
+    assert found == {now(theorems()["4.1"])["of"]["code"]}

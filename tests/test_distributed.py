@@ -17,11 +17,15 @@ import numpy as np
 import pytest
 from alone import WITHOUT_JAX
 
-from popgd import gradient, guard, run, store
-from popgd.config import Peers, SettingError, peers
-from popgd.data import Rotated, UniformSphere
-from popgd.model import Active, embed, looped
-from popgd.objectives import SubspaceDistance
+from popgd.descent.descent import gradient
+from popgd.descent.heartbeat import Peers
+from popgd.papers.power_method.data import Rotated, UniformSphere
+from popgd.papers.power_method.model import Active, embed, looped
+from popgd.papers.power_method.objectives import SubspaceDistance
+from popgd.problem.errors import SettingError
+from popgd.runs import command as run
+from popgd.runs import guard, store
+from popgd.theorem.settings import peers
 
 #: Enough for more than the FEWEST shards, for more than one round of them on four devices, and a last one that is not full.
 SAMPLES, FEW = 20_001, 1001
@@ -33,14 +37,17 @@ import sys
 import jax
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
-from popgd import processes
-from popgd.config import Peers
+from popgd.descent import processes
+from popgd.descent.heartbeat import Peers
 if int(sys.argv[3]) > 1:
     processes.start(Peers(int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]))
 import jax.numpy as jnp
 import numpy as np
-from popgd import Rotated, SubspaceDistance, embed, gradient
-from popgd.model import Active
+from popgd.papers.power_method.data import Rotated
+from popgd.papers.power_method.objectives import SubspaceDistance
+from popgd.papers.power_method.model import embed
+from popgd.descent import gradient
+from popgd.papers.power_method.model import Active
 weights, law = embed(jnp.asarray(2.0), jnp.asarray(0.25), 2), Rotated.with_spectrum([3, 1])
 for count in map(int, sys.argv[6:]):
     gradient._mesh = lambda: jax.sharding.Mesh(np.array(jax.devices()[:count]), (gradient.AXIS,))
@@ -306,7 +313,7 @@ def test_a_stopped_peer_is_named_and_ends_the_run_in_time(tmp_path, stopped):
 SLOW = """
 import runpy, sys, time
 import jax
-from popgd import descent
+from popgd.descent import descent
 steps, plain = [], descent._advance
 def advance(*arguments):
     steps.append(0)
@@ -332,7 +339,7 @@ def test_a_slow_peer_is_not_taken_for_dead(tmp_path):
 GUARDED = f"""
 {WITHOUT_JAX}
 import os, signal, time
-from popgd import guard
+from popgd.runs import guard
 guard.PATIENCE = 1.5
 heard = []
 end = guard.in_child(lambda number, frame: heard.append(number))
@@ -391,7 +398,7 @@ def test_a_killed_guard_takes_its_child_along(tmp_path):
 )
 def test_the_end_of_a_guarded_process_is_one_line(monkeypatch, capsys, end, code, line):
     monkeypatch.setattr(run, "_WATCH", run.Watchdog())
-    monkeypatch.setattr("popgd.processes.leave", lambda code: code)
+    monkeypatch.setattr("popgd.descent.processes.leave", lambda code: code)
     assert run._ended(end) == code
     said = capsys.readouterr().err
     assert line in said and said.count("\n") == bool(line)

@@ -15,18 +15,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from popgd import check, gradient, model, quadrature, verdict, wishart, wishart_loss
-from popgd.curve import Layer, Linear, Looped, uniform_c_star
-from popgd.data import Rotated, UniformSphere
-from popgd.interpolant import Unresolved, interpolate
-from popgd.leap import gauss, newton_weights, trajectory
-from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.quadrature import Spectrum
-from popgd.quadrature.moments import log1p_defect
-from popgd.recursion import log_grid, recurse, weights_of
-from popgd.recursion_optax import recurse_optax
-from popgd.theory.power_method import positive_limit
-from popgd.theory.study import Exact, Study
+from popgd import check
+from popgd.descent import gradient
+from popgd.descent.interpolant import Unresolved, interpolate
+from popgd.descent.leap import gauss, newton_weights, trajectory
+from popgd.descent.recursion import log_grid, recurse, weights_of
+from popgd.descent.recursion_optax import recurse_optax
+from popgd.papers.in_context import wishart, wishart_loss
+from popgd.papers.power_method import model, quadrature
+from popgd.papers.power_method.curve import Layer, Linear, Looped, uniform_c_star
+from popgd.papers.power_method.data import Rotated, UniformSphere
+from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
+from popgd.papers.power_method.quadrature import Spectrum
+from popgd.papers.power_method.quadrature.moments import log1p_defect
+from popgd.papers.power_method.theorems import positive_limit
+from popgd.papers.power_method.training.study import Exact, Study
+from popgd.theorem import verdict
 
 SLOW = pytest.mark.slow
 LARGEST_BOUND = 1e-12  # relative, at all edges of d = 2 but c = 1e90; worst seen 3e-13 (L = 50, condition 1e6)

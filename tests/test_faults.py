@@ -14,17 +14,19 @@ import optax
 import pytest
 from slopes import plane_looped
 
-from popgd import gradient, hessian, kronecker, model, structured, tangent
-from popgd.data import Rotated, Sample, UniformSphere
-from popgd.descent import Descent, descend
-from popgd.gradient import population_average, population_gradient
-from popgd.interpolant import interpolate
-from popgd.leap import trajectory
-from popgd.model import Active, embed
-from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.recursion import recurse
-from popgd.recursion_optax import recurse_optax
-from popgd.weights import Weights
+from popgd.descent import gradient
+from popgd.descent.descent import Descent, descend
+from popgd.descent.gradient import population_average, population_gradient
+from popgd.descent.interpolant import interpolate
+from popgd.descent.leap import trajectory
+from popgd.descent.recursion import recurse
+from popgd.descent.recursion_optax import recurse_optax
+from popgd.papers.power_method import kronecker, model, structured
+from popgd.papers.power_method.data import Rotated, Sample, UniformSphere
+from popgd.papers.power_method.model import Active, embed
+from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
+from popgd.papers.power_method.stability import hessian, tangent
+from popgd.problem.weights import Weights
 
 SLOW = pytest.mark.slow
 SLOPE, ETA = plane_looped(3.0, 1.0), 0.3

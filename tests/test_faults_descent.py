@@ -12,17 +12,19 @@ import pytest
 from scipy import stats
 from slopes import plane_looped
 
-from popgd import gradient, hessian, kronecker, model
-from popgd.data import Rotated, Sample, UniformSphere
-from popgd.descent import Descent, descend
-from popgd.gradient import GradientOf, population_gradient
-from popgd.model import Active, embed
-from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.recursion import recurse
-from popgd.recursion_optax import recurse_optax
-from popgd.theory import noise
-from popgd.theory.study import Study
-from popgd.weights import Weights
+from popgd.descent import gradient
+from popgd.descent.descent import Descent, descend
+from popgd.descent.gradient import GradientOf, population_gradient
+from popgd.descent.recursion import recurse
+from popgd.descent.recursion_optax import recurse_optax
+from popgd.papers.power_method import kronecker, model
+from popgd.papers.power_method.data import Rotated, Sample, UniformSphere
+from popgd.papers.power_method.model import Active, embed
+from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
+from popgd.papers.power_method.stability import hessian
+from popgd.papers.power_method.training import noise
+from popgd.papers.power_method.training.study import Study
+from popgd.problem.weights import Weights
 
 SLOW = pytest.mark.slow
 SLOPE = plane_looped(3.0, 1.0)

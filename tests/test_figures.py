@@ -2,13 +2,13 @@
 
 import json
 
-import finite_sample
 import gallery
 import numpy as np
 import pytest
-from finite_sample import MODELS, QUICK, TASKS, test_point, train
+import trained
+from trained import MODELS, QUICK, TASKS, test_point, train
 
-import popgd.inference
+import popgd.papers.power_method.looping.inference
 
 pytestmark = pytest.mark.slow
 test_point.__test__ = False  # pytest takes it for a test
@@ -74,11 +74,13 @@ def test_only_the_model_with_layer_norm_falls_far(drawn):
 def test_angles_fall_by_gamma(drawn):
     """The exact curves of figure 5 end as gamma^k, gamma of the c they state; the measured ones begin with them."""
     for task in TASKS:
-        S = popgd.inference.split(test_point(task)[0])
+        S = popgd.papers.power_method.looping.inference.split(test_point(task)[0])
         for key, found in drawn["figure_5"].items():
             if key.startswith(f"{task} LN"):
                 factor = found["sin_exact"][-1] / found["sin_exact"][-2]
-                assert factor == pytest.approx(np.exp(popgd.inference.log_factor(S, found["c_exact"])), rel=0.1)
+                assert factor == pytest.approx(
+                    np.exp(popgd.papers.power_method.looping.inference.log_factor(S, found["c_exact"])), rel=0.1
+                )
                 assert found["sin"][0] == pytest.approx(found["sin_exact"][0], rel=0.2)
 
 
@@ -93,4 +95,4 @@ def test_a_run_is_trained_once():
 
 
 def test_epochs_are_forty_times_the_iterations():
-    assert gallery.sizes(False, True).iterations == 40 * finite_sample.FULL.iterations
+    assert gallery.sizes(False, True).iterations == 40 * trained.FULL.iterations

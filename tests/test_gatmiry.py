@@ -11,21 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import your_own_theorem
+from mutant import YIELDS, refuted, sizes
 from mutants_in_context import IN_CONTEXT, STANDING, values
-from mutation import YIELDS, refuted, sizes
 from runs import both, report, study
 
-from popgd import THEOREMS, UniformSphere, check, wishart
-from popgd.in_context import InContext
-from popgd.memory import FORGETFUL
-from popgd.report import resolve, restore
-from popgd.run import main
-from popgd.theory import gatmiry
-from popgd.theory.gatmiry import descents, flow, integrator, minimiser, prompts, saddle, shifted, slopes
-from popgd.theory.gatmiry.common import Study, sampled_law
-from popgd.theory.slopes import Slopes
-from popgd.verdict import Outcome, judge
-from popgd.wishart_loss import flow_loss_infinite
+from popgd import check
+from popgd.descent.memory import FORGETFUL
+from popgd.papers import in_context as gatmiry
+from popgd.papers.in_context import descents, flow, integrator, minimiser, prompts, saddle, shifted, slopes, wishart
+from popgd.papers.in_context.common import Study, sampled_law
+from popgd.papers.in_context.model import InContext
+from popgd.papers.in_context.wishart_loss import flow_loss_infinite
+from popgd.papers.power_method.data import UniformSphere
+from popgd.papers.power_method.slopes import Slopes
+from popgd.runs.command import main
+from popgd.theorem.registry import theorems
+from popgd.theorem.report import resolve, restore
+from popgd.theorem.verdict import Outcome, judge
 
 NAMES = [theorem.name for theorem in gatmiry.THEOREMS]
 FLOWS = ("gatmiry.flow", "gatmiry.flow-transcribed")
@@ -221,7 +223,7 @@ def test_any_size(name, size):
 def measured(name, **settings):
     """The study of a theorem at a setting, without judging it."""
     setting = resolve({"theorem": name, **settings})
-    theorem = THEOREMS[name]
+    theorem = theorems()[name]
     return theorem.study(setting, theorem.objective(setting, ""), lambda *_: None, FORGETFUL)
 
 
@@ -424,7 +426,7 @@ def test_help_lists_papers_and_theorems(capsys):
 def test_your_own_theorem(monkeypatch, capsys, tmp_path):
     """The exercise of the README, in less than 40 lines: a theorem that the command line judges like any other."""
     assert Path(your_own_theorem.__file__).read_text().count("\n") < 40
-    monkeypatch.setitem(THEOREMS, "own.zero", your_own_theorem.OWN)
+    monkeypatch.setitem(theorems(), "own.zero", your_own_theorem.OWN)
     out = tmp_path / "own"
     assert main(["theorem=own.zero", "d=2", "n=60", "samples=8192", f"out={out}"]) == 0
     assert "Theorem own.zero: SUPPORTED" in capsys.readouterr().out

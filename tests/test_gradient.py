@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from popgd.data import Rotated
-from popgd.gradient import population_gradient
-from popgd.model import Active, blocks, embed
-from popgd.objectives import PowerIteration, SubspaceDistance
+from popgd.descent.gradient import population_gradient
+from popgd.papers.power_method.data import Rotated
+from popgd.papers.power_method.model import Active, blocks, embed
+from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "reference.json").read_text())
 SLOW = pytest.mark.slow  # each case compiles for seconds; its siblings in the default suite keep the code honest

@@ -1,6 +1,6 @@
 """With half or a quarter of the nodes the stated quadrature bound still covers the error: it knows its own step.
 
-The planted mistake "half the nodes" of experiments/mutants_exact.py survives every claim, because of this.
+The planted mistake "half the nodes" of experiments/validation/mutants_exact.py survives every claim, because of this.
 """
 
 import sys
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from popgd import quadrature
-from popgd.quadrature import trapezoid
+from popgd.papers.power_method import quadrature
+from popgd.papers.power_method.quadrature import trapezoid
 
 SLOW = pytest.mark.slow
 count = trapezoid.node_count
@@ -51,8 +51,8 @@ def test_with_fewer_nodes_the_bound_covers_the_error(name, L, cond, monkeypatch)
     for share in (2, 4):
         for module in ("looped", "layer", "moments"):
             fewer = lambda *a, share=share: (count(*a) + share - 1) // share
-            # Not by its dotted name: `popgd.quadrature.moments` is a function, too.
-            monkeypatch.setattr(sys.modules[f"popgd.quadrature.{module}"], "node_count", fewer)
+            # Not by its dotted name: `popgd.papers.power_method.quadrature.moments` is a function, too.
+            monkeypatch.setattr(sys.modules[f"popgd.papers.power_method.quadrature.{module}"], "node_count", fewer)
         jax.clear_caches()
         coarse, stated = table(function, cond)
         error = abs(coarse - value)

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from popgd import curve, hessian, kronecker, one_layer
-from popgd.data import Rotated, Sample
-from popgd.gradient import population_average
-from popgd.kronecker import ACTIVE, Kronecker
-from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.quadrature import Spectrum
+from popgd.descent.gradient import population_average
+from popgd.papers.power_method import curve, kronecker, one_layer
+from popgd.papers.power_method.data import Rotated, Sample
+from popgd.papers.power_method.kronecker import ACTIVE, Kronecker
+from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
+from popgd.papers.power_method.quadrature import Spectrum
+from popgd.papers.power_method.stability import hessian
 
 KEY = jax.random.key(80)
 LAM = (8.0, 5.0, 4.0, 2.0, 1.0)
@@ -161,7 +162,7 @@ class _P11:
 @pytest.mark.parametrize("target", ["subspace", "power"])
 def test_closed_form_of_the_p11_curvature(target):
     """Sampled closed form, exact loss and sampled Hessian: three routes; the same in every sector."""
-    from popgd.weights import Weights
+    from popgd.problem.weights import Weights
 
     objective = SubspaceDistance(1) if target == "subspace" else PowerIteration("normalised")
     a, b = 1.6, 1.25
@@ -200,9 +201,10 @@ DEVICES = """
 import sys, jax
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-from popgd import hessian, kronecker
-from popgd.data import Rotated
-from popgd.objectives import PowerIteration
+from popgd.papers.power_method.stability import hessian
+from popgd.papers.power_method import kronecker
+from popgd.papers.power_method.data import Rotated
+from popgd.papers.power_method.objectives import PowerIteration
 law, objective, theta = Rotated.with_spectrum((3.0, 1.0)), PowerIteration("normalised"), kronecker.point(1.0, 0.5)
 found = hessian.population_hessian(objective, theta, law, jax.random.key(0), 64)
 reduced = kronecker.population_hessian(objective, theta, law, jax.random.key(0), 64)

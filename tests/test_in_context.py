@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from popgd import gradient, in_context
-from popgd import wishart_loss as exact
-from popgd.in_context import InContext, SquaredError, Support
-from popgd.weights import Manifold, Weights, along
+from popgd.descent import gradient
+from popgd.papers.in_context import model as in_context
+from popgd.papers.in_context import wishart_loss as exact
+from popgd.papers.in_context.model import InContext, SquaredError, Support
+from popgd.problem.weights import Manifold, Weights, along
 
 PROMPTS = 32
 FORWARD = 1e-12

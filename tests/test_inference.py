@@ -8,17 +8,21 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from popgd import SettingError, check, inference, inference_data, model, store
-from popgd.config import TESTS
-from popgd.inference import UNIT
-from popgd.inference_data import TEST_LAWS
-from popgd.objectives import PowerIteration
-from popgd.recursion import Records
-from popgd.report import resolve
-from popgd.theory.inference import TRUSTED, Inference, _theory, run_on
-from popgd.theory.inference import Test as Case
-from popgd.theory.looping import _of_run
-from popgd.theory.training import Trained, choose, names_in, train
+from popgd import SettingError, check
+from popgd.descent.recursion import Records
+from popgd.papers.power_method import model
+from popgd.papers.power_method.looping import data as inference_data
+from popgd.papers.power_method.looping import inference
+from popgd.papers.power_method.looping.data import TEST_LAWS
+from popgd.papers.power_method.looping.inference import UNIT
+from popgd.papers.power_method.looping.study import TRUSTED, Inference, _theory, run_on
+from popgd.papers.power_method.looping.study import Test as Case
+from popgd.papers.power_method.looping.theorems import _of_run
+from popgd.papers.power_method.looping.trained import Trained, choose, names_in, train
+from popgd.papers.power_method.objectives import PowerIteration
+from popgd.runs import store
+from popgd.theorem.report import resolve
+from popgd.theorem.settings import TESTS
 
 #: The logarithm of tan against 60 digits, in units of what `rounding` allows; measured: 0.3 at most.
 HONEST = 1.0
@@ -407,7 +411,7 @@ def test_a_finished_run_is_looped(tmp_path):
     setting = resolve({"theorem": "4.6", "trained": str(tmp_path / "run"), "steps": 100})
     assert setting.law.describe() == kept.law.describe() and setting.eta == kept.eta
     assert names_in(setting, ("LN", "norm", "unnorm")) == ("unnorm",)
-    from popgd.memory import FORGETFUL
+    from popgd.descent.memory import FORGETFUL
 
     trained = train(setting, "unnorm", 6, lambda *told: None, FORGETFUL)
     np.testing.assert_array_equal(trained.snapshots[0], [1, 10, 100])

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from popgd import curve, gradient, kronecker, model, one_layer
-from popgd.data import Rotated, UniformSphere
-from popgd.kronecker import Kronecker
-from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.quadrature import Spectrum
-from popgd.weights import Manifold, Weights, distance
+from popgd.descent import gradient
+from popgd.papers.power_method import curve, kronecker, model, one_layer
+from popgd.papers.power_method.data import Rotated, UniformSphere
+from popgd.papers.power_method.kronecker import Kronecker
+from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
+from popgd.papers.power_method.quadrature import Spectrum
+from popgd.problem.weights import Manifold, Weights, distance
 
 LAM = (6.0, 3.0, 3.0)
 LAW, SPECTRUM = Rotated.with_spectrum(LAM), Spectrum.of(LAM)

@@ -13,13 +13,16 @@ import jax.scipy.linalg as sl
 import numpy as np
 import pytest
 
-from popgd import gradient, hessian, in_context, kronecker, model, structured, tangent, tilted
-from popgd.data import Rotated, UniformSphere, leading
-from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.theory import FINDINGS, THEOREMS
-from popgd.theory.gatmiry import slopes
-from popgd.theory.stability import prediction
-from popgd.weights import Weights
+from popgd.descent.descent import gradient
+from popgd.papers.in_context import model as in_context
+from popgd.papers.in_context import slopes
+from popgd.papers.power_method import kronecker, model, structured, tilted
+from popgd.papers.power_method.data import Rotated, UniformSphere
+from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
+from popgd.papers.power_method.stability import hessian, prediction, tangent
+from popgd.problem.law import leading
+from popgd.problem.weights import Weights
+from popgd.theorem.registry import theorems
 
 #: What a program says, before or after XLA compiles it, where it calls LAPACK or an FFT.
 CALL = re.compile(r"lapack_\w+|\bfft\(|stablehlo\.(?:fft|cholesky|triangular_solve)")
@@ -138,7 +141,7 @@ def test_the_leading_eigenvector_is_good_to_rounding_whatever_the_gap(d, gap):
 
 
 def test_too_few_squarings_do_not_pass_for_an_eigenvector(monkeypatch):
-    monkeypatch.setattr("popgd.data.SQUARINGS", 3)
+    monkeypatch.setattr("popgd.papers.power_method.data.SQUARINGS", 3)
     S = jnp.diag(jnp.array([1.0, 0.99, 0.5]))
     O = jnp.asarray(np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0])
     v = np.asarray(leading(O @ S @ O.T))[:, 0]
@@ -159,10 +162,10 @@ LOOP = """
 import jax, jax.numpy as jnp
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 2)
-from popgd import gradient
-from popgd.data import UniformSphere
-from popgd.model import Active
-from popgd.objectives import SubspaceDistance
+from popgd.descent import gradient
+from popgd.papers.power_method.data import UniformSphere
+from popgd.papers.power_method.model import Active
+from popgd.papers.power_method.objectives import SubspaceDistance
 
 @jax.tree_util.register_static
 class Decomposed(UniformSphere):
@@ -204,7 +207,7 @@ def test_a_law_that_calls_lapack_runs_on_one_device_and_ends():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("theorem", [*THEOREMS, *FINDINGS])
+@pytest.mark.parametrize("theorem", theorems())
 def test_no_program_of_a_run_calls_lapack_or_an_fft(theorem, tmp_path):
     """Every program that XLA compiles for a run on two devices, whatever asked for it."""
     own = ("L=2",) if theorem == "4.1" else ("spectra=4", "steps=20") if theorem.endswith("stability") else ()

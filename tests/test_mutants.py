@@ -1,20 +1,21 @@
 """Every claim can be refuted: a mistake planted in the package must turn the claims named beside it.
 
-The list stands in experiments/; `python experiments/mutation.py` prints it with its score. The measurements that a mutant
+The list stands in experiments/; `python experiments/validation/mutation.py` prints it with its score. The measurements that a mutant
 does not touch are those of the shared runs.
 """
 
 import pytest
+from mutant import YIELDS, refuted
 from mutants_exact import EXACT
 from mutants_inference import INFERENCE
 from mutants_sampled import SAMPLED
-from mutation import YIELDS, refuted
 from runs import both, report, study
 
-from popgd.theory import PAPERS, power_method
-from popgd.verdict import Outcome
+from popgd.papers.power_method import theorems as power_method
+from popgd.theorem.registry import papers
+from popgd.theorem.verdict import Outcome
 
-NAMES = [theorem.name for theorem in PAPERS[power_method.TITLE]]
+NAMES = [theorem.name for theorem in papers()[power_method.TITLE]]
 #: Those that empty the compiler's caches last.
 MUTANTS = sorted(SAMPLED + EXACT + INFERENCE, key=lambda mutant: mutant.compiled)
 

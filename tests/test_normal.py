@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.extend.random import threefry_2x32
 
-from popgd.normal import normal, threefry
+from popgd.problem.normal import normal, threefry
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

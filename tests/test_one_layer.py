@@ -8,9 +8,9 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from popgd import one_layer, quadrature
-from popgd.objectives import PowerIteration
-from popgd.quadrature import Spectrum
+from popgd.papers.power_method import one_layer, quadrature
+from popgd.papers.power_method.objectives import PowerIteration
+from popgd.papers.power_method.quadrature import Spectrum
 
 SLOW = pytest.mark.slow
 LAYER = PowerIteration("normalised")

@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 from kills import contents
 
-from popgd import checkpoint, code, digest, own, run, store
-from popgd.config import TABLE, SettingError
-from popgd.theory import THEOREMS
+from popgd.problem.errors import SettingError
+from popgd.runs import checkpoint, code, digest, own, store
+from popgd.runs import command as run
+from popgd.theorem.registry import theorems
+from popgd.theorem.settings import TABLE
 
 MINE = '''"""A theorem."""
 from helper import goes_on, measure
-from popgd.in_context import SquaredError
-from popgd.theory.base import Theorem
-from popgd.theory.gatmiry.common import Study, hypotheses, make_law
-from popgd.verdict import Evidence
+from popgd.papers.in_context.model import SquaredError
+from popgd.theorem.base import Theorem
+from popgd.papers.in_context.common import Study, hypotheses, make_law
+from popgd.claims.evidence import Evidence
 
 
 def study(setting, objective, progress, memory):
@@ -67,12 +69,12 @@ class User:
     def runs(self):
         """Her file, as a new process would run it."""
         sys.modules.pop("helper", None)
-        THEOREMS["own.small"] = own.load(Path("mine.py"))["own.small"]
+        theorems()["own.small"] = own.load(Path("mine.py"))["own.small"]
         return self.told(run._job, VALUES, False)  # without Hydra, which takes longer than all the rest
 
     def does(self, *words):
         """The command line in another process, which knows none of her theorems unless it loads them."""
-        THEOREMS.pop("own.small", None)
+        theorems().pop("own.small", None)
         return self.told(run.main, list(words))
 
     def told(self, command, *arguments):
@@ -95,7 +97,7 @@ def user(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield User(capsys)
-    THEOREMS.pop("own.small", None)
+    theorems().pop("own.small", None)
     for name in ("mine", "helper", "typed"):
         sys.modules.pop(name, None)
 
@@ -139,7 +141,7 @@ def test_words_about_the_code_change_nothing(finished, old, new):
     ("old", "new"),
     [
         ("(is_d,)", "(is_d, more)"),
-        ("from popgd.verdict", "import math\nfrom popgd.verdict"),
+        ("from popgd.theorem.verdict", "import math\nfrom popgd.theorem.verdict"),
         pytest.param("The value is d.", "The value is d", marks=pytest.mark.slow),
         pytest.param("lambda s: {}", 'lambda s: {"d": (2.0, 0.0)}', marks=pytest.mark.slow),
         pytest.param("def more", "def less(): pass\n\n\ndef more", marks=pytest.mark.slow),
@@ -173,7 +175,7 @@ def test_other_versions_and_another_processor_are_run_afresh(finished, monkeypat
     for name, other, told in (
         ("importlib.metadata.version", lambda name: "9.9" if name == "jax" else plain(name), f"versions (jax {old} -> 9.9)"),
         ("importlib.metadata.version", lambda name: "0" if name == "hypothesis" else plain(name), "hypothesis"),  # she imports it
-        ("popgd.digest.cpu", lambda: "Z80", "the processor ("),
+        ("popgd.runs.digest.cpu", lambda: "Z80", "the processor ("),
     ):
         monkeypatch.setattr(name, other)
         assert finished.runs() == 0 and told in finished.error and AFRESH in finished.error
@@ -302,7 +304,7 @@ def test_what_was_typed_is_never_taken_for_finished(user, monkeypatch):
     text = MINE.replace("from helper import goes_on, measure", HELPER)
     made = {"__name__": "typed_here"}
     exec(compile(text, "<cell 1>", "exec"), made)
-    THEOREMS["own.small"] = made["OWN"]
+    theorems()["own.small"] = made["OWN"]
     words = ["theorem=own.small", "d=2", "out=run"]
     assert user.told(run.main, words) == 0 and "Theorem own.small is in no file" in user.error
     monkeypatch.setattr(digest, "_KNOWN", {})

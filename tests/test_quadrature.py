@@ -14,9 +14,9 @@ import oracles
 import pytest
 from scipy.special import elliprg
 
-from popgd import quadrature
-from popgd.curve import Linear
-from popgd.quadrature import trapezoid
+from popgd.papers.power_method import quadrature
+from popgd.papers.power_method.curve import Linear
+from popgd.papers.power_method.quadrature import trapezoid
 
 STATIC = ("L", "cond", "target")
 q = SimpleNamespace(  # the same names, compiled once
@@ -132,7 +132,7 @@ def test_double_step_fails_where_it_should(monkeypatch):
     spec = q.Spectrum(jnp.array(lam, float), jnp.array(mult, float))
     _, slope = oracles.looped(lam, mult, c, L)
     widest = (40.0 / 2 + 40.0 / 500 + 13.0) / 32  # the range that the grid really spans here
-    monkeypatch.setattr("popgd.quadrature.looped.node_count", lambda *_: int(widest * 32 / 0.5))
+    monkeypatch.setattr("popgd.papers.power_method.quadrature.looped.node_count", lambda *_: int(widest * 32 / 0.5))
     coarse = jax.jit(lambda x: quadrature.looped_slope(spec, x, L))(c)
     error = abs(abs(float(coarse.value)) / float(slope) - 1)
     assert 1e-12 < error <= float(coarse.log_bound)
@@ -316,7 +316,7 @@ def test_vmap_and_gradient_in_the_spectrum():
 
 
 def test_gamma_ratio():
-    from popgd.quadrature.moments import gamma_ratio
+    from popgd.papers.power_method.quadrature.moments import gamma_ratio
 
     for x in (0.5, 1.0, 2.5, 50.0, 500.0, 1e5):
         wanted = mp.gammaprod([mp.mpf(x) + 0.5], [mp.mpf(x)])

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from kills import contents
 
-from popgd import gradient, older, run, store
-from popgd.config import SettingError
-from popgd.recheck import APART, _allowed, _trajectory, recheck
-from popgd.report import check_setting, restore
+from popgd.descent import gradient
+from popgd.problem.errors import SettingError
+from popgd.runs import command as run
+from popgd.runs import older, store
+from popgd.runs.recheck import APART, _allowed, _trajectory, recheck
+from popgd.theorem.report import check_setting, restore
 
 #: A finished run, without its trajectory: `python -m popgd.run resume=` with its settings alone.
 TINY = Path(__file__).parent / "data" / "tiny_run"
@@ -49,9 +51,9 @@ def whole(judged, tmp_path_factory):
 def tiny(tmp_path, monkeypatch, judged, whole):
     """A copy of it to forge, whose settings need not be judged again every time."""
     content, arrays = store.content_of(judged), store.trajectories(judged)
-    monkeypatch.setattr("popgd.recheck.check_setting", lambda *_: judged)
-    monkeypatch.setattr("popgd.store.content_of", lambda _: content)
-    monkeypatch.setattr("popgd.store.trajectories", lambda _: arrays)
+    monkeypatch.setattr("popgd.runs.recheck.check_setting", lambda *_: judged)
+    monkeypatch.setattr("popgd.runs.store.content_of", lambda _: content)
+    monkeypatch.setattr("popgd.runs.store.trajectories", lambda _: arrays)
     return shutil.copytree(whole, tmp_path / "run")
 
 
@@ -91,7 +93,7 @@ def test_a_run_of_this_code_comes_out_as_it_was(tiny, capsys):
 
 def test_a_run_of_older_code_has_the_same_outcomes_and_values(tmp_path, monkeypatch, judged):
     """Its bounds may be others, and it has no trajectory: that is told, and nothing else but what was meant."""
-    monkeypatch.setattr("popgd.recheck.check_setting", lambda *_: judged)
+    monkeypatch.setattr("popgd.runs.recheck.check_setting", lambda *_: judged)
     found = again(shutil.copytree(OLDER, tmp_path / "run"))
     assert ("digests", older.CORRECTED[2]["digests"]) in found.corrections
     assert all(older.meant(name, 2) == why for name, why in found.corrections)
@@ -454,6 +456,6 @@ def test_other_seeds_differ(whole, tmp_path, monkeypatch):
     """The same settings with other samples, as other code may draw them: most of what is sampled is told on this code."""
     settings = store.read(TINY / store.SETTINGS)
     other = check_setting(restore({**settings, "seed": 1}))
-    monkeypatch.setattr("popgd.recheck.check_setting", lambda *_: other)
+    monkeypatch.setattr("popgd.runs.recheck.check_setting", lambda *_: other)
     shutil.copytree(whole, tmp_path / "run")
     assert len(told(tmp_path / "run")) > 10

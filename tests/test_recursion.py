@@ -12,11 +12,11 @@ import optax
 import pytest
 from slopes import layer_log, looped_log, mp_descent, plane_looped
 
-from popgd import leap as leaps
-from popgd.interpolant import DEGREE, WIDTH, interpolate
-from popgd.leap import Bounded, gauss, leap, newton_weights, trajectory
-from popgd.recursion import log_grid, recurse, weights_of
-from popgd.recursion_optax import recurse_optax
+from popgd.descent import leap as leaps
+from popgd.descent.interpolant import DEGREE, WIDTH, interpolate
+from popgd.descent.leap import Bounded, gauss, leap, newton_weights, trajectory
+from popgd.descent.recursion import log_grid, recurse, weights_of
+from popgd.descent.recursion_optax import recurse_optax
 
 SPECTRUM, LOOPS, DIM = (8.0, 5.0, 4.0, 2.0, 1.0), 3, 5
 KAPPA, C1 = 0.05220567032766323, 0.03426756720485954
@@ -216,7 +216,7 @@ def test_pieces_and_continuation_do_not_change_a_bit(monkeypatch):
     for name in ("c", "Delta", "dc"):
         joined = np.concatenate([getattr(half, name), getattr(rest, name)])
         np.testing.assert_array_equal(joined, getattr(whole, name))
-    monkeypatch.setattr("popgd.recursion.PIECE_SECONDS", (-1.0, -1.0))  # every piece is too long: down to one step
+    monkeypatch.setattr("popgd.descent.recursion.PIECE_SECONDS", (-1.0, -1.0))  # every piece is too long: down to one step
     short = recurse(fit("4.1"), (1.0, 0.0), 1.0, DIM, steps[:9])
     np.testing.assert_array_equal(short.c, whole.c[:9])
     assert calls[-1] == (200_000, 200_000) and [step for step, _ in calls] == sorted(step for step, _ in calls)

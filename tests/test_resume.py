@@ -17,13 +17,16 @@ import optax
 import pytest
 from kills import contents
 
-from popgd import checkpoint, descent, model, run, store, watchdog
-from popgd.checkpoint import Checkpoint
-from popgd.config import SettingError
-from popgd.data import Rotated
-from popgd.memory import Memory
-from popgd.objectives import PowerIteration
-from popgd.report import resolve, restore
+from popgd.descent import descent
+from popgd.descent.memory import Memory
+from popgd.papers.power_method import model
+from popgd.papers.power_method.data import Rotated
+from popgd.papers.power_method.objectives import PowerIteration
+from popgd.problem.errors import SettingError
+from popgd.runs import checkpoint, store, watchdog
+from popgd.runs import command as run
+from popgd.runs.checkpoint import Checkpoint
+from popgd.theorem.report import resolve, restore
 
 #: Finished as soon as it is begun: a hypothesis fails.
 EMPTY = ["theorem=4.1", "law=uniform", "d=5", "n=6"]

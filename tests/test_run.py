@@ -11,10 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from popgd import PowerIteration, Rotated, SubspaceDistance, UniformSphere, check, config, run, store
-from popgd.config import TABLE
-from popgd.quadrature import Spectrum
-from popgd.report import FORMAT
+from popgd import check
+from popgd.papers.power_method.data import Rotated, UniformSphere
+from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
+from popgd.papers.power_method.quadrature import Spectrum
+from popgd.runs import command as run
+from popgd.runs import store
+from popgd.runs.store import FORMAT
+from popgd.theorem import settings as config
+from popgd.theorem.settings import TABLE
 
 #: A run of a few seconds: enough for the schema, not for every verdict. The shapes are those of `runs.py`, compiled before.
 SMALL = ["theorem=4.2", "target=unnormalised", "spectrum=[3,2,1]", "samples=1024", "sampled_steps=20", "batch=64"]
@@ -244,7 +249,7 @@ def test_sweep_runs_every_job_and_returns_the_worst(here, capsys):
 
 
 def test_internal_error_is_one_line_and_the_traceback_a_file(here, capsys, monkeypatch):
-    monkeypatch.setattr("popgd.perform.check_setting", lambda *_: 1 / 0)
+    monkeypatch.setattr("popgd.runs.perform.check_setting", lambda *_: 1 / 0)
     assert run.main(["theorem=4.3", "out=broken"]) == 70
     error = capsys.readouterr().err
     assert "internal error (ZeroDivisionError" in error

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from popgd import curve as curves
-from popgd import gradient, model, tilted
-from popgd.data import UniformSphere
-from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.quadrature import Spectrum
-from popgd.theory import slopes
-from popgd.tilted import SlopeOf, Tilted
+from popgd.descent import gradient
+from popgd.papers.power_method import curve as curves
+from popgd.papers.power_method import model, slopes, tilted
+from popgd.papers.power_method.data import UniformSphere
+from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
+from popgd.papers.power_method.quadrature import Spectrum
+from popgd.papers.power_method.tilted import SlopeOf, Tilted
 
 SLOW = pytest.mark.slow
 #: Of all the comparisons of a test with its standard errors together, 1e-6 by the normal law.

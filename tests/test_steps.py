@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from popgd.recursion import Records
-from popgd.theory import steps
-from popgd.theory.study import Study
+from popgd.descent.recursion import Records
+from popgd.papers.power_method.training import steps
+from popgd.papers.power_method.training.study import Study
 
 SLOPE, SLOPE_ERROR = -2.0, 1e-13
 

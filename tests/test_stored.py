@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import popgd
-from popgd import SettingError, store
-from popgd.report import restore
-from popgd.store import save_report
-from popgd.verdict import Claim
+from popgd import SettingError
+from popgd.runs import store
+from popgd.runs.store import save_report
+from popgd.theorem.report import restore
+from popgd.theorem.verdict import Claim
 
 OLDER = Path(__file__).parent / "data" / "tiny_run_2"
 SETTINGS = {"theorem": "4.2", "target": "unnormalised", "spectrum": [3, 2, 1], "samples": 64, "batch": 8, "sampled_steps": 4}

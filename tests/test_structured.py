@@ -6,10 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from popgd import descent, gradient, kronecker, model
-from popgd.data import Orbit, Rotated, Sample, UniformSphere
-from popgd.objectives import PowerIteration, SubspaceDistance
-from popgd.structured import AlongActive, structured
+from popgd.descent import descent, gradient
+from popgd.papers.power_method import kronecker, model
+from popgd.papers.power_method.data import Orbit, Rotated, Sample, UniformSphere
+from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
+from popgd.papers.power_method.structured import AlongActive, structured
 
 LAWS = {
     "rotated": Rotated.with_spectrum((8, 5, 4, 2, 1)),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from popgd import collect, run, store, sweep
+from popgd.runs import collect, store, sweep
+from popgd.runs import command as run
 
 TINY = Path(__file__).parent / "data" / "tiny_run"
 

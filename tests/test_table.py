@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from popgd import inference_data, table
-from popgd.config import SettingError
+from popgd.papers.power_method.looping import data as inference_data
+from popgd.papers.power_method.looping import table
+from popgd.problem.errors import SettingError
 
 HEADER, INDEX = "the header", "the index column"
 

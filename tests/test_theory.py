@@ -9,15 +9,19 @@ import pytest
 from runs import hasty, report
 from runs import study as measured
 
-from popgd import THEOREMS, Rotated, check
-from popgd.curve import Linear
-from popgd.objectives import PowerIteration
-from popgd.quadrature import Spectrum
-from popgd.report import resolve
-from popgd.theory import convergence, growth, manifold, power_method, slopes
-from popgd.theory.base import Setting
-from popgd.theory.noise import damped_noise
-from popgd.verdict import Outcome, judge
+from popgd import check
+from popgd.papers.power_method import slopes
+from popgd.papers.power_method import theorems as power_method
+from popgd.papers.power_method.curve import Linear
+from popgd.papers.power_method.data import Rotated
+from popgd.papers.power_method.objectives import PowerIteration
+from popgd.papers.power_method.quadrature import Spectrum
+from popgd.papers.power_method.training import convergence, growth, manifold
+from popgd.papers.power_method.training.noise import damped_noise
+from popgd.theorem.base import Setting
+from popgd.theorem.registry import theorems
+from popgd.theorem.report import resolve
+from popgd.theorem.verdict import Outcome, judge
 
 #: The theorems of the first paper; tests/test_gatmiry.py has the second.
 NAMES = [theorem.name for theorem in power_method.THEOREMS]
@@ -69,16 +73,16 @@ def missing_results(theorem):
         yield "name its quantities"
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in NAMES else [pytest.mark.slow]) for n in THEOREMS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in NAMES else [pytest.mark.slow]) for n in theorems()])
 def test_theorem_is_complete(name):
-    assert THEOREMS[name].name == name
-    missing = [*missing_steps(THEOREMS[name])] or [*missing_results(THEOREMS[name])]
+    assert theorems()[name].name == name
+    missing = [*missing_steps(theorems()[name])] or [*missing_results(theorems()[name])]
     assert not missing, f"Theorem {name} is half added: " + "; ".join(missing)
 
 
 @pytest.mark.parametrize("change", [{"source": " "}, {"claims": ()}, {"title": ""}, {"claims": (lambda study: [],)}])
 def test_a_half_added_theorem_is_told_what_is_missing(change):
-    half = dataclasses.replace(THEOREMS["4.3"], **change)
+    half = dataclasses.replace(theorems()["4.3"], **change)
     assert [*missing_steps(half)]
 
 
@@ -90,7 +94,7 @@ def test_supported(name):
     found = report(name)
     assert {c.id: (str(c.outcome), c.reason) for c in found.claims if c.outcome is not Outcome.SUPPORTED} == {}
     assert found.outcome is Outcome.SUPPORTED
-    assert set(found.studies) == ({"@" + t for t in THEOREMS[name].targets} or {""})
+    assert set(found.studies) == ({"@" + t for t in theorems()[name].targets} or {""})
 
 
 def test_quantities_are_the_closed_forms():
@@ -261,7 +265,7 @@ def test_rounding_and_multiplicative_noise_refute_nothing():
 def test_settings_fill_in():
     setting = report("4.1").setting
     assert isinstance(setting, Setting) and isinstance(setting.law, Rotated)
-    assert THEOREMS["4.1"].step_size(setting.law, 3) == pytest.approx(3 / (14 / 3))
+    assert theorems()["4.1"].step_size(setting.law, 3) == pytest.approx(3 / (14 / 3))
     assert report("4.2").studies["@normalised"].objective == PowerIteration("normalised", layer_norm=False)
     assert setting.key(1, 2) == setting.key(1, 2) != setting.key(2, 1)
 

@@ -4,17 +4,19 @@ At ordinary settings, and at extreme ones, where the thing itself is small, earl
 """
 
 import pytest
-from mutation import FALSE_ALARM, YIELDS
+from mutant import FALSE_ALARM, YIELDS
 from plants import EXCUSED, MEASURED, PLANTS, evidence
 from runs import hasty, report
 from test_gatmiry import descended, solved
 from test_stability import judged
 
 from popgd import check
-from popgd.theory import FINDINGS, PAPERS, THEOREMS, gatmiry, power_method
-from popgd.verdict import Outcome, judge
+from popgd.papers import in_context as gatmiry
+from popgd.papers.power_method import theorems as power_method
+from popgd.theorem.registry import papers, theorems
+from popgd.theorem.verdict import Outcome, judge
 
-FIRST = [theorem.name for theorem in PAPERS[power_method.TITLE]]
+FIRST = [theorem.name for theorem in papers()[power_method.TITLE]]
 SECOND = [theorem.name for theorem in gatmiry.THEOREMS]
 #: The spectrum (2 + e, 2, 2 - e): c* of y = Sq/|Sq| is e^2/40, that of y = Sq six times it.
 NEARLY_EQUAL = {f"e={e:g}": {"spectrum": [2 + e, 2, 2 - e]} for e in (0.06, 1e-2, 6e-4, 1e-4, 2e-7)}
@@ -34,7 +36,7 @@ NO_GROWTH = 1e-9
 def claims_of(theorem, studies):
     """(evidence, function that yields it, study)."""
     for study in studies.values():
-        for function in {**THEOREMS, **FINDINGS}[theorem].claims:
+        for function in theorems()[theorem].claims:
             yield from ((e, function, study) for e in function(study))
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popgd.verdict import POWER, Claim, Evidence, Outcome, judge, not_applicable, overall, unchecked, z_score
+from popgd.claims.evidence import Evidence
+from popgd.theorem.verdict import POWER, Claim, Outcome, judge, not_applicable, overall, unchecked, z_score
 
 QUANTILE = 1e-12  # worst seen 2e-16 relative
 NULL_SEEDS, POWER_SEEDS = 2000, 2000

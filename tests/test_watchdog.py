@@ -15,7 +15,8 @@ import pytest
 from alone import WITHOUT_JAX
 from kills import contents
 
-from popgd import guard, heartbeat, store, watchdog
+from popgd.descent.descent import heartbeat
+from popgd.runs import guard, store, watchdog
 
 #: A process whose main thread waits for a lock that it holds itself, in C and for ever. Argument:
 #: what saving does.
@@ -23,7 +24,7 @@ HANGS = f"""
 {WITHOUT_JAX}
 import contextlib, ctypes, signal, threading
 from pathlib import Path
-from popgd import watchdog
+from popgd.runs import watchdog
 watchdog.QUIET, watchdog.GRACE, watchdog.SAVING, watchdog.TICK = 0.4, 1.0, 0.5, 0.05
 watch = watchdog.Watchdog()
 for number in (signal.SIGINT, signal.SIGTERM):
@@ -98,7 +99,8 @@ def test_a_process_that_hangs_says_so_less_and_less_often():
 STUCK = """
 import runpy, sys
 import jax, jax.numpy as jnp
-from popgd import descent, watchdog
+from popgd.descent import descent
+from popgd.runs import watchdog
 watchdog.QUIET, steps, plain = 2.0, [], descent._advance
 def advance(*arguments):
     steps.append(0)

@@ -8,8 +8,8 @@ import mpmath
 import numpy as np
 import pytest
 
-from popgd import wishart as w
-from popgd.numeric import whole
+from popgd.papers.in_context import wishart as w
+from popgd.problem.numeric import whole
 
 pytestmark = pytest.mark.slow  # the default suite is for what theorems use
 

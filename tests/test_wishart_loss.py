@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from popgd import wishart as line
-from popgd import wishart_loss as w
-from popgd import wishart_words as words
+from popgd.papers.in_context import wishart as line
+from popgd.papers.in_context import wishart_loss as w
+from popgd.papers.in_context import wishart_words as words
 
 pytestmark = pytest.mark.slow  # half a minute of compiling; the exact arithmetic beneath is in test_wishart.py
 

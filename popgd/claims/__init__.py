@@ -1,0 +1,1 @@
+"""What theorems say, as evidence: measured against predicted, with errors."""

@@ -1,0 +1,81 @@
+"""Evidence about single steps: what popgd calls projected, or gradient descent on the manifold, is that."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from popgd.claims.evidence import Evidence
+from popgd.descent.recursion import Records
+from popgd.papers.power_method.training.manifold import broken_off, motionless
+from popgd.papers.power_method.training.study import Study
+
+#: Rounding of one step on (a, b) and of reading it off (c, Delta), in units of eps (measured worst 3).
+STEP_UNITS = 64
+#: A step's quadratic terms are of the order (eta l'/d)^2: 1e-5 for the smallest default step.
+STEP_RESOLUTION = 1e-6
+#: The largest step must be told from none, or from half of it, and the manifold from as far as descent has gone: by this share.
+SHARE = 0.1
+#: Rounding of a projected descent, which adds up the same numbers in every entry of a diagonal, in units of eps.
+ON_MANIFOLD = 1000
+
+
+def single_steps(study: Study) -> Iterator[Evidence]:
+    """The recursion of (c, Delta) and a sign takes gradient steps on (a, b); the projected descent stays on the manifold."""
+    exact = study.exact
+    parts = [gradient_steps(study, records) for records in (exact.short, exact.records)]
+    ratio, error, taken = (np.concatenate(x) for x in zip(*parts, strict=True))
+    yield Evidence(
+        "reduced-dynamics",
+        "Exact descent takes the steps a - eta b l'(c)/d, b - eta a l'(c)/d: a + b and a - b after the first ones, as ratios",
+        "derived: reduced dynamics",
+        predicted=1.0,
+        measured=ratio,
+        error=error,
+        allowance=0.0,
+        resolution=np.minimum(STEP_RESOLUTION, SHARE * taken.max(initial=0.0)),
+        reason="bounds of the slope and of its interpolant, and rounding of one step",
+        origin="derived",
+        statistical=False,
+        excuse=broken_off(int(exact.records.stopped) if exact.records.stopped >= 0 else None),
+        self_check="dynamics",
+    )
+    run = study.projected
+    rounding = ON_MANIFOLD * study.eps * float(np.linalg.norm(run.coordinates, axis=1).max())
+    gone = float(np.abs(run.coordinates - run.coordinates[0]).max())
+    yield Evidence(
+        "projected-on-manifold",
+        f"The projected descent stays on the manifold: its distance from it along {run.step[-1]} steps",
+        "derived: Schur projection",
+        predicted=0.0,
+        measured=run.distance,
+        error=0.0,
+        allowance=rounding,
+        resolution=min(max(1e-9, 2 * rounding), SHARE * gone),
+        reason=f"rounding of sums: {ON_MANIFOLD} eps; the descent has gone {gone:.3g}",
+        origin="derived",
+        statistical=False,
+        excuse=broken_off(run.diverged_at) or motionless(run.coordinates),
+        self_check="rounding",
+    )
+
+
+def gradient_steps(study: Study, records: Records) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """a + b and a - b at recorded steps over those of one gradient step from the step before, where both are on record; the
+    error of that; and |h|, what the step changes.
+
+    With h = eta l'(c)/d a step multiplies a + b by 1 - h and a - b by 1 + h, so an error dh of h counts dh/|1 -+ h|. They are
+    read off c and Delta, each rounded relative to s (1 + |h|)^2, s = a^2 + b^2: much, relative to them, where a large step
+    leaves little of one.
+    """
+    exact, eta, d = study.exact, study.setting.eta, study.setting.law.d
+    i = np.flatnonzero(np.diff(records.step) == 1)
+    slope = exact.curve.slope(records.c[i])
+    h = eta * slope.value / d
+    sums, after = (np.stack([x[j] for x in records.sums]) for j in (i, i + 1))
+    factors = np.stack([1 - h, 1 + h])
+    dh = eta / d * (slope.bound + exact.slope_error * abs(slope.value))
+    s = np.hypot(2 * records.c[i], records.Delta[i])
+    rounding = STEP_UNITS * np.finfo(float).eps * s * (1 + abs(h)) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = dh / abs(factors) + rounding * (1 / abs(records.Delta[i + 1]) + 1 / np.max(after**2, axis=0))
+        return (after / (sums * factors)).ravel(), error.ravel(), np.abs(h)

@@ -1,0 +1,116 @@
+"""What a user sees on the screen: progress bars and tables."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from popgd.theorem.base import Progress as Report
+
+#: A part of a run that takes longer than this many seconds is announced with its estimated time.
+LONG = 60
+
+
+@contextlib.contextmanager
+def progress(told: Report, quiet: bool = False) -> Iterator[Report]:
+    """Bars on a terminal; elsewhere only a word about parts that take long. `told` hears it all too."""
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeRemainingColumn(compact=True))
+    console = Console(stderr=True, quiet=quiet)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, tuple[Any, float, int]] = {}
+        compiled: set[str] = set()
+        announced: set[str] = set()
+
+        def report(name: str, done: int, total: int) -> None:
+            told(name, done, total)
+            if name not in tasks or done < tasks[name][2]:
+                for task, *_ in tasks.values():
+                    bars.update(task, visible=False)
+                tasks[name] = (bars.add_task(name), time.monotonic(), done)
+            task, start, first = tasks[name]
+            if done > first and name not in compiled:  # compiling was in the first step's time
+                compiled.add(name)
+                tasks[name] = task, start, first = task, time.monotonic(), done
+            bars.update(task, completed=done, total=total)
+            spent = time.monotonic() - start
+            left = spent * (total - done) / (done - first) if done > first else 0.0
+            if spent > 2 and left > LONG and name not in announced:
+                announced.add(name)
+                console.print(f"{name}: {total:,} steps, about {left / 60:.0f} more minutes")
+
+        yield report
+
+
+def make_console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 150)
+
+
+def show(content: dict[str, Any], path: Path, stored: bool) -> None:
+    """A judged run: its claims, popgd's checks of itself, and where it is."""
+    console = make_console()
+    settings = content["settings"]
+    shown = ", ".join(f"{k}={settings[k]}" for k in ("law", "d", "n", "spectrum", "L", "eta") if k in settings)
+    claims, checks = content["claims"], content["self_checks"]
+    if claims:
+        console.print(_table(f"Theorem {content['theorem']}: {shown}", "claim", claims))
+    if checks:
+        console.print(_table("popgd's checks of itself", "self-check", checks))
+    for claim in claims:
+        if claim["outcome"] != "SUPPORTED":
+            console.print(f"{claim['id']}: {claim['outcome']}. {claim['statement']}. {claim['reason']}", markup=False)
+    reason = f": {content['reason']}" if content["reason"] else ""
+    console.print(f"Theorem {content['theorem']}: {content['outcome']}{reason}", markup=False)
+    for check in checks:
+        if check["outcome"] != "SUPPORTED":
+            console.print(f"self-check {check['id']}: {check['outcome']}. {check['reason']}", markup=False)
+    console.print(f"{'already finished in' if stored else 'written to'} {path}", markup=False)
+
+
+def _table(title: str, kind: str, judged: list[dict[str, Any]]) -> Table:
+    table = Table(title=title)
+    for column in (kind, "predicted", "measured", "error", "allowance", "detectable", "resolution", "outcome"):
+        table.add_column(column, justify="left" if column in (kind, "outcome") else "right", no_wrap=column != kind)
+    for claim in judged:
+        numbers = [_number(claim["predicted"], 10), _number(claim["measured"], 10)]
+        numbers += [_number(claim[name], 2) for name in ("error", "allowance", "detectable", "resolution")]
+        table.add_row(claim["id"], *numbers, coloured(claim["outcome"]))
+    return table
+
+
+def show_differences(found: Any, path: Path) -> None:
+    """The outcome of a recheck: versions then and now, and what differs."""
+    console = make_console()
+    console.print(f"then: {found.then}\nnow:  {found.now}", markup=False)
+    table = Table("what", "then", "now", "difference", "allowed", title=f"{path}, judged again")
+    for row in found.differences:
+        values = [escape(value) if isinstance(value, str) else _number(value, 17) for value in (row.then, row.now)]
+        table.add_row(escape(row.name), *values, _number(row.difference, 2), _number(row.allowed, 2))
+    if found.differences:
+        console.print(table)
+    console.print(
+        f"{len(found.differences)} of {found.compared} texts and numbers differ by more than errors and rounding, "
+        f"{found.moved} others within them; the rest are the same bit for bit",
+        markup=False,
+    )
+    for name, meant in found.corrections:
+        console.print(f"a correction since then: {name}: {meant}", markup=False)
+    if found.differences and found.then != found.now:
+        console.print(
+            "Other code may draw other samples, whose errors and trajectory are others: recheck with the versions of then"
+        )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def coloured(outcome: str) -> str:
+    colour = {"SUPPORTED": "green", "REFUTED": "red", "NOT TRUSTED": "red"}.get(outcome, "yellow")
+    return f"[{colour}]{outcome}[/{colour}]"

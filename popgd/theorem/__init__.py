@@ -1,0 +1,1 @@
+"""Theorems, and the rule that judges their claims."""

@@ -1,0 +1,21 @@
+"""The theorems that popgd knows: those of every paper that is found in `popgd.papers`, and what is added to them."""
+
+import functools
+import importlib
+import pkgutil
+
+from popgd.theorem.base import Theorem
+
+
+@functools.cache
+def papers() -> dict[str, tuple[Theorem, ...]]:
+    """The theorems of each paper, by its title: a paper is a module of `popgd.papers` with a dict PAPER of them."""
+    home = importlib.import_module("popgd.papers")
+    found = (importlib.import_module(f"{home.__name__}.{module.name}") for module in pkgutil.iter_modules(home.__path__))
+    return {title: theorems for paper in found for title, theorems in paper.PAPER.items()}
+
+
+@functools.cache
+def theorems() -> dict[str, Theorem]:
+    """Every theorem by its name; one that is put in here is known from then on."""
+    return {theorem.name: theorem for group in papers().values() for theorem in group}

@@ -1,0 +1,173 @@
+"""`check`: one theorem, one setting, one report. The Python interface and the command line both go through here."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jaxlib.version
+import numpy as np
+
+from popgd.descent.interpolant import Unresolved
+from popgd.descent.memory import FORGETFUL, Memory
+from popgd.problem.errors import SettingError
+from popgd.theorem import settings as config
+from popgd.theorem.base import COMMON, Findings, Progress, Setting, Theorem, examine
+from popgd.theorem.registry import theorems
+from popgd.theorem.settings import TABLE
+from popgd.theorem.verdict import Claim, Outcome, judge, not_applicable, overall, unchecked
+
+_QUIET: Progress = lambda name, done, total: None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found: the outcome, the judged claims of the theorem and popgd's checks of itself, named quantities
+    (value, error), and the studies behind them."""
+
+    theorem: Theorem
+    setting: Setting
+    outcome: Outcome
+    reason: str
+    claims: tuple[Claim, ...]
+    self_checks: tuple[Claim, ...]
+    quantities: Mapping[str, tuple[float, float]]
+    studies: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain data: no NaN or Infinity, None in their place."""
+        return {
+            "theorem": self.theorem.name,
+            "outcome": str(self.outcome),
+            "reason": self.reason,
+            "statement": self.theorem.statement,
+            "source": self.theorem.source,
+            "settings": self.setting.describe(),
+            "environment": environment(self.setting),
+            "claims": _rows(self.claims),
+            "self_checks": _rows(self.self_checks),
+            "quantities": {
+                name: {"value": _plain(value), "error": _plain(error)} for name, (value, error) in self.quantities.items()
+            },
+        }
+
+    def figures(self) -> dict[str, Any]:
+        """matplotlib figures by file name: those of every study."""
+        made = {}
+        for suffix, study in self.studies.items():
+            title = f"Theorem {self.theorem.name}{' (' + suffix[1:] + ' target)' if suffix else ''}"
+            made |= {name + suffix.replace("@", "_"): figure for name, figure in study.figures(title).items()}
+        return made
+
+
+def _rows(judged: Sequence[Claim]) -> list[dict[str, Any]]:
+    return [{**claim.__dict__, "outcome": str(claim.outcome)} for claim in judged]
+
+
+def _plain(x: float) -> float | None:
+    return float(x) if np.isfinite(x) else None
+
+
+def environment(setting: Setting) -> dict[str, Any]:
+    """Versions, devices and seed: what a number may depend on."""
+    from popgd import __version__
+
+    return {
+        "popgd": __version__,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.version.__version__,
+        "numpy": np.__version__,
+        "devices": [str(device) for device in jax.devices()],
+        "machine": platform.machine(),
+        "seed": setting.seed,
+    }
+
+
+def find_theorem(name: str) -> Theorem:
+    every = theorems()
+    if name not in every:
+        known = ", ".join(every)
+        raise SettingError(f"unknown theorem {name}{config.nearest(name, every)}; known: {known}")
+    return every[name]
+
+
+def resolve(values: Mapping[str, Any]) -> Setting:
+    """All settings, ranges checked and defaults filled in; `law` may be a `Law` object.
+
+    Raises SettingError: unknown names, values out of range, contradictions, settings that the theorem does not take.
+    """
+    values = dict(values)
+    own_law = {"law": values.pop("law")} if not isinstance(values.get("law"), str | None) else {}
+    given = {name: value for name, value in config.read(values).items() if value is not None}
+    theorem = find_theorem(given["theorem"])
+    settings = {name: entry.default for name, entry in TABLE.items()} | dict(theorem.defaults)
+    own = (*theorem.law_options, *theorem.options)
+    for name, value in given.items():
+        # A stored run tells its L = 1 even where the theorem has no loops
+        if name not in own and (name not in COMMON or (name == "L" and value != settings[name])):
+            raise SettingError(f"{name}={values[name]}: Theorem {theorem.name} does not take {name}; leave it out")
+    settings |= given | own_law
+    law = theorem.make_law(settings)
+    if not jax.config.read("jax_enable_x64"):
+        raise SettingError('JAX has float64 off, the exact engine needs it: jax.config.update("jax_enable_x64", True)')
+    if settings["eta"] is None:
+        settings["eta"] = theorem.step_size(law, settings["L"])
+    options = {name: settings[name] for name in theorem.options if name not in COMMON}
+    return Setting(**{name: settings[name] for name in COMMON}, law=law, options=options)
+
+
+def restore(stored: Mapping[str, Any]) -> Setting:
+    """The setting that describes itself like this. Raises SettingError if none does."""
+    again = "start the run afresh elsewhere"
+    try:
+        setting = resolve(stored)
+    except (SettingError, TypeError) as error:
+        raise SettingError(f"the stored settings are damaged ({error}): {again}") from None
+    if setting.describe() != stored:
+        names = {**stored, **setting.describe()}
+        changed = [name for name in names if stored.get(name, ...) != setting.describe().get(name, ...)]
+        raise SettingError(f"the stored settings have been edited, or are another version's ({', '.join(changed)}): {again}")
+    return setting
+
+
+def check(theorem: str, *, progress: Progress = _QUIET, **values: Any) -> Report:
+    """Judge one theorem: `check("4.1", spectrum=[8, 5, 4, 2, 1], L=3)`. Settings are those of the command line.
+
+    `claim.exponent` is spelt claim_exponent here, and `law` may be a `Law` object. Nothing is written.
+    Raises SettingError (a ValueError) on bad settings.
+    """
+    if "claim_exponent" in values:
+        values["claim.exponent"] = values.pop("claim_exponent")
+    return check_setting(resolve({"theorem": theorem, **values}), progress)
+
+
+def _excused(claim: Claim) -> bool:
+    """Whether the failure of a soft hypothesis may be why: of a self-check only for a disagreement."""
+    return claim.outcome is Outcome.REFUTED or (claim.outcome is Outcome.INCONCLUSIVE and not claim.self_check)
+
+
+def check_setting(setting: Setting, progress: Progress = _QUIET, memory: Memory = FORGETFUL) -> Report:
+    """Judge a resolved setting. What `memory` recalls of it is not done again."""
+    theorem = find_theorem(setting.theorem)
+    failed = [h for h in theorem.hypotheses(setting) if not h.holds]
+    hard = [h for h in failed if not h.soft]
+    if hard and setting.assume == "check":
+        reason = "; ".join(f"{h.name} fails: {h.reason}" for h in hard)
+        return Report(theorem, setting, Outcome.NOT_APPLICABLE, reason, (), (), {}, {})
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers of a descent that breaks off
+            findings: Findings = examine(theorem, setting, progress, memory)
+    except Unresolved as error:
+        reason = f"the exact engine cannot resolve this curve ({error}): a less extreme spectrum, n or L is needed"
+        return Report(theorem, setting, Outcome.INCONCLUSIVE, reason, (), (), {}, {})
+    judged = unchecked(judge(findings.evidence, setting.false_alarm))
+    soft = "; ".join(f"{h.name}: {h.reason}" for h in failed if h.soft)
+    if soft and setting.assume == "check":
+        judged = [not_applicable(c, f"{soft}; {c.reason}") if _excused(c) else c for c in judged]
+    ignored = "; ".join(f"{h.name} fails and is ignored: {h.reason}" for h in hard)
+    excuses = dict.fromkeys(e.excuse for e in findings.evidence if not e.self_check)
+    reason = "; ".join(part for part in (ignored, soft, *excuses) if part)
+    claims, checks = (tuple(c for c in judged if bool(c.self_check) is own) for own in (False, True))
+    return Report(theorem, setting, overall(judged), reason, claims, checks, findings.quantities, findings.studies)
