@@ -42,7 +42,9 @@ def slopes() -> list[dict[str, Any]]:
         population = curve.Looped.of(Spectrum.of(lam), loops)
         c = np.geomspace(0.01, 100, POINTS)
         first, _, _ = timed(lambda p=population, c=c: p.slope(c))
-        seconds = sorted(timed(lambda p=population, c=c: p.slope(c))[0] for _ in range(5))[2] / POINTS
+        seconds = (
+            sorted(timed(lambda p=population, c=c: p.slope(c))[0] for _ in range(5))[2] / POINTS
+        )
         found = population.slope(c)
         nodes = node_count(2.0, d / 2, 2 * loops * log(population.cond))
         rows.append({"d": d, "L": loops, "nodes": nodes, "seconds": seconds, "first call": first,
@@ -56,16 +58,31 @@ def steps() -> dict[str, float]:
     population = curve.Looped.of(Spectrum.of(SPECTRUM), L)
     slope = interpolate(lambda c: np.asarray(population.log_slope(c).value), 2, largest=1e10)
     d, found = len(SPECTRUM), {}
-    for name, eta, count in (("single", 0.2, STEPS), ("vmapped", np.geomspace(0.02, 0.2, VMAPPED), VMAPPED_STEPS)):
+    for name, eta, count in (
+        ("single", 0.2, STEPS),
+        ("vmapped", np.geomspace(0.02, 0.2, VMAPPED), VMAPPED_STEPS),
+    ):
         recursion.recurse(slope, (1.0, 0.0), eta, d, np.array([1000]))
-        wall, processor, _ = timed(lambda e=eta, n=count: recursion.recurse(slope, (1.0, 0.0), e, d, np.array([n])))
-        found |= {f"{name} seconds": wall, f"{name} rate": count * np.size(eta) / wall, f"{name} cores": processor / wall}
-        print(f"{name}: {count * np.size(eta):.0e} steps in {wall:.1f} s on {processor / wall:.2f} cores", flush=True)
+        wall, processor, _ = timed(
+            lambda e=eta, n=count: recursion.recurse(slope, (1.0, 0.0), e, d, np.array([n]))
+        )
+        found |= {
+            f"{name} seconds": wall,
+            f"{name} rate": count * np.size(eta) / wall,
+            f"{name} cores": processor / wall,
+        }
+        print(
+            f"{name}: {count * np.size(eta):.0e} steps in {wall:.1f} s on {processor / wall:.2f} "
+            "cores",
+            flush=True,
+        )
     return found
 
 
 def digits() -> dict[str, Any]:
-    """Seconds to a relative error of l'(c): exact, measured; Monte Carlo, from one run and the root of its samples."""
+    """Seconds to a relative error of l'(c): exact, measured; Monte Carlo, from one run and the root
+    of its samples.
+    """
     law, (a, b) = Rotated.with_spectrum(SPECTRUM), (2.0, 0.25)
     population = curve.Looped.of(Spectrum.of(SPECTRUM), L)
     first, _, _ = timed(lambda: population.slope(np.array([a * b])))
@@ -82,10 +99,22 @@ def digits() -> dict[str, Any]:
     seconds, _, estimate = timed(sampled)
     relative = float(estimate.stderr.coordinates[1] / abs(estimate.mean.coordinates[1]))
     apart = float(abs(estimate.mean.coordinates[1] / (a * found.value[0] / law.d) - 1) / relative)
-    print(f"l' exact in {exact:.1e} s, Monte Carlo {relative:.1e} in {seconds:.1f} s, {apart:.1f} errors apart", flush=True)
-    return {"exact seconds": exact, "exact first call": first, "exact bound": float(found.bound[0] / abs(found.value[0])),
-            "Monte Carlo seconds": seconds, "Monte Carlo error": relative, "standard errors apart": apart,
-            "Monte Carlo seconds to": {f"{error:g}": seconds * (relative / error) ** 2 for error in DIGITS}}  # fmt: skip
+    print(
+        f"l' exact in {exact:.1e} s, Monte Carlo {relative:.1e} in {seconds:.1f} s, {apart:.1f} "
+        "errors apart",
+        flush=True,
+    )
+    return {
+        "exact seconds": exact,
+        "exact first call": first,
+        "exact bound": float(found.bound[0] / abs(found.value[0])),
+        "Monte Carlo seconds": seconds,
+        "Monte Carlo error": relative,
+        "standard errors apart": apart,
+        "Monte Carlo seconds to": {
+            f"{error:g}": seconds * (relative / error) ** 2 for error in DIGITS
+        },
+    }
 
 
 def measure() -> dict[str, Any]:

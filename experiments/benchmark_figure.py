@@ -7,7 +7,13 @@ from matplotlib.figure import Figure
 
 from popgd.theorem.plot import BLACK, BLUE, GREEN, GREY, ORANGE
 
-COLOURS = {"popgd": BLUE, "popgd with sampling": "#56B4E9", "one vmap": ORANGE, "PyTorch": GREEN, "NumPy loop, forward": GREY}
+COLOURS = {
+    "popgd": BLUE,
+    "popgd with sampling": "#56B4E9",
+    "one vmap": ORANGE,
+    "PyTorch": GREEN,
+    "NumPy loop, forward": GREY,
+}
 PARTS = {"import": GREY, "trace": ORANGE, "compile": GREEN, "run": BLUE}
 
 
@@ -18,9 +24,16 @@ def rates(axes: Any, rows: list[dict[str, Any]], batch: int) -> None:
     at, width = np.arange(len(rows)), 0.8 / len(names)
     for i, name in enumerate(names):
         heights = [batch / row["seconds"][name] for row in rows]
-        axes.bar(at + (i - (len(names) - 1) / 2) * width, heights, width, color=COLOURS[name], label=name)
+        axes.bar(
+            at + (i - (len(names) - 1) / 2) * width, heights, width, color=COLOURS[name], label=name
+        )
     axes.set_xticks(at, [f"{row['d']}, {row['n']}, {row['L']}" for row in rows])
-    axes.set(yscale="log", xlabel="d, n, L", ylabel="samples a second", title="gradient of every block, float32")
+    axes.set(
+        yscale="log",
+        xlabel="d, n, L",
+        ylabel="samples a second",
+        title="gradient of every block, float32",
+    )
     axes.legend(fontsize=7)
 
 
@@ -30,9 +43,21 @@ def digits(axes: Any, found: dict[str, Any]) -> None:
     seconds = found["Monte Carlo seconds"] * (found["Monte Carlo error"] / errors) ** 2
     measured = errors >= found["Monte Carlo error"]
     axes.plot(errors[measured], seconds[measured], color=ORANGE, label="Monte Carlo")
-    axes.plot(errors[~measured], seconds[~measured], "--", color=ORANGE, label="the same, by the root of its samples")
+    axes.plot(
+        errors[~measured],
+        seconds[~measured],
+        "--",
+        color=ORANGE,
+        label="the same, by the root of its samples",
+    )
     axes.plot([1e-2, found["exact bound"]], [found["exact seconds"]] * 2, color=BLUE, label="exact")
-    axes.set(xscale="log", yscale="log", xlabel="relative error of l'(c)", ylabel="seconds", title="digits: d = 5, L = 3")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="relative error of l'(c)",
+        ylabel="seconds",
+        title="digits: d = 5, L = 3",
+    )
     axes.invert_xaxis()
     axes.legend(fontsize=7)
 
@@ -53,10 +78,14 @@ def start(axes: Any, found: dict[str, dict[str, Any]]) -> None:
 
 def memory(axes: Any, rows: list[dict[str, Any]]) -> None:
     """Peak memory against the batch."""
-    axes.plot([row["batch"] for row in rows], [row["bytes"] / 1e6 for row in rows], "o-", color=BLUE)
+    axes.plot(
+        [row["batch"] for row in rows], [row["bytes"] / 1e6 for row in rows], "o-", color=BLUE
+    )
     axes.axhline(1000, color=BLACK, lw=1)
     axes.set_xscale("log", base=2)
-    axes.set(ylim=(0, 1100), xlabel="batch", ylabel="MB", title="peak memory of the process (line: 1 GB)")
+    axes.set(
+        ylim=(0, 1100), xlabel="batch", ylabel="MB", title="peak memory of the process (line: 1 GB)"
+    )
 
 
 def draw(found: dict[str, Any]) -> Figure:

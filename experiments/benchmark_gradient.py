@@ -1,13 +1,17 @@
-"""The full-block Monte Carlo gradient against what else one could write, on the same samples, interleaved.
+"""The full-block Monte Carlo gradient against what else one could write, on the same samples,
+interleaved.
 
-Work is counted in products of the plain algorithm, two operations a multiplication and addition, the same for all:
+Work is counted in products of the plain algorithm, two operations a multiplication and addition,
+the same for all:
 
-    a layer forward   Z Z^T: 2 D^2 N,  P (Z Z^T) Q: 4 D^3,  (...) Z: 2 D^2 N      D = 2d rows, N = n + 1 tokens
+    a layer forward   Z Z^T: 2 D^2 N,  P (Z Z^T) Q: 4 D^3,  (...) Z: 2 D^2 N      D = 2d rows, N = n
+                      + 1 tokens
     backward          twice that, as each product has two factors
     a sample          12 L (D^2 N + D^3)
 
-popgd leaves out what nobody looks at (`executed`), so its rate by that count may exceed that of a large product (GEMM).
-popgd alone also has the standard error of every entry; all others have the mean only.
+popgd leaves out what nobody looks at (`executed`), so its rate by that count may exceed that of a
+large product (GEMM). popgd alone also has the standard error of every entry; all others have the
+mean only.
 """
 
 import importlib
@@ -38,14 +42,17 @@ except ImportError:
 SIZES = {(5, 20, 3): 9, (10, 50, 3): 9, (20, 100, 3): 5, (50, 200, 2): 3}
 BATCH = 4096
 GEMM = 2048
-#: How far, relative to the largest entry, two mean gradients of the same samples may differ by rounding.
+#: How far, relative to the largest entry, two mean gradients of the same samples may differ by
+#: rounding.
 SAME = {"float32": 2e-4, "float64": 1e-11}
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["samples"], meta_fields=[])
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A law that looks a stored sample up instead of drawing one: the gradient without its sampler, otherwise the same code."""
+    """A law that looks a stored sample up instead of drawing one: the gradient without its sampler,
+    otherwise the same code.
+    """
 
     samples: Sample
 
@@ -71,7 +78,9 @@ def operations(d: int, n: int, L: int) -> int:
 
 
 def executed(d: int, n: int, L: int) -> int:
-    """Of popgd: the first layer's input is data and needs no gradient, the last layer is that of the query."""
+    """Of popgd: the first layer's input is data and needs no gradient, the last layer is that of
+    the query.
+    """
     D, N = 2 * d, n + 1
     return (L - 2) * 12 * (D * D * N + D**3) + 6 * D * D * N + 10 * D**3 + 12 * (D * D + D * N)
 
@@ -135,7 +144,10 @@ def products(dtype: str) -> dict[str, Callable[[], Any]]:
     """A large product, by NumPy and by XLA: the faster one is the GEMM rate."""
     A = np.random.default_rng(0).normal(size=(GEMM, GEMM)).astype(dtype)
     on_device, product = jnp.asarray(A), jax.jit(jnp.matmul)
-    return {"GEMM numpy": lambda: A @ A, "GEMM xla": lambda: jax.block_until_ready(product(on_device, on_device))}
+    return {
+        "GEMM numpy": lambda: A @ A,
+        "GEMM xla": lambda: jax.block_until_ready(product(on_device, on_device)),
+    }
 
 
 def interleaved(work: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -152,7 +164,9 @@ def interleaved(work: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
 def setting(d: int, n: int, L: int, dtype: str) -> tuple[Weights, Rotated, Any]:
     """Weights without any zero block, a law, and the key of the samples."""
     rng = np.random.default_rng(d)
-    weights = Weights(*(jnp.asarray(rng.normal(size=(2 * d, 2 * d)) / (2 * d) ** 0.5, dtype) for _ in range(2)))
+    weights = Weights(
+        *(jnp.asarray(rng.normal(size=(2 * d, 2 * d)) / (2 * d) ** 0.5, dtype) for _ in range(2))
+    )
     lam = np.linspace(2, 1, d)
     return weights, Rotated.with_spectrum(lam * n / lam.sum()), jax.random.key(d)
 
@@ -161,7 +175,9 @@ def measure_one(d: int, n: int, L: int, dtype: str, repeats: int) -> dict[str, f
     weights, law, key = setting(d, n, L, dtype)
     objective, manifold = SubspaceDistance(L), Active(d)
     numbers = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(BATCH))
-    samples = jax.jit(partial(jax.lax.map, lambda k: law.sample(k, jnp.dtype(dtype)), batch_size=64))(numbers)
+    samples = jax.jit(
+        partial(jax.lax.map, lambda k: law.sample(k, jnp.dtype(dtype)), batch_size=64)
+    )(numbers)
     stored = gradient.everywhere(Stored(samples))
     same = jax.tree.map(lambda part: part[jax.vmap(stored.number)(numbers)], samples)
 
@@ -175,8 +191,14 @@ def measure_one(d: int, n: int, L: int, dtype: str, repeats: int) -> dict[str, f
     wanted = np.stack(jax.device_get(estimate(stored)))
     for name, run in others.items():
         gap = float(abs(np.stack(jax.device_get(run())) - wanted).max() / abs(wanted).max())
-        assert gap < SAME[dtype], f"{name} has another gradient: {gap:.1e} relative at {(d, n, L)} {dtype}"
-    work = {"popgd": partial(estimate, stored), "popgd with sampling": partial(estimate, law), **others}
+        assert gap < SAME[dtype], (
+            f"{name} has another gradient: {gap:.1e} relative at {(d, n, L)} {dtype}"
+        )
+    work = {
+        "popgd": partial(estimate, stored),
+        "popgd with sampling": partial(estimate, law),
+        **others,
+    }
     work |= {"NumPy loop, forward": numpy_forward(weights, same, L)} | products(dtype)
     for name in ("popgd with sampling", "GEMM xla"):
         work[name]()
@@ -190,11 +212,24 @@ def measure() -> list[dict[str, Any]]:
         for dtype in ("float32", "float64"):
             seconds = measure_one(d, n, L, dtype, repeats)
             gemm = 2 * GEMM**3 / min(seconds.pop("GEMM numpy"), seconds.pop("GEMM xla"))
-            plain, done = (BATCH * count(d, n, L) / seconds["popgd"] for count in (operations, executed))
-            row = {"d": d, "n": n, "L": L, "dtype": dtype, "seconds": seconds, "gemm": gemm, "plain rate": plain,
-                   "executed rate": done, "sampler": 1 - seconds["popgd"] / seconds["popgd with sampling"]}  # fmt: skip
+            plain, done = (
+                BATCH * count(d, n, L) / seconds["popgd"] for count in (operations, executed)
+            )
+            row = {
+                "d": d,
+                "n": n,
+                "L": L,
+                "dtype": dtype,
+                "seconds": seconds,
+                "gemm": gemm,
+                "plain rate": plain,
+                "executed rate": done,
+                "sampler": 1 - seconds["popgd"] / seconds["popgd with sampling"],
+            }
             rows.append(row)
             told = ", ".join(f"{name} {value:.3g} s" for name, value in seconds.items())
-            print(f"gradient {(d, n, L)} {dtype}: {told}; GEMM {gemm / 1e9:.0f} GFLOP/s", flush=True)
+            print(
+                f"gradient {(d, n, L)} {dtype}: {told}; GEMM {gemm / 1e9:.0f} GFLOP/s", flush=True
+            )
             jax.clear_caches()
     return rows

@@ -1,8 +1,10 @@
-"""The structured statistic of projected descents (popgd/structured.py) against the full gradient, and what its orbits gain.
+"""The structured statistic of projected descents (popgd/structured.py) against the full gradient,
+and what its orbits gain.
 
-work = seconds times squared standard error: the time that one and the same error takes. Both are unbiased for the same
-number. `one query` is the structured statistic at one query a sample; sign flips of the query in the
-eigenbasis of S leave every sample's loss as it is, so that averages over them gain nothing.
+work = seconds times squared standard error: the time that one and the same error takes. Both are
+unbiased for the same number. `one query` is the structured statistic at one query a sample; sign
+flips of the query in the eigenbasis of S leave every sample's loss as it is, so that averages over
+them gain nothing.
 """
 
 import time
@@ -25,7 +27,9 @@ from popgd.problem.weights import Weights
 SAMPLES, REPEATS, POINT = 2**15, 3, (1.5, 1.0)
 LAWS: dict[str, Law] = {
     "spectrum (8, 5, 4, 2, 1)": Rotated.with_spectrum((8, 5, 4, 2, 1)),
-    "d = 20, n = 100": Rotated.with_spectrum(tuple(9.5 - 0.473684210526315789 * k for k in range(20))),
+    "d = 20, n = 100": Rotated.with_spectrum(
+        tuple(9.5 - 0.473684210526315789 * k for k in range(20))
+    ),
     "uniform, d = 5, n = 20": UniformSphere(5, 20),
 }
 OBJECTIVES = {"4.1, L = 3": SubspaceDistance(3), "4.3": PowerIteration()}
@@ -42,21 +46,35 @@ class OneQuery(AlongActive):
 
 
 def measure() -> list[dict[str, Any]]:
-    """For each law and objective: seconds, and error of the slope in Q12, of `SAMPLES` samples by the three statistics."""
+    """For each law and objective: seconds, and error of the slope in Q12, of `SAMPLES` samples by
+    the three statistics.
+    """
     rows = []
     for law_name, law in LAWS.items():
         for name, objective in OBJECTIVES.items():
             full = descent.Descent(objective, optax.sgd(0.1), model.Active(law.d))
             cheap, seen = structured(full, law)
-            single = descent.Descent(objective, full.optimiser, full.manifold, statistic=OneQuery(cheap.statistic.objective))  # pyright: ignore
+            single = descent.Descent(
+                objective,
+                full.optimiser,
+                full.manifold,
+                statistic=OneQuery(cheap.statistic.objective),  # pyright: ignore
+            )
             ways = {"full": (full, law), "structured": (cheap, seen), "one query": (single, seen)}
             found = {way: once(*how) for way, how in ways.items()}
             row = {"law": law_name, "objective": name}
             row |= {way: {"seconds": s, "error": e, "mean": m} for way, (s, e, m) in found.items()}
-            row |= {f"gain over {way}": work(found[way]) / work(found["structured"]) for way in ("full", "one query")}
+            row |= {
+                f"gain over {way}": work(found[way]) / work(found["structured"])
+                for way in ("full", "one query")
+            }
             rows.append(row)
-            print(f"{law_name}, {name}: the same error {row['gain over full']:.0f} times as fast by the structured statistic, "
-                  f"{row['gain over one query']:.1f} times by its orbits", flush=True)  # fmt: skip
+            print(
+                f"{law_name}, {name}: the same error {row['gain over full']:.0f} times as fast "
+                "by the structured statistic, "
+                f"{row['gain over one query']:.1f} times by its orbits",
+                flush=True,
+            )
     return rows
 
 
@@ -69,7 +87,11 @@ def once(how: descent.Descent, law: Law) -> tuple[float, float, float]:
         estimate = jax.block_until_ready(how.gradient(weights, law, jax.random.key(0), SAMPLES))
         seconds.append(time.perf_counter() - began)
     assert estimate is not None
-    return sorted(seconds[1:])[REPEATS // 2], float(estimate.stderr.coordinates[1]), float(estimate.mean.coordinates[1])
+    return (
+        sorted(seconds[1:])[REPEATS // 2],
+        float(estimate.stderr.coordinates[1]),
+        float(estimate.mean.coordinates[1]),
+    )
 
 
 def work(found: tuple[float, float, float]) -> float:

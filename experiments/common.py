@@ -1,4 +1,6 @@
-"""What the experiments share: an exact descent for a spectrum, and saving a figure beside its numbers."""
+"""What the experiments share: an exact descent for a spectrum, and saving a figure beside its
+numbers.
+"""
 
 import json
 from pathlib import Path
@@ -18,15 +20,25 @@ jax.config.update("jax_enable_x64", True)
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 #: The population curve of a growth theorem for (spectrum, L), and p with -c^p l'(c) -> constant.
-CURVES: dict[str, Any] = {"4.1": (curve.Looped.of, 2), "4.3": (lambda spectra, L: curve.Layer.of(spectra), 3)}
+CURVES: dict[str, Any] = {
+    "4.1": (curve.Looped.of, 2),
+    "4.3": (lambda spectra, L: curve.Layer.of(spectra), 3),
+}
 
 
-def records(theorem: str, spectrum: tuple[float, ...], L: int, steps: int) -> tuple[Exact, int, float]:
+def records(
+    theorem: str, spectrum: tuple[float, ...], L: int, steps: int
+) -> tuple[Exact, int, float]:
     """The exact descent of a theorem at its automatic step size: (descent, d, eta)."""
     setting = resolve({"theorem": theorem, "spectrum": spectrum, "L": L, "steps": steps})
     make, power = CURVES[theorem]
-    exact = growth.descend_exactly(setting, lambda s: make(s, L), power, lambda name, done, total: None)
-    print(f"{theorem} {list(spectrum)} L={L}: c = {exact.records.c[-1]:.6g} at step {steps:.0e}", flush=True)
+    exact = growth.descend_exactly(
+        setting, lambda s: make(s, L), power, lambda name, done, total: None
+    )
+    print(
+        f"{theorem} {list(spectrum)} L={L}: c = {exact.records.c[-1]:.6g} at step {steps:.0e}",
+        flush=True,
+    )
     return exact, setting.law.d, setting.eta
 
 
@@ -56,6 +68,9 @@ def save(figure: Figure, name: str, numbers: Any) -> None:
     FIGURES.mkdir(exist_ok=True)
     FigureCanvasAgg(figure)
     for ending in ("png", "svg"):
-        store.write_through(FIGURES / f"{name}.{ending}", lambda file, e=ending: figure.savefig(file, format=e, dpi=150))
+        store.write_through(
+            FIGURES / f"{name}.{ending}",
+            lambda file, e=ending: figure.savefig(file, format=e, dpi=150),
+        )
     store.write(FIGURES / f"{name}.json", json.dumps(numbers, indent=1).encode())
     print(f"wrote {FIGURES.name}/{name}.png, .svg and .json")

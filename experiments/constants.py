@@ -1,4 +1,5 @@
-"""Increments of c^2 (4.1) and c^3 (4.3) over eighteen decades against their limits 4 eta kappa/d and 6 eta C1/d.
+"""Increments of c^2 (4.1) and c^3 (4.3) over eighteen decades against their limits 4 eta kappa/d
+and 6 eta C1/d.
 
     python experiments/constants.py
 
@@ -33,8 +34,18 @@ def main() -> None:
         t, gap = exact.records.step[seen], np.abs(step[seen] / limit - 1)
         style = "-" if theorem == "4.1" else "--"
         axes.loglog(t, gap, style, lw=1.3, label=f"{theorem}, {list(spectrum)}")
-        numbers.append({"theorem": theorem, "spectrum": spectrum, "L": L, "d": d, "eta": eta, "limit": limit,
-                        "step": t.tolist(), "relative_gap": gap.tolist()})  # fmt: skip
+        numbers.append(
+            {
+                "theorem": theorem,
+                "spectrum": spectrum,
+                "L": L,
+                "d": d,
+                "eta": eta,
+                "limit": limit,
+                "step": t.tolist(),
+                "relative_gap": gap.tolist(),
+            }
+        )
     axes.set(xlabel="gradient step t", ylabel="|increment / limit - 1|",
              title="Increments of c^2 (4.1) and c^3 (4.3) approach their constants")  # fmt: skip
     axes.legend(fontsize=7, title="theorem, spectrum", title_fontsize=7)

@@ -36,13 +36,29 @@ def main() -> None:
         loops = f", L={L}" if theorem == "4.1" else ""
         line = panels[theorem].semilogx(t, slope, lw=1.3, label=f"{list(spectrum)}{loops}")[0]
         late = k2 / c < 0.3
-        panels[theorem].semilogx(t[late], (1 / p) * (1 + k2 / c[late] / (p - 1)), ":", lw=2.2, color=line.get_color())
-        numbers.append({"theorem": theorem, "spectrum": spectrum, "L": L, "d": d, "eta": eta,
-                        "step": t.tolist(), "exponent": slope.tolist(), "last": float(slope[-1])})  # fmt: skip
+        panels[theorem].semilogx(
+            t[late], (1 / p) * (1 + k2 / c[late] / (p - 1)), ":", lw=2.2, color=line.get_color()
+        )
+        numbers.append(
+            {
+                "theorem": theorem,
+                "spectrum": spectrum,
+                "L": L,
+                "d": d,
+                "eta": eta,
+                "step": t.tolist(),
+                "exponent": slope.tolist(),
+                "last": float(slope[-1]),
+            }
+        )
     for theorem, axes in panels.items():
         p = CURVES[theorem][1]
         axes.axhline(1 / p, color="#888888", ls="--", lw=1)
-        axes.set(title=f"Theorem {theorem}: c grows like t^(1/{p})", xlabel="gradient step t", ylim=(0.15, 0.75))
+        axes.set(
+            title=f"Theorem {theorem}: c grows like t^(1/{p})",
+            xlabel="gradient step t",
+            ylim=(0.15, 0.75),
+        )
         axes.legend(fontsize=7, title="spectrum", title_fontsize=7)
     panels["4.1"].set_ylabel("local exponent t (c' - c)/c")
     save(figure, "exponents", numbers)

@@ -1,4 +1,5 @@
-"""Figure 2: with LN and without: training loss, test loss, and the angle against loops at inference.
+"""Figure 2: with LN and without: training loss, test loss, and the angle against loops at
+inference.
 
 python experiments/figure_2.py [--quick]
 """
@@ -19,7 +20,9 @@ def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
     """The figure, and its numbers by task and model."""
     runs = {(task, model): train(model, task, sizes) for task in TASKS for model in THREE}
     first = runs[1, "LN"]
-    title = f"Figure 2: one layer with and without LN, {about(first)}; dashed: exact population descent"
+    title = (
+        f"Figure 2: one layer with and without LN, {about(first)}; dashed: exact population descent"
+    )
     figure, panels = sheet(2, 3, title)
     numbers: dict[str, Any] = {}
     for row, task in zip(panels, TASKS, strict=True):
@@ -30,7 +33,11 @@ def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
             for axes, which in zip(row, ("train", "test"), strict=False):
                 loss(axes, run, model, which, MODELS[model])
             angle_lines(row[2], seen, exact, model, MODELS[model])
-            numbers[f"{task} {model}"] = run.numbers() | {"sin": seen.tolist(), "sin_exact": exact.tolist(), "c_inference": c}
+            numbers[f"{task} {model}"] = run.numbers() | {
+                "sin": seen.tolist(),
+                "sin_exact": exact.tolist(),
+                "c_inference": c,
+            }
         power_line(row[2], X, q, LOOPS)
         for axes, which in zip(row, ("training", "test"), strict=False):
             axes.set(xscale="log", yscale="log", xlabel="iteration t + 1")

@@ -1,4 +1,5 @@
-"""Figure 4: the one-layer model with LN after SGD on both tasks, its heat maps and the growth of its active parameters.
+"""Figure 4: the one-layer model with LN after SGD on both tasks, its heat maps and the growth of
+its active parameters.
 
 python experiments/figure_4.py [--quick]
 """

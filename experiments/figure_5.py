@@ -1,4 +1,5 @@
-"""Figure 5: the angle against loops, for snapshots of the LN layer (4.6) and for looped models on other data (4.7).
+"""Figure 5: the angle against loops, for snapshots of the LN layer (4.6) and for looped models on
+other data (4.7).
 
 python experiments/figure_5.py [--quick]
 """
@@ -15,14 +16,18 @@ from popgd.papers.power_method.looping.data import TEST_LAWS
 
 NAME = "figure_5"
 LOOPS = 30
-#: Training steps of the snapshots, numbers of loops of the looped models, and the law of the data these are run on.
+#: Training steps of the snapshots, numbers of loops of the looped models, and the law of the data
+#: these are run on.
 SNAPSHOTS, DEPTHS, OTHER = (10, 100, 562, 2000), (3, 2, 5), "clustered"
 
 
 def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
     """The figure, and its numbers by task, model and snapshot or L."""
-    title = (f"Figure 5: sin of the angle against loops, d = 5, n = 20, SGD on {sizes.train} matrices, batch {sizes.batch}; "
-             "dashed: exact formula at the population's c_t")  # fmt: skip
+    title = (
+        f"Figure 5: sin of the angle against loops, d = 5, n = 20, SGD on {sizes.train} "
+        f"matrices, batch {sizes.batch}; "
+        "dashed: exact formula at the population's c_t"
+    )
     figure, panels = sheet(2, 2, title, height=3.1, width=4.6)
     numbers: dict[str, Any] = {"loops": np.arange(1, LOOPS + 1).tolist()}
     for column, task in enumerate(TASKS):
@@ -42,7 +47,9 @@ def draw(sizes: Sizes = FULL) -> tuple[Figure, dict[str, Any]]:
             run = train("looped", task, sizes, L=L)
             seen, exact, c = angles(run, -1, X, q, LOOPS)
             angle_lines(bottom, seen, exact, f"L = {L}, t = {run.step[-1]}", style)
-            bottom.plot(L, max(seen[L - 1], FLOOR), "*", ms=13, color=style[0], mec="black", mew=0.6)
+            bottom.plot(
+                L, max(seen[L - 1], FLOOR), "*", ms=13, color=style[0], mec="black", mew=0.6
+            )
             numbers[f"{task} looped {L}"] = plain(seen, exact, c, run.c[-1])
         power_line(bottom, X, q, LOOPS)
         caption(bottom, f"Looped models of Task {task}, on clustered columns (star: own L)")

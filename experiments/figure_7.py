@@ -1,4 +1,5 @@
-"""Figure 7: both models without LN on Task 2, their heat maps and their active parameters converging to fixed points.
+"""Figure 7: both models without LN on Task 2, their heat maps and their active parameters
+converging to fixed points.
 
 python experiments/figure_7.py [--quick]
 """

@@ -1,11 +1,13 @@
-"""Gradient descent in context is learned: the eigenvalues of A against a*, and the loss against its floor, L = 1, ..., 5.
+"""Gradient descent in context is learned: the eigenvalues of A against a*, and the loss against its
+floor, L = 1, ..., 5.
 
     python experiments/looped_convergence.py
 
-draws figures/looped_convergence.png and .svg and writes the numbers to figures/looped_convergence.json. d = 5, n = 50,
-covariance (2, 1.5, 1, 0.75, 0.5), descent from A = 0, exact. Left, L = 3: every eigenvalue of Sigma^1/2 A Sigma^1/2 goes to
-the same a* < 1, those of large variance first, and past it. Right: the loss falls to the
-least loss (dashed), lower and more slowly for more loops.
+draws figures/looped_convergence.png and .svg and writes the numbers to
+figures/looped_convergence.json. d = 5, n = 50, covariance (2, 1.5, 1, 0.75, 0.5), descent from A =
+0, exact. Left, L = 3: every eigenvalue of Sigma^1/2 A Sigma^1/2 goes to the same a* < 1, those of
+large variance first, and past it. Right: the loss falls to the least loss (dashed), lower and more
+slowly for more loops.
 """
 
 from typing import Any
@@ -30,7 +32,9 @@ COLOURS = (GREY, BLUE, ORANGE, GREEN, BLACK)
 @jax.jit
 def advance(polynomial: Any, lam: Any, eta: Any, a: Any, count: Any) -> Any:
     """Descent in the eigenbasis of Sigma = diag(lam), a the eigenvalues in whitened coordinates."""
-    return jax.lax.fori_loop(0, count, lambda _, a: a - eta * lam**2 * exact.gradient(polynomial, a), a)
+    return jax.lax.fori_loop(
+        0, count, lambda _, a: a - eta * lam**2 * exact.gradient(polynomial, a), a
+    )
 
 
 def descent(L: int) -> tuple[Any, Any, Any]:
@@ -52,18 +56,43 @@ def main() -> None:
     numbers = []
     for L in range(1, 6):
         step, a, loss = descent(L)
-        star, least = wishart.a_star(N, len(COVARIANCE), L), wishart.least_loss(N, len(COVARIANCE), L)
+        star, least = (
+            wishart.a_star(N, len(COVARIANCE), L),
+            wishart.least_loss(N, len(COVARIANCE), L),
+        )
         print(f"L = {L}: loss {loss[-1]:.12g}, least {least:.12g}", flush=True)
         if L == 3:
             for i, variance in enumerate(COVARIANCE):
-                left.semilogx(step + 1, a[:, i], color=BLUE, alpha=1 - 0.16 * i, label=f"variance {variance:g}")
+                left.semilogx(
+                    step + 1,
+                    a[:, i],
+                    color=BLUE,
+                    alpha=1 - 0.16 * i,
+                    label=f"variance {variance:g}",
+                )
             left.axhline(star, ls="--", color=GREY, label=f"a* = {star:.6g}")
         line = right.loglog(step + 1, loss, lw=1.4, color=COLOURS[L - 1], label=f"L = {L}")[0]
         right.axhline(least, ls="--", lw=0.9, color=line.get_color())
-        numbers.append({"L": L, "a_star": star, "least": least, "step": step.tolist(), "loss": loss.tolist(),
-                        "eigenvalues": a.tolist()})  # fmt: skip
-    left.set(xlabel="gradient step t + 1", ylabel=r"eigenvalues of $\Sigma^{1/2} A_t \Sigma^{1/2}$", title="L = 3")
-    right.set(xlabel="gradient step t + 1", ylabel="population loss", title="d = 5, n = 50; dashed: least loss")
+        numbers.append(
+            {
+                "L": L,
+                "a_star": star,
+                "least": least,
+                "step": step.tolist(),
+                "loss": loss.tolist(),
+                "eigenvalues": a.tolist(),
+            }
+        )
+    left.set(
+        xlabel="gradient step t + 1",
+        ylabel=r"eigenvalues of $\Sigma^{1/2} A_t \Sigma^{1/2}$",
+        title="L = 3",
+    )
+    right.set(
+        xlabel="gradient step t + 1",
+        ylabel="population loss",
+        title="d = 5, n = 50; dashed: least loss",
+    )
     for axes in (left, right):
         axes.legend(fontsize=8)
     save(figure, "looped_convergence", numbers)

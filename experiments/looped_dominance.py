@@ -1,11 +1,13 @@
-"""Gradient dominance: the squared gradient over l^((2L-1)/L) against the loss, for random symmetric A.
+"""Gradient dominance: the squared gradient over l^((2L-1)/L) against the loss, for random symmetric
+A.
 
     python experiments/looped_dominance.py
 
-draws figures/looped_dominance.png and .svg and writes the numbers to figures/looped_dominance.json. d = 5, L = 2 and 3, exact.
-At n = 10^14 the ratio stays between 4 L^2 d^(-(L-1)/L) and 4 L^2 (dotted). With fewer examples it falls to 0 as the loss comes
-to its least (at the left end of each curve): the inequality with 1/16 (dashed) fails only within the factor
-1 + l_min^((L-1)/L)/(32 h_sym) of the least loss.
+draws figures/looped_dominance.png and .svg and writes the numbers to figures/looped_dominance.json.
+d = 5, L = 2 and 3, exact. At n = 10^14 the ratio stays between 4 L^2 d^(-(L-1)/L) and 4 L^2
+(dotted). With fewer examples it falls to 0 as the loss comes to its least (at the left end of each
+curve): the inequality with 1/16 (dashed) fails only within the factor 1 + l_min^((L-1)/L)/(32
+h_sym) of the least loss.
 """
 
 import jax.numpy as jnp
@@ -27,7 +29,9 @@ def matrices(star: float) -> np.ndarray:
     """Symmetric matrices from the size of I down to 1e-5 of it away from a* I."""
     rng = np.random.default_rng(0)
     R = np.linalg.qr(rng.normal(size=(MATRICES, D, D)))[0]
-    values = star + rng.uniform(-1, 2, (MATRICES, 1, D)) * 10 ** rng.uniform(-5, 0, (MATRICES, 1, 1))
+    values = star + rng.uniform(-1, 2, (MATRICES, 1, D)) * 10 ** rng.uniform(
+        -5, 0, (MATRICES, 1, 1)
+    )
     A = (R * values) @ R.transpose(0, 2, 1)
     return (A + A.transpose(0, 2, 1)) / 2
 
@@ -37,11 +41,28 @@ def main() -> None:
     numbers = []
     for axes, L in zip(figure.subplots(1, 2), (2, 3), strict=True):
         for n, colour in COLOURS.items():
-            loss, square = losses_and_slopes(exact.polynomial(n, D, L), jnp.asarray(matrices(wishart.a_star(n, D, L))))
+            loss, square = losses_and_slopes(
+                exact.polynomial(n, D, L), jnp.asarray(matrices(wishart.a_star(n, D, L)))
+            )
             ratio = np.asarray(square) / np.asarray(loss) ** ((2 * L - 1) / L)
-            axes.loglog(loss, ratio, ".", ms=2, rasterized=True, color=colour, label=f"n = {n:,}" if n < 1e6 else "n = 10^14")
-            numbers.append({"L": L, "n": n, "least": wishart.least_loss(n, D, L), "loss": np.asarray(loss).tolist(),
-                            "ratio": ratio.tolist()})  # fmt: skip
+            axes.loglog(
+                loss,
+                ratio,
+                ".",
+                ms=2,
+                rasterized=True,
+                color=colour,
+                label=f"n = {n:,}" if n < 1e6 else "n = 10^14",
+            )
+            numbers.append(
+                {
+                    "L": L,
+                    "n": n,
+                    "least": wishart.least_loss(n, D, L),
+                    "loss": np.asarray(loss).tolist(),
+                    "ratio": ratio.tolist(),
+                }
+            )
         axes.axhline(DOMINANCE, ls="--", color=ORANGE, label="1/16")
         for level in (4 * L * L * D ** (-(L - 1) / L), 4 * L * L):
             axes.axhline(level, ls=":", color=BLACK, lw=1)

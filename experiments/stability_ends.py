@@ -1,4 +1,6 @@
-"""(g) Where descent of all entries ends: step sizes, layers, dimensions, batches, and starts with no structure at all."""
+"""(g) Where descent of all entries ends: step sizes, layers, dimensions, batches, and starts with
+no structure at all.
+"""
 
 from typing import Any
 
@@ -35,13 +37,20 @@ BESIDE, GENERIC = 1e-3, 0.2
 
 
 def ends() -> None:
-    """All cases from three starts each, with the loss on fresh samples, E|f|^2, and the distances from the two manifolds."""
+    """All cases from three starts each, with the loss on fresh samples, E|f|^2, and the distances
+    from the two manifolds.
+    """
     rows = [row for case in CASES for row in run(*case)]
     save(summary(rows), "stability_ends", rows)
 
 
-def run(name: str, objective: Any, lam: tuple, eta: float, batch: int, steps: int) -> list[dict[str, Any]]:
-    law, plain = Rotated.with_spectrum(lam), Variant(objective, "LN" if objective.layer_norm else "none")
+def run(
+    name: str, objective: Any, lam: tuple, eta: float, batch: int, steps: int
+) -> list[dict[str, Any]]:
+    law, plain = (
+        Rotated.with_spectrum(lam),
+        Variant(objective, "LN" if objective.layer_norm else "none"),
+    )
     point, d = kronecker.point(1.0, 0.0), len(lam)
     generic = Weights(*(GENERIC * jax.random.normal(jax.random.key(9), (2, 2 * d, 2 * d))))
     starts = [beside(point, d, size, 2) for size in (0.0, BESIDE)] + [generic]
@@ -52,7 +61,16 @@ def run(name: str, objective: Any, lam: tuple, eta: float, batch: int, steps: in
     for start, found in zip(("(I, 0)", f"{BESIDE:g} beside", "no structure"), runs, strict=True):
         seen = look(plain, law, found, TEST // 2, 4)
         rows.append(
-            {"case": name, "spectrum": lam, "eta": eta, "batch": batch, "steps": steps, "limit": limit, "start": start, **seen}
+            {
+                "case": name,
+                "spectrum": lam,
+                "eta": eta,
+                "batch": batch,
+                "steps": steps,
+                "limit": limit,
+                "start": start,
+                **seen,
+            }
         )
         print(
             name,
@@ -74,9 +92,33 @@ def summary(rows: list[dict[str, Any]]) -> Figure:
     lines = []
     for row in rows:
         size = "(" + ",".join(f"{x:g}" for x in row["spectrum"]) + ")"
-        how = [f"{row['eta']:g}", str(row["batch"]), str(row["steps"]), row["start"], f"{row['limit']:.4f}"]
+        how = [
+            f"{row['eta']:g}",
+            str(row["batch"]),
+            str(row["steps"]),
+            row["start"],
+            f"{row['limit']:.4f}",
+        ]
         reached = f"{row['loss'][-1]:.3g} ± {row['loss_error'][-1]:.1g}"
-        lines.append([row["case"], size, *how, reached, *(f"{row[name][-1]:.2g}" for name in ("square", "M", "N"))])
-    heads = ["theorem", "spectrum", "eta", "batch", "steps", "start", "its limit", "loss, test", "E|f|^2"]
+        lines.append(
+            [
+                row["case"],
+                size,
+                *how,
+                reached,
+                *(f"{row[name][-1]:.2g}" for name in ("square", "M", "N")),
+            ]
+        )
+    heads = [
+        "theorem",
+        "spectrum",
+        "eta",
+        "batch",
+        "steps",
+        "start",
+        "its limit",
+        "loss, test",
+        "E|f|^2",
+    ]
     heads += ["distance from M", "from N"]
     return table(heads, lines, 10, 0.24)

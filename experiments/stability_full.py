@@ -1,6 +1,8 @@
-"""Descent of all entries of (P, Q) as one compiled loop, and variants of model and objective, for `stability.py`.
+"""Descent of all entries of (P, Q) as one compiled loop, and variants of model and objective, for
+`stability.py`.
 
-`descend` records and checkpoints every step from Python; here a step takes a tenth of the time, on one core.
+`descend` records and checkpoints every step from Python; here a step takes a tenth of the time, on
+one core.
 """
 
 from dataclasses import dataclass
@@ -21,8 +23,10 @@ from popgd.problem.weights import Weights, distance
 
 @dataclass(frozen=True)
 class Variant:
-    """An objective of a model with another normalisation: 'LN' (by sqrt(||z||^2 + eps)), 'none', or 'centred LN' (the mean over a
-    column's 2d entries is taken off first); with `unit` the output is divided by its norm before the loss."""
+    """An objective of a model with another normalisation: 'LN' (by sqrt(||z||^2 + eps)), 'none', or
+    'centred LN' (the mean over a column's 2d entries is taken off first); with `unit` the output is
+    divided by its norm before the loss.
+    """
 
     objective: Any
     norm: str = "LN"
@@ -68,17 +72,23 @@ def descend(
     seed: int,
     bank: bool = False,
 ) -> list[Run]:
-    """Descents from several starts on the same samples: fresh ones at each step, or with `bank` `batch` of them drawn once."""
+    """Descents from several starts on the same samples: fresh ones at each step, or with `bank`
+    `batch` of them drawn once.
+    """
     key = jax.random.key(seed)
     kept = draw(law, key, batch)
 
     def gradient(weights: Weights, key: jax.Array) -> Weights:
         samples = kept if bank else draw(law, key, batch)
-        return jax.grad(lambda weights: jnp.mean(jax.vmap(lambda s: objective(weights, s))(samples)))(weights)
+        return jax.grad(
+            lambda weights: jnp.mean(jax.vmap(lambda s: objective(weights, s))(samples))
+        )(weights)
 
     def step(_: Any, state: tuple) -> tuple:
         t, weights, inner = state
-        update, inner = optimiser.update(gradient(weights, jax.random.fold_in(key, t)), inner, weights)
+        update, inner = optimiser.update(
+            gradient(weights, jax.random.fold_in(key, t)), inner, weights
+        )
         return t + 1, optax.apply_updates(weights, update), inner
 
     def piece(state: tuple, count: jax.Array) -> tuple:
@@ -86,10 +96,16 @@ def descend(
         return state, state[1]
 
     def run(start: Weights) -> Weights:
-        return jax.lax.scan(piece, (jnp.zeros((), int), start, optimiser.init(start)), jnp.asarray(np.diff(grid, prepend=0)))[1]
+        return jax.lax.scan(
+            piece,
+            (jnp.zeros((), int), start, optimiser.init(start)),
+            jnp.asarray(np.diff(grid, prepend=0)),
+        )[1]
 
     found = jax.jit(jax.vmap(run))(jax.tree.map(lambda *x: jnp.stack(x), *starts))
-    return [Run(grid, jax.tree.map(lambda x, i=i: np.asarray(x[i]), found)) for i in range(len(starts))]
+    return [
+        Run(grid, jax.tree.map(lambda x, i=i: np.asarray(x[i]), found)) for i in range(len(starts))
+    ]
 
 
 def draw(law: Any, key: jax.Array, batch: int) -> Sample:
@@ -100,14 +116,23 @@ def draw(law: Any, key: jax.Array, batch: int) -> Sample:
 def training_loss(objective: Any, law: Any, run: Run, batch: int, seed: int) -> list[float]:
     """The mean loss over the samples that a descent with `bank` keeps, at every record."""
     kept = draw(law, jax.random.key(seed), batch)
-    return jax.vmap(lambda weights: jnp.mean(jax.vmap(lambda s: objective(weights, s))(kept)))(run.weights).tolist()
+    return jax.vmap(lambda weights: jnp.mean(jax.vmap(lambda s: objective(weights, s))(kept)))(
+        run.weights
+    ).tolist()
 
 
 def beside(theta: jax.Array, d: int, size: float, seed: int) -> Weights:
-    """The point theta of N plus Gaussian entries of standard deviation `size` in the six inactive blocks."""
+    """The point theta of N plus Gaussian entries of standard deviation `size` in the six inactive
+    blocks.
+    """
     keys = jax.random.split(jax.random.key(seed), 8)
-    noise = jnp.stack([jnp.zeros((d, d)) if k in ACTIVE else jax.random.normal(keys[k], (d, d)) for k in range(8)])
-    halves = (x.reshape(2, 2, d, d).transpose(0, 2, 1, 3).reshape(2 * d, 2 * d) for x in (size * noise[:4], size * noise[4:]))
+    noise = jnp.stack(
+        [jnp.zeros((d, d)) if k in ACTIVE else jax.random.normal(keys[k], (d, d)) for k in range(8)]
+    )
+    halves = (
+        x.reshape(2, 2, d, d).transpose(0, 2, 1, 3).reshape(2 * d, 2 * d)
+        for x in (size * noise[:4], size * noise[4:])
+    )
     return jax.tree.map(jnp.add, Kronecker(d).embed(theta), Weights(*halves))
 
 
@@ -123,14 +148,18 @@ class _Look:
 
 
 def look(objective: Variant, law: Any, run: Run, samples: int, seed: int) -> dict[str, list[float]]:
-    """Loss and E||f||^2 on a test set of fresh samples, each with its standard error, the distances from the two manifolds, and
-    the coordinates in N, at every record."""
+    """Loss and E||f||^2 on a test set of fresh samples, each with its standard error, the distances
+    from the two manifolds, and the coordinates in N, at every record.
+    """
     found: dict[str, list[Any]] = {
-        name: [] for name in ("step", "loss", "loss_error", "square", "square_error", "M", "N", "theta")
+        name: []
+        for name in ("step", "loss", "loss_error", "square", "square_error", "M", "N", "theta")
     }
     for i, step in enumerate(run.step):
         weights = jax.tree.map(lambda x, i=i: x[i], run.weights)
-        mean, stderr, _ = population_average(_Look(objective), weights, law, jax.random.key(seed), samples)
+        mean, stderr, _ = population_average(
+            _Look(objective), weights, law, jax.random.key(seed), samples
+        )
         both = (model.Active(law.d), Kronecker(law.d))
         row = (int(step), *(float(x) for pair in zip(mean, stderr, strict=True) for x in pair),
                *(float(distance(manifold, weights)) for manifold in both),

@@ -1,4 +1,6 @@
-"""(h) 4.3 beside the manifold, exact in N: the slow escape to an exact power step at finite weights."""
+"""(h) 4.3 beside the manifold, exact in N: the slow escape to an exact power step at finite
+weights.
+"""
 
 from typing import Any
 
@@ -19,14 +21,27 @@ ETA, STEPS = 0.5, 10**6
 
 
 def slow() -> None:
-    """c/(1 + m), on which alone the loss depends, from six sizes, and the first step with m < -1/2, to 5 %."""
+    """c/(1 + m), on which alone the loss depends, from six sizes, and the first step with m < -1/2,
+    to 5 %.
+    """
     slope = one_layer.along_curve(prediction.slope_of(LAYER, known(LAYER)))
     start, grid = kronecker.point(1.0, 0.0), log_grid(STEPS, 48)
-    numbers: dict[str, Any] = {"eta": ETA, "step": grid.tolist(), "paths": {}, "steps to escape": []}
+    numbers: dict[str, Any] = {
+        "eta": ETA,
+        "step": grid.tolist(),
+        "paths": {},
+        "steps to escape": [],
+    }
     for size in SIZES:
-        path = kronecker.descend(slope, start.at[P22].set(size).at[Q22].set(-size), ETA, D, grid, KEY)
+        path = kronecker.descend(
+            slope, start.at[P22].set(size).at[Q22].set(-size), ETA, D, grid, KEY
+        )
         m, c = path.theta[:, P22] * path.theta[:, Q22], path.theta[:, 2] * path.theta[:, 5]
-        numbers["paths"][f"{size:g}"] = {"c/(1+m)": path.loss.tolist(), "c": c.tolist(), "m": m.tolist()}
+        numbers["paths"][f"{size:g}"] = {
+            "c/(1+m)": path.loss.tolist(),
+            "c": c.tolist(),
+            "m": m.tolist(),
+        }
         below = np.flatnonzero(m < -0.5)
         numbers["steps to escape"].append((size, int(grid[below[0]]) if below.size else None))
         print(size, "c", c[-1], "1 + m", 1 + m[-1], numbers["steps to escape"][-1], flush=True)
@@ -39,8 +54,16 @@ def draw(numbers: dict[str, Any]) -> Figure:
     left, right = figure.subplots(1, 2)
     for (size, path), colour in zip(numbers["paths"].items(), SIZES.values(), strict=True):
         position = np.array(path["c/(1+m)"])
-        left.loglog(numbers["step"][1:], np.where(position > 0, position, np.nan)[1:], color=colour, lw=1.2, label=size)
-    left.set(xlabel="gradient step t", ylabel="c/(1 + m)", ylim=(0.01, 1e4), title=f"4.3, eta = {ETA}")
+        left.loglog(
+            numbers["step"][1:],
+            np.where(position > 0, position, np.nan)[1:],
+            color=colour,
+            lw=1.2,
+            label=size,
+        )
+    left.set(
+        xlabel="gradient step t", ylabel="c/(1 + m)", ylim=(0.01, 1e4), title=f"4.3, eta = {ETA}"
+    )
     left.legend(fontsize=7, title="p22 = -r22 at the start", title_fontsize=7)
     escaped = [(size, step) for size, step in numbers["steps to escape"] if step]
     right.loglog(*zip(*escaped, strict=True), "o-", color=BLUE, ms=3)

@@ -27,11 +27,20 @@ def spectra() -> None:
     )
     for name, objective in cases:
         samples = HESSIAN * (1 if objective.L == 3 else 2)
-        places = (0.1, 0.3, 1.0, 2.0, 6.0) if objective.layer_norm else (0.1, 0.3, 0.6, float(known(objective).c_star().value))
+        places = (
+            (0.1, 0.3, 1.0, 2.0, 6.0)
+            if objective.layer_norm
+            else (0.1, 0.3, 0.6, float(known(objective).c_star().value))
+        )
         for c in places:
-            found, fresh = (hessian.population_hessian(objective, start_of(c), LAW, jax.random.key(k), samples) for k in (5, 6))
+            found, fresh = (
+                hessian.population_hessian(objective, start_of(c), LAW, jax.random.key(k), samples)
+                for k in (5, 6)
+            )
             for mode in hessian.modes(found, fresh):
-                numbers.append({"case": name, "c": c, **mode._asdict(), "vector": mode.vector.tolist()})
+                numbers.append(
+                    {"case": name, "c": c, **mode._asdict(), "vector": mode.vector.tolist()}
+                )
     save(draw_spectra(numbers), "stability_spectra", numbers)
 
 
@@ -43,10 +52,20 @@ def draw_spectra(numbers: list[dict[str, Any]]) -> Figure:
         places = list(dict.fromkeys(m["c"] for m in numbers if m["case"] == name))
         for sector, colour in zip(hessian.SECTORS, (BLUE, ORANGE, GREEN), strict=True):
             for pick, line in ((min, "-"), (max, ":")):
-                rows = [[m for m in numbers if (m["case"], m["c"], m["sector"]) == (name, c, sector)] for c in places]
+                rows = [
+                    [m for m in numbers if (m["case"], m["c"], m["sector"]) == (name, c, sector)]
+                    for c in places
+                ]
                 modes = [pick(row, key=lambda m: m["curvature"]) for row in rows]
-                axes.errorbar(places, [m["curvature"] for m in modes], [2 * m["error"] for m in modes], ls=line, color=colour,
-                              lw=1.2, label=sector if pick is min else None)  # fmt: skip
+                axes.errorbar(
+                    places,
+                    [m["curvature"] for m in modes],
+                    [2 * m["error"] for m in modes],
+                    ls=line,
+                    color=colour,
+                    lw=1.2,
+                    label=sector if pick is min else None,
+                )
         axes.axhline(0, color=GREY, lw=0.6)
         axes.set_yscale("symlog", linthresh=1e-3)
         axes.set(xscale="log" if max(places) > 1 else "linear", title=name, xlabel="c")

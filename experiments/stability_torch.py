@@ -1,6 +1,8 @@
-"""The headline runs beside the manifold once more, by PyTorch: another autograd, another sampler, other seeds, many runs.
+"""The headline runs beside the manifold once more, by PyTorch: another autograd, another sampler,
+other seeds, many runs.
 
-    pip install -e ".[bench]" && python experiments/stability_torch.py      # five minutes on one core
+    pip install -e ".[bench]" && python experiments/stability_torch.py      # five minutes on one
+    core
 
 Writes figures/stability_torch.md and .json.
 """
@@ -19,17 +21,21 @@ FIGURES = Path(__file__).resolve().parent.parent / "figures"
 LAM = torch.tensor([8.0, 5.0, 4.0, 2.0, 1.0], dtype=torch.float64)
 D, N, TEST = len(LAM), int(LAM.sum()), 2**13
 SAYS = (
-    "`python experiments/stability_torch.py`, which uses nothing of popgd: another autograd, another sampler, other seeds. Mean "
-    "test loss over the runs, their standard deviation, least and largest; all runs share a test set, whose own standard error "
-    "is the last column. c = tr(P21 Q12)/d and 1 + m, m = tr(P22 Q22)/d, are means over the runs. Spectrum (8, 5, 4, 2, 1)."
+    "`python experiments/stability_torch.py`, which uses nothing of popgd: another autograd, "
+    "another sampler, other seeds. Mean "
+    "test loss over the runs, their standard deviation, least and largest; all runs share a test "
+    "set, whose own standard error "
+    "is the last column. c = tr(P21 Q12)/d and 1 + m, m = tr(P22 Q22)/d, are means over the runs. "
+    "Spectrum (8, 5, 4, 2, 1)."
 )
 U = torch.eye(D, dtype=torch.float64).repeat_interleave(LAM.long(), dim=1)
 
 
 @dataclass(frozen=True)
 class Case:
-    """loss: 'dist' (4.1), 'Sq/|Sq|' or 'Sq'; start: standard deviation of the six inactive blocks, beside P21 = I, Q12 = 0;
-    corner: P22 = -Q22 = this times I, besides."""
+    """loss: 'dist' (4.1), 'Sq/|Sq|' or 'Sq'; start: standard deviation of the six inactive blocks,
+    beside P21 = I, Q12 = 0; corner: P22 = -Q22 = this times I, besides.
+    """
 
     name: str
     loss: str
@@ -61,7 +67,9 @@ CASES = (
 
 
 def draw(runs: int, batch: int, generator: Any) -> tuple[Any, ...]:
-    """X = O U (runs, batch, d, n), q, and the leading eigenvector of S; O is Haar by QR with the signs of R's diagonal."""
+    """X = O U (runs, batch, d, n), q, and the leading eigenvector of S; O is Haar by QR with the
+    signs of R's diagonal.
+    """
     O, R = torch.linalg.qr(torch.randn(runs, batch, D, D, generator=generator, dtype=torch.float64))
     O = O * torch.sign(torch.diagonal(R, dim1=-2, dim2=-1)).unsqueeze(-2)
     q = torch.randn(runs, batch, D, generator=generator, dtype=torch.float64)
@@ -85,7 +93,9 @@ def losses(case: Case, P: Any, Q: Any, sample: tuple[Any, ...]) -> Any:
 
 def run(case: Case, seed: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
-    blocks = case.start * torch.randn(2, case.runs, 2 * D, 2 * D, generator=generator, dtype=torch.float64)
+    blocks = case.start * torch.randn(
+        2, case.runs, 2 * D, 2 * D, generator=generator, dtype=torch.float64
+    )
     P, Q = blocks
     P[:, D:, :D], Q[:, :D, D:] = torch.eye(D, dtype=torch.float64), 0.0
     P[:, D:, D:] += case.corner * torch.eye(D, dtype=torch.float64)
@@ -95,14 +105,29 @@ def run(case: Case, seed: int) -> dict[str, Any]:
         Q.requires_grad_()
         mean = losses(case, P, Q, draw(case.runs, case.batch, generator)).mean(dim=1).sum()
         gradients = torch.autograd.grad(mean, (P, Q))
-        P, Q = (W - case.eta * (g + case.decay * W) for W, g in zip((P.detach(), Q.detach()), gradients, strict=True))
+        P, Q = (
+            W - case.eta * (g + case.decay * W)
+            for W, g in zip((P.detach(), Q.detach()), gradients, strict=True)
+        )
     test = draw(1, TEST, generator)
-    found = np.stack([losses(case, P[i : i + 1], Q[i : i + 1], test)[0].numpy() for i in range(case.runs)])
+    found = np.stack(
+        [losses(case, P[i : i + 1], Q[i : i + 1], test)[0].numpy() for i in range(case.runs)]
+    )
     ends = found.mean(axis=1)
     error = float(np.median(found.std(axis=1, ddof=1)) / TEST**0.5)
-    products = {"c": P[:, D:, :D] @ Q[:, :D, D:], "1 + m": torch.eye(D, dtype=torch.float64) + P[:, D:, D:] @ Q[:, D:, D:]}
+    products = {
+        "c": P[:, D:, :D] @ Q[:, :D, D:],
+        "1 + m": torch.eye(D, dtype=torch.float64) + P[:, D:, D:] @ Q[:, D:, D:],
+    }
     traces = {name: float(torch.diagonal(x, dim1=1, dim2=2).mean()) for name, x in products.items()}
-    return {**case.__dict__, **traces, "losses": ends.tolist(), "mean": ends.mean(), "sd": ends.std(ddof=1), "test_error": error}
+    return {
+        **case.__dict__,
+        **traces,
+        "losses": ends.tolist(),
+        "mean": ends.mean(),
+        "sd": ends.std(ddof=1),
+        "test_error": error,
+    }
 
 
 def main() -> None:
@@ -118,16 +143,25 @@ def main() -> None:
 def table(rows: list[dict[str, Any]]) -> str:
     lines = ["# The headline runs beside the manifold, by PyTorch", "", SAYS, ""]
     lines += [
-        "| theorem, start | loops | eta | decay | batch | steps | runs | mean loss | between runs | least, largest | c, 1 + m | "
+        "| theorem, start | loops | eta | decay | batch | steps | runs | mean loss | between runs "
+        "| least, largest | c, 1 + m | "
         "of the test set |"
     ]
     lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---|---:|"]
     for row in rows:
         low, high = min(row["losses"]), max(row["losses"])
-        start = (f"{row['name']}, {row['start']:g}" if row["start"] else row["name"]).replace("|", "\\|")
+        start = (f"{row['name']}, {row['start']:g}" if row["start"] else row["name"]).replace(
+            "|", "\\|"
+        )
         how = (row["L"], row["eta"], row["decay"], row["batch"], row["steps"], row["runs"])
-        seen = (f"{row['mean']:.4g}", f"{row['sd']:.2g}", f"{low:.4g}, {high:.4g}", f"{row['c']:.3g}, {row['1 + m']:.2g}")
-        lines.append(f"| {' | '.join([start, *(f'{x:g}' for x in how), *seen, format(row['test_error'], '.2g')])} |")
+        seen = (
+            f"{row['mean']:.4g}",
+            f"{row['sd']:.2g}",
+            f"{low:.4g}, {high:.4g}",
+            f"{row['c']:.3g}, {row['1 + m']:.2g}",
+        )
+        cells = [start, *(f"{x:g}" for x in how), *seen, format(row["test_error"], ".2g")]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

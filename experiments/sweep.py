@@ -1,11 +1,12 @@
-"""The map of the theorems: more than two hundred settings, every one with its outcome, every claim with its own, and why.
+"""The map of the theorems: more than two hundred settings, every one with its outcome, every claim
+with its own, and why.
 
     python experiments/sweep.py [RUNS_DIR]
 
-judges what is not yet judged in RUNS_DIR (default runs/sweep), one directory a setting, so that the same command goes on
-after a break; then writes figures/sweep.png, .svg, .json and the table figures/sweep.md. Settings outside a theorem's
-hypotheses, with steps that are too large and with statements known to be false are among them on purpose. About twenty
-minutes of one core.
+judges what is not yet judged in RUNS_DIR (default runs/sweep), one directory a setting, so that the
+same command goes on after a break; then writes figures/sweep.png, .svg, .json and the table
+figures/sweep.md. Settings outside a theorem's hypotheses, with steps that are too large and with
+statements known to be false are among them on purpose. About twenty minutes of one core.
 """
 
 import itertools
@@ -37,13 +38,16 @@ OUTCOMES = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "NOT APPLICABLE", "NOT TRUST
 WORST = ("REFUTED", "INCONCLUSIVE", "NOT APPLICABLE", "SUPPORTED")
 COLOURS = (BLUE, ORANGE, GREY, "#dddddd", "red", "black")
 CAVEAT = (
-    "`gatmiry.minimiser-all`, `gatmiry.flow-transcribed` and `gatmiry.loops-mean` are statements that popgd holds to be false; "
-    "for 4.2 the step size 1 is beyond its bound, and n = d + 1 and spectra of one value are outside all hypotheses."
+    "`gatmiry.minimiser-all`, `gatmiry.flow-transcribed` and `gatmiry.loops-mean` are statements "
+    "that popgd holds to be false; "
+    "for 4.2 the step size 1 is beyond its bound, and n = d + 1 and spectra of one value are "
+    "outside all hypotheses."
 )
 #: Settings that a row of the table tells.
 TOLD = ("law", "d", "n", "spectrum", "covariance", "L", "eta", "init", "target")
 
-#: d = 3, n = 6: simple, double and triple largest eigenvalue, double smallest, condition 600 and 6e4.
+#: d = 3, n = 6: simple, double and triple largest eigenvalue, double smallest, condition 600 and
+#: 6e4.
 THREE = ([3, 2, 1], [4, 1, 1], [2.5, 2.5, 1], [2, 2, 2], [5.9, 0.09, 0.01], [5.9989, 0.001, 0.0001])
 #: Of other sizes; those of MORE for Theorem 4.1 alone.
 OTHERS = ([3, 1], [2, 2], [3.96, 0.04], [8, 5, 4, 2, 1], [16, 1, 1, 1, 1], [4, 4, 4, 4, 4])
@@ -52,17 +56,29 @@ MORE = ([8, 8, 2, 1, 1], [6, 4, 3, 2, 1, 1, 1, 1], [5, 5, 5, 1, 1, 1, 1, 1])
 UNIFORM = ((2, 3), (3, 4), (5, 6), (2, 4), (2, 20), (5, 20))
 #: L and n of most of the second paper's theorems.
 IN_CONTEXT = ((2, 1000),)
-#: Step sizes by the block that starts at I: that of the law, small ones, and one too large for Theorem 4.2.
+#: Step sizes by the block that starts at I: that of the law, small ones, and one too large for
+#: Theorem 4.2.
 STEPS = {"P21": ("auto", 0.02, 0.1, 1.0), "Q12": ("auto", 1.0)}
 
 
 def settings() -> Iterator[dict[str, Any]]:
-    """Those with the same shapes follow one another, so that what was compiled for one serves the next."""
+    """Those with the same shapes follow one another, so that what was compiled for one serves the
+    next.
+    """
     for theorem, loops in (("4.1", ({"L": 2}, {"L": 1}, {"L": 8})), ("4.3", ({},)), ("4.2", ({},))):
-        targets = ({"target": "normalised"}, {"target": "unnormalised"}) if theorem == "4.2" else ({},)
+        targets = (
+            ({"target": "normalised"}, {"target": "unnormalised"}) if theorem == "4.2" else ({},)
+        )
         for spectrum, init, target in itertools.product(THREE, STEPS, targets):
             for eta in STEPS[init]:
-                yield {"theorem": theorem, **loops[0], "spectrum": spectrum, "init": init, "eta": eta, **target}
+                yield {
+                    "theorem": theorem,
+                    **loops[0],
+                    "spectrum": spectrum,
+                    "init": init,
+                    "eta": eta,
+                    **target,
+                }
         for shape, spectrum in itertools.product(loops[1:], THREE):
             yield {"theorem": theorem, **shape, "spectrum": spectrum}
         for spectrum in (*OTHERS, *(MORE if theorem == "4.1" else ())):
@@ -70,9 +86,27 @@ def settings() -> Iterator[dict[str, Any]]:
         for d, n in UNIFORM:
             yield {"theorem": theorem, **loops[0], "law": "uniform", "d": d, "n": n, "spectra": 8}
     for L, n in ((1, 10), (2, 10)):
-        yield {"theorem": "gatmiry.minimiser", "d": 2, "n": n, "covariance": [1.5, 0.5], "L": L, "samples": 2**14, "batch": 768}
-    for theorem in ("dominance", "flow", "flow-transcribed", "loops", "loops-mean", "ood", "minimiser-all"):
-        for L, n in ((2, 10**9), *IN_CONTEXT) if theorem.startswith("flow") else IN_CONTEXT:  # theirs is n = infinity
+        yield {
+            "theorem": "gatmiry.minimiser",
+            "d": 2,
+            "n": n,
+            "covariance": [1.5, 0.5],
+            "L": L,
+            "samples": 2**14,
+            "batch": 768,
+        }
+    for theorem in (
+        "dominance",
+        "flow",
+        "flow-transcribed",
+        "loops",
+        "loops-mean",
+        "ood",
+        "minimiser-all",
+    ):
+        for L, n in (
+            ((2, 10**9), *IN_CONTEXT) if theorem.startswith("flow") else IN_CONTEXT
+        ):  # theirs is n = infinity
             yield {"theorem": f"gatmiry.{theorem}", "d": 4, "n": n, "L": L}
 
 
@@ -82,62 +116,124 @@ def judge(values: dict[str, Any], runs: Path) -> dict[str, Any]:
     try:
         setting = resolve({**SIZES, **values})
     except SettingError as error:
-        return {"theorem": values["theorem"], "settings": told, "outcome": REFUSED, "reason": str(error), "claims": [],
-                "self_checks": []}  # fmt: skip
+        return {
+            "theorem": values["theorem"],
+            "settings": told,
+            "outcome": REFUSED,
+            "reason": str(error),
+            "claims": [],
+            "self_checks": [],
+        }
     path = runs / store.run_name(setting.describe())
     verdict = digest.of(find_theorem(setting.theorem))["verdict"]
     with store.claimed(path, setting.describe(), verdict) as stored:
         if stored is None or not store.holds(stored, verdict):
-            stored = json.loads(json.dumps(store.content_of(check_setting(setting)), allow_nan=False))
+            stored = json.loads(
+                json.dumps(store.content_of(check_setting(setting)), allow_nan=False)
+            )
             store.write(path / store.REPORT, json.dumps(stored, indent=1).encode())
     return stored
 
 
 def why(claim: dict[str, Any], report: dict[str, Any]) -> str:
     """Why a claim is not SUPPORTED: what excused it, or its numbers."""
-    if claim["outcome"] == "NOT APPLICABLE" or (claim["reason"] and claim["reason"] in report["reason"]):
+    if claim["outcome"] == "NOT APPLICABLE" or (
+        claim["reason"] and claim["reason"] in report["reason"]
+    ):
         return claim["reason"]
     if claim["outcome"] == "REFUTED":
-        return f"{claim['measured']:.10g} was measured, {claim['predicted']:.10g} predicted, error {claim['error']:.2g}"
+        return (
+            f"{claim['measured']:.10g} was measured, {claim['predicted']:.10g} predicted, "
+            f"error {claim['error']:.2g}"
+        )
     if claim["detectable"] is None or claim["resolution"] is None:
         return "not a finite number"
     return f"a gap of {claim['detectable']:.2g} would be seen, {claim['resolution']:.2g} is wanted"
 
 
 def row(number: int, report: dict[str, Any]) -> dict[str, Any]:
-    """One line of the table: the setting, its outcome, every claim's, and why it is not SUPPORTED."""
-    told = {name: report["settings"][name] for name in TOLD if report["settings"].get(name) is not None}
+    """One line of the table: the setting, its outcome, every claim's, and why it is not
+    SUPPORTED.
+    """
+    told = {
+        name: report["settings"][name] for name in TOLD if report["settings"].get(name) is not None
+    }
     claims = {claim["id"]: claim for claim in (*report["claims"], *report["self_checks"])}
     checks = {check["id"]: check["outcome"] for check in report["self_checks"]}
-    reasons = {name: why(claim, report) for name, claim in claims.items() if claim["outcome"] != "SUPPORTED"}
+    reasons = {
+        name: why(claim, report)
+        for name, claim in claims.items()
+        if claim["outcome"] != "SUPPORTED"
+    }
     outcomes = {name: claim["outcome"] for name, claim in claims.items()}
     # As where popgd's checks of itself count as claims
-    joint = str(overall([replace(NOTHING, outcome=Outcome(x)) for x in outcomes.values()])) if outcomes else report["outcome"]
-    return {"number": number, "theorem": report["theorem"], "settings": told, "outcome": report["outcome"],
-            "reason": report["reason"], "claims": outcomes, "why": reasons, "checks": checks, "joint": joint}  # fmt: skip
+    joint = (
+        str(overall([replace(NOTHING, outcome=Outcome(x)) for x in outcomes.values()]))
+        if outcomes
+        else report["outcome"]
+    )
+    return {
+        "number": number,
+        "theorem": report["theorem"],
+        "settings": told,
+        "outcome": report["outcome"],
+        "reason": report["reason"],
+        "claims": outcomes,
+        "why": reasons,
+        "checks": checks,
+        "joint": joint,
+    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """All rows in Markdown, after the counts by theorem."""
-    lines = ["# The theorems over many settings", "", "By `python experiments/sweep.py`; nothing is left out.", "", CAVEAT, ""]
-    lines += ["| theorem | settings | " + " | ".join(OUTCOMES) + " |", "| --- " * (2 + len(OUTCOMES)) + "|"]
+    lines = [
+        "# The theorems over many settings",
+        "",
+        "By `python experiments/sweep.py`; nothing is left out.",
+        "",
+        CAVEAT,
+        "",
+    ]
+    lines += [
+        "| theorem | settings | " + " | ".join(OUTCOMES) + " |",
+        "| --- " * (2 + len(OUTCOMES)) + "|",
+    ]
     for theorem, group in itertools.groupby(rows, key=lambda r: r["theorem"]):
         found = [r["outcome"] for r in group]
-        lines.append(f"| {theorem} | {len(found)} | " + " | ".join(str(found.count(o)) for o in OUTCOMES) + " |")
+        lines.append(
+            f"| {theorem} | {len(found)} | "
+            + " | ".join(str(found.count(o)) for o in OUTCOMES)
+            + " |"
+        )
     unsure = sum("INCONCLUSIVE" in r["checks"].values() for r in rows)
-    lines += ["", f"A check of popgd itself is INCONCLUSIVE in {unsure} of {len(rows)} settings. Counted as claims they make "
-              + ", ".join(f"{sum(r['joint'] == o for r in rows)} {o}" for o in OUTCOMES) + "."]  # fmt: skip
-    lines += ["", "| number | theorem | setting | outcome | claims supported | the others, and why |", "| --- " * 6 + "|"]
+    lines += [
+        "",
+        f"A check of popgd itself is INCONCLUSIVE in {unsure} of {len(rows)} settings. "
+        "Counted as claims they make "
+        + ", ".join(f"{sum(r['joint'] == o for r in rows)} {o}" for o in OUTCOMES)
+        + ".",
+    ]
+    lines += [
+        "",
+        "| number | theorem | setting | outcome | claims supported | the others, and why |",
+        "| --- " * 6 + "|",
+    ]
     for r in rows:
         setting = " ".join(f"{name}={_short(value)}" for name, value in r["settings"].items())
         supported = sum(outcome == "SUPPORTED" for outcome in r["claims"].values())
         same: dict[tuple[str, str], list[str]] = {}
         for name, reason in r["why"].items():
             same.setdefault((r["claims"][name], reason), []).append(name)
-        others = "; ".join(f"*{', '.join(names)}* {outcome}: {reason}" for (outcome, reason), names in same.items())
+        others = "; ".join(
+            f"*{', '.join(names)}* {outcome}: {reason}" for (outcome, reason), names in same.items()
+        )
         others = others or ("" if r["outcome"] == "SUPPORTED" else r["reason"])
-        lines.append(f"| {r['number']} | {r['theorem']} | {setting} | {r['outcome']} | {supported} of {len(r['claims'])} | "
-                     f"{others.replace('|', '/')} |")  # fmt: skip
+        lines.append(
+            f"| {r['number']} | {r['theorem']} | {setting} | {r['outcome']} | "
+            f"{supported} of {len(r['claims'])} | "
+            f"{others.replace('|', '/')} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -154,31 +250,55 @@ def worst(row: dict[str, Any], claim: str) -> str | None:
 
 
 def picture(rows: list[dict[str, Any]]) -> Figure:
-    """A panel for each theorem of the first paper and one for the second: settings to the right, claims down."""
+    """A panel for each theorem of the first paper and one for the second: settings to the right,
+    claims down.
+    """
     panels = [[r for r in rows if r["theorem"] == name] for name in ("4.1", "4.2", "4.3")]
     panels.append([r for r in rows if r["theorem"].startswith("gatmiry")])
-    names = [list(dict.fromkeys(name.partition("@")[0] for r in panel for name in r["claims"])) for panel in panels]
+    names = [
+        list(dict.fromkeys(name.partition("@")[0] for r in panel for name in r["claims"]))
+        for panel in panels
+    ]
     figure = Figure(figsize=(14, 0.17 * sum(map(len, names)) + 5), layout="constrained")
     axes = figure.subplots(len(panels), height_ratios=[len(n) + 2 for n in names])
     colours = ListedColormap(["white", *COLOURS])
     for axis, panel, claims in zip(axes, panels, names, strict=True):
         cells = [[1 + OUTCOMES.index(r["outcome"]) for r in panel], [0] * len(panel)]
         found = [[worst(r, name) for r in panel] for name in claims]
-        cells += [[0 if outcome is None else 1 + OUTCOMES.index(outcome) for outcome in line] for line in found]
-        axis.pcolormesh(cells, cmap=colours, vmin=-0.5, vmax=len(COLOURS) + 0.5, edgecolors="white", linewidth=0.4,
-                        rasterized=True)  # fmt: skip
-        axis.set_yticks([0.5, *(i + 2.5 for i in range(len(claims)))], ["outcome", *claims], fontsize=7)
+        cells += [
+            [0 if outcome is None else 1 + OUTCOMES.index(outcome) for outcome in line]
+            for line in found
+        ]
+        axis.pcolormesh(
+            cells,
+            cmap=colours,
+            vmin=-0.5,
+            vmax=len(COLOURS) + 0.5,
+            edgecolors="white",
+            linewidth=0.4,
+            rasterized=True,
+        )
+        axis.set_yticks(
+            [0.5, *(i + 2.5 for i in range(len(claims)))], ["outcome", *claims], fontsize=7
+        )
         ticks = range(0, len(panel), 10)
         axis.set_xticks([i + 0.5 for i in ticks], [panel[i]["number"] for i in ticks], fontsize=8)
-        axis.set_title(f"{'gatmiry.*' if panel[0]['theorem'][0] == 'g' else 'Theorem ' + panel[0]['theorem']}: "
-                       f"{len(panel)} settings", loc="left", fontsize=10)  # fmt: skip
+        theorem = panel[0]["theorem"]
+        axis.set_title(
+            f"{'gatmiry.*' if theorem[0] == 'g' else 'Theorem ' + theorem}: {len(panel)} settings",
+            loc="left",
+            fontsize=10,
+        )
         axis.invert_yaxis()
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
     axes[-1].set_xlabel("number of the setting in sweep.md")
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=colour, label=outcome.lower()) for outcome, colour in zip(OUTCOMES, COLOURS, strict=True)]
+    handles = [
+        Patch(color=colour, label=outcome.lower())
+        for outcome, colour in zip(OUTCOMES, COLOURS, strict=True)
+    ]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False)
     return figure
 
@@ -192,7 +312,11 @@ def main() -> None:
     for number, values in enumerate(every, 1):
         report = judge(values, runs)
         rows.append(row(number, report))
-        print(f"{number}/{len(every)} {time.process_time() - began:.0f} s {values} {report['outcome']}", flush=True)
+        print(
+            f"{number}/{len(every)} {time.process_time() - began:.0f} s {values} "
+            f"{report['outcome']}",
+            flush=True,
+        )
         if number % 20 == 0:
             jax.clear_caches()
     store.write(FIGURES / "sweep.md", table(rows).encode())

@@ -1,4 +1,5 @@
-"""popgd checks training-dynamics theory: population gradient descent, exactly or with an error bar, and a verdict.
+"""popgd checks training-dynamics theory: population gradient descent, exactly or with an error bar,
+and a verdict.
 
 problem     what descends: weights, a loss, a data law
 descent     population averages by Monte Carlo, descent, flow

@@ -1,13 +1,15 @@
-"""Independent references: arbitrary precision in s with its own range and step, and longdouble grids for
-4.3."""
+"""Independent references: arbitrary precision in s with its own range and step, and longdouble
+grids for 4.3.
+"""
 
 import mpmath as mp
 import numpy as np
 
 
 def looped(lam, mult, c, L: int, digits: int = 30):
-    """(l, -l') of 4.1 at c, or (l_inf, kappa) for c = None, to about `digits` digits; h = 0.15, range 60 /
-    70 wider."""
+    """(l, -l') of 4.1 at c, or (l_inf, kappa) for c = None, to about `digits` digits; h = 0.15,
+    range 60 / 70 wider.
+    """
     with mp.workdps(digits + 10):
         lam = [mp.mpf(float(x)) for x in lam]
         c, one = (mp.mpf(1), 0) if c is None else (mp.mpf(float(c)), 1)
@@ -25,13 +27,17 @@ def looped(lam, mult, c, L: int, digits: int = 30):
 
 
 def layer_slope(lam, mult, c: float):
-    """-l'(c) of 4.3: a two-dimensional trapezoidal rule in longdouble, 1/(|s||v|^3) = (2/pi) int e^{3y/2}
-    dy/(..)^2."""
+    """-l'(c) of 4.3: a two-dimensional trapezoidal rule in longdouble, 1/(|s||v|^3) = (2/pi) int
+    e^{3y/2} dy/(..)^2.
+    """
     lam, mult, c = (np.asarray(x, dtype=np.longdouble) for x in (lam, mult, c))
     ratio = (c + 1 / lam) ** 2
     middle = np.log(ratio.min() * ratio.max()) / 2
     half = np.log(ratio.max() / ratio.min()) / 2
-    y = np.arange(-30 - float(half), 90 + float(half), np.longdouble(0.35), dtype=np.longdouble) - middle
+    y = (
+        np.arange(-30 - float(half), 90 + float(half), np.longdouble(0.35), dtype=np.longdouble)
+        - middle
+    )
     h = np.longdouble(0.2)
     s = np.arange(-30, 90 + 4 * float(np.log(lam[0] / lam[-1])), h, dtype=np.longdouble)
     gap2 = (lam[:, None] - lam) ** 2

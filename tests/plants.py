@@ -1,7 +1,9 @@
-"""What is measured for a claim, replaced: by what it was at the start, by half of it or twice, and by 0.
+"""What is measured for a claim, replaced: by what it was at the start, by half of it or twice, and
+by 0.
 
-`MEASURED` says for every claim which part of a study that is. Each entry takes a study and a factor, None for a thing that
-does not move, and returns the planted study, or patches to judge the study under.
+`MEASURED` says for every claim which part of a study that is. Each entry takes a study and a
+factor, None for a thing that does not move, and returns the planted study, or patches to judge the
+study under.
 """
 
 import dataclasses
@@ -46,7 +48,11 @@ def moved_records(records, factor):
 def records(study, factor):
     """The exact descent, with the losses that belong to it."""
     exact = study.exact
-    return with_exact(study, records=moved_records(exact.records, factor), short=moved_records(exact.short, factor))
+    return with_exact(
+        study,
+        records=moved_records(exact.records, factor),
+        short=moved_records(exact.short, factor),
+    )
 
 
 def rate(study, factor):
@@ -70,7 +76,11 @@ def losses(study, factor):
 
 def steps(study, factor):
     """The steps of the recursion, of another size than the setting says."""
-    return records(study, factor) if not factor else with_setting(study, eta=study.setting.eta / factor)
+    return (
+        records(study, factor)
+        if not factor
+        else with_setting(study, eta=study.setting.eta / factor)
+    )
 
 
 def moved(run, factor):
@@ -81,7 +91,9 @@ def moved(run, factor):
 
 
 def runs(study, factor):
-    changed = {name: moved(getattr(study, name), factor) for name in ("raw", "raw_double", "projected")}
+    changed = {
+        name: moved(getattr(study, name), factor) for name in ("raw", "raw_double", "projected")
+    }
     return dataclasses.replace(study, **changed)
 
 
@@ -89,13 +101,18 @@ def slopes(study, factor):
     """Sampled ones; those of a thing that does not move are 0."""
     found = study.slopes
     if isinstance(found, dict):
-        return dataclasses.replace(study, slopes={k: v._replace(value=v.value * (factor or 0.0)) for k, v in found.items()})
+        return dataclasses.replace(
+            study, slopes={k: v._replace(value=v.value * (factor or 0.0)) for k, v in found.items()}
+        )
     return dataclasses.replace(study, slopes=found._replace(value=found.value * (factor or 0.0)))
 
 
 def same_samples(study, factor):
     """The full model's gradient for the samples of the reduced one."""
-    apart = [np.array([abs((factor or 0.0) - 1) * size, size]) for _, size in (point.apart for point in study.points)]
+    apart = [
+        np.array([abs((factor or 0.0) - 1) * size, size])
+        for _, size in (point.apart for point in study.points)
+    ]
     pairs = zip(study.points, apart, strict=True)
     return dataclasses.replace(study, points=tuple(point._replace(apart=x) for point, x in pairs))
 
@@ -103,7 +120,9 @@ def same_samples(study, factor):
 def line(study, factor):
     """Slopes of the loss at multiples of I."""
     name = "slopes/value"
-    return dataclasses.replace(study, values={**study.values, name: study.values[name] * (factor or 0.0)})
+    return dataclasses.replace(
+        study, values={**study.values, name: study.values[name] * (factor or 0.0)}
+    )
 
 
 def gradient_times(estimate, factor):
@@ -112,14 +131,18 @@ def gradient_times(estimate, factor):
 
     def part(x):
         weights = type(x.weights)(*(factor * np.asarray(M) for M in x.weights))
-        rest = {name: factor * np.asarray(getattr(x, name)) for name in ("coordinates", "deviations")}
+        rest = {
+            name: factor * np.asarray(getattr(x, name)) for name in ("coordinates", "deviations")
+        }
         return x._replace(weights=weights, **rest)
 
     return Estimate(part(estimate.mean), part(estimate.stderr), estimate.samples)
 
 
 def points(study, factor):
-    changed = (point._replace(estimate=gradient_times(point.estimate, factor)) for point in study.points)
+    changed = (
+        point._replace(estimate=gradient_times(point.estimate, factor)) for point in study.points
+    )
     return dataclasses.replace(study, points=tuple(changed))
 
 
@@ -147,15 +170,23 @@ def looped(study, factor):
     """The outputs of every loop, or the query."""
 
     def one(run):
-        out = np.broadcast_to(run.test.queries[:, None], run.outputs.shape) if factor is STILL else factor * run.outputs
+        out = (
+            np.broadcast_to(run.test.queries[:, None], run.outputs.shape)
+            if factor is STILL
+            else factor * run.outputs
+        )
         flat = inference.measured(run.test.spectrum, np.array(out).reshape(-1, run.test.spectrum.d))
-        return run._replace(outputs=out, measured=Angles(*(x.reshape(out.shape[:-1]) for x in flat)))
+        return run._replace(
+            outputs=out, measured=Angles(*(x.reshape(out.shape[:-1]) for x in flat))
+        )
 
     return changed_runs(study, one)
 
 
 def changed_runs(study, one):
-    return dataclasses.replace(study, runs={name: tuple(map(one, found)) for name, found in study.runs.items()})
+    return dataclasses.replace(
+        study, runs={name: tuple(map(one, found)) for name, found in study.runs.items()}
+    )
 
 
 def angle(study, factor):
@@ -164,7 +195,9 @@ def angle(study, factor):
         return looped(study, STILL)
     with np.errstate(divide="ignore"):
         by = np.log(factor)
-    change = lambda run: run._replace(measured=run.measured._replace(tan=run.measured.tan + by, sin=run.measured.sin + by))
+    change = lambda run: run._replace(
+        measured=run.measured._replace(tan=run.measured.tan + by, sin=run.measured.sin + by)
+    )
     return changed_runs(study, change)
 
 
@@ -174,7 +207,9 @@ def loop_factor(study, factor):
         return looped(study, STILL)
     with np.errstate(divide="ignore"):
         by = np.log(factor) * study.depths
-    return changed_runs(study, lambda run: run._replace(measured=run.measured._replace(tan=run.measured.tan + by)))
+    return changed_runs(
+        study, lambda run: run._replace(measured=run.measured._replace(tan=run.measured.tan + by))
+    )
 
 
 # --- descent in context
@@ -182,7 +217,10 @@ def loop_factor(study, factor):
 
 def array(study, factor, *names, start=0.0):
     """Arrays of the study, or their start."""
-    return values(study, **{name: scaled(study.values[name.replace("_", "/", 1)], factor, start) for name in names})
+    return values(
+        study,
+        **{name: scaled(study.values[name.replace("_", "/", 1)], factor, start) for name in names},
+    )
 
 
 def plain(study, factor, *names, start=0.0):
@@ -194,7 +232,9 @@ def first_of(study, factor, *names):
     """Arrays of records, or their first record all along."""
     found = {name: study.values[name.replace("_", "/", 1)] for name in names}
     still = {name: np.broadcast_to(x[:1], x.shape) for name, x in found.items()}
-    return values(study, **(still if factor is STILL else {name: factor * x for name, x in found.items()}))
+    return values(
+        study, **(still if factor is STILL else {name: factor * x for name, x in found.items()})
+    )
 
 
 def sampled_mean(study, factor, name, start):
@@ -210,7 +250,10 @@ def sampled_mean(study, factor, name, start):
 def ends(study, factor):
     found = study.values["sampled/ends"]
     start = np.array([0.0, descents.BIAS])
-    return values(study, sampled_ends=np.broadcast_to(start, found.shape) if factor is STILL else factor * found)
+    return values(
+        study,
+        sampled_ends=np.broadcast_to(start, found.shape) if factor is STILL else factor * found,
+    )
 
 
 def of_wishart(study, factor, *names, start=0.0):
@@ -220,14 +263,20 @@ def of_wishart(study, factor, *names, start=0.0):
         if factor is STILL:
             return start(*arguments) if callable(start) else start
         found = whole(*arguments)
-        return wishart.Hessian(*(factor * h for h in found)) if isinstance(found, tuple) else Fraction(factor) * found
+        return (
+            wishart.Hessian(*(factor * h for h in found))
+            if isinstance(found, tuple)
+            else Fraction(factor) * found
+        )
 
     return study, [(wishart, name, partial(planted, getattr(wishart, name))) for name in names]
 
 
 def failing(study, factor):
     whole = flow.failing
-    return study, [(flow, "failing", lambda study: ((factor or 0.0) * whole(study)[0], whole(study)[1]))]
+    return study, [
+        (flow, "failing", lambda study: ((factor or 0.0) * whole(study)[0], whole(study)[1]))
+    ]
 
 
 def time(study, factor):
@@ -262,7 +311,9 @@ def transformer(study, factor):
 
 
 def scale_gradient(study, factor):
-    """The gradient of P22 is known by its gap only: (P22 - G)/|G| with G = <A, grad_A>, |G| the sum of its terms' sizes."""
+    """The gradient of P22 is known by its gap only: (P22 - G)/|G| with G = <A, grad_A>, |G| the sum
+    of its terms' sizes.
+    """
     found = float(study.values["sampled/scaling"])
     return values(study, sampled_scaling=abs((factor or 0.0) - 1) + found)
 
@@ -273,7 +324,10 @@ def other_data(study, factor):
     few, (_, d, L) = sampled_law(study.law).n, study.sizes
     trained = wishart.isotropic_loss(few, d, L, wishart.a_star(*study.sizes))
     return values(
-        study, sampled=np.array([trained, stderr, exact] if factor is STILL else [factor * mean, factor * stderr, exact])
+        study,
+        sampled=np.array(
+            [trained, stderr, exact] if factor is STILL else [factor * mean, factor * stderr, exact]
+        ),
     )
 
 
@@ -282,7 +336,9 @@ def training_loss(study):
 
 
 def prompt_outputs(study, factor):
-    """The errors of single prompts; or those of a transformer whose layers do nothing, whose output is 0."""
+    """The errors of single prompts; or those of a transformer whose layers do nothing, whose output
+    is 0.
+    """
     if factor is not STILL:
         return plain(study, factor, "share")
     with mock.patch.object(shifted.in_context, "layer", lambda weights, Z: Z):
@@ -312,16 +368,28 @@ def inside(study, factor, name):
         theta[:, inactive] = first if factor is STILL else 0.0
     else:
         with np.errstate(all="ignore"):
-            grown = np.where(first, first * abs(theta[:, inactive] / first) ** factor, theta[:, inactive])
+            grown = np.where(
+                first, first * abs(theta[:, inactive] / first) ** factor, theta[:, inactive]
+            )
         theta[:, inactive] = grown
-    return dataclasses.replace(study, inside=study.inside._replace(**{name: path._replace(theta=theta)}))
+    return dataclasses.replace(
+        study, inside=study.inside._replace(**{name: path._replace(theta=theta)})
+    )
 
 
 def tangent(study, factor):
-    """What fresh samples make of a perturbation: its logarithm times the factor; or it stays what it is."""
+    """What fresh samples make of a perturbation: its logarithm times the factor; or it stays what
+    it is.
+    """
     growth = study.growth
     found = growth.measured
-    planted = np.ones_like(found) if factor is STILL else 0.0 * found if not factor else np.sign(found) * abs(found) ** factor
+    planted = (
+        np.ones_like(found)
+        if factor is STILL
+        else 0.0 * found
+        if not factor
+        else np.sign(found) * abs(found) ** factor
+    )
     return dataclasses.replace(study, growth=growth._replace(measured=planted))
 
 
@@ -331,7 +399,9 @@ def end(study, factor):
         theta, loss = (np.broadcast_to(x[:1], x.shape) for x in (study.ended.theta, study.loss))
     else:
         theta, loss = factor * study.ended.theta, factor * study.loss
-    return dataclasses.replace(study, ended=study.ended._replace(theta=np.array(theta)), loss=np.array(loss))
+    return dataclasses.replace(
+        study, ended=study.ended._replace(theta=np.array(theta)), loss=np.array(loss)
+    )
 
 
 def of_evidence(study, factor):
@@ -378,23 +448,39 @@ MEASURED = {
     "minimiser-local": lambda study, factor: of_wishart(study, factor or 0.0, "hessian"),
     "minimiser-bracket": lambda study, factor: of_wishart(study, factor, "a_star"),
     "a-star-rate": lambda study, factor: of_wishart(study, factor, "minimiser", start=Fraction(0)),
-    "least-loss-rate": lambda study, factor: of_wishart(study, factor, "least_loss", start=lambda n, d, L: float(d)),
+    "least-loss-rate": lambda study, factor: of_wishart(
+        study, factor, "least_loss", start=lambda n, d, L: float(d)
+    ),
     "proportional-limit": lambda study, factor: of_wishart(study, factor, "a_star"),
     "no-descent-direction": lambda study, factor: of_wishart(study, factor or 0.0, "hessian"),
-    "least-over-all-matrices": lambda study, factor: first_of(study, factor, "escape_ratio", "escape_blocks"),
+    "least-over-all-matrices": lambda study, factor: first_of(
+        study, factor, "escape_ratio", "escape_blocks"
+    ),
     "antisymmetric-growth": one_step,
     "gradient-dominance": lambda study, factor: array(study, factor, "own_square"),
     "dominance-lower": lambda study, factor: array(study, factor, "infinite_square"),
     "dominance-upper": lambda study, factor: array(study, factor, "infinite_square"),
     "dominance-fails": failing,
-    "flow-loss": lambda study, factor: first_of(study, factor, "flow_loss", "flow_more", "flow_coarse"),
+    "flow-loss": lambda study, factor: first_of(
+        study, factor, "flow_loss", "flow_more", "flow_coarse"
+    ),
     "time-to-xi": time,
     "time-to-xi-transcribed": time,
-    "median-vanishes": lambda study, factor: plain(study, factor, "errors", start=study.values["errors"][0]),
-    "looped-above-unlooped": lambda study, factor: of_wishart(study, factor, "least_loss", start=0.0),
-    "catalan-ratio": lambda study, factor: of_wishart(study, factor, "least_loss", start=lambda n, d, L: float(d)),
-    "mean-keeps-falling": lambda study, factor: plain(study, factor, "mean", start=study.values["mean"][0]),
-    "shifted-loss": lambda study, factor: plain(study, factor, "reduced", start=training_loss(study)),
+    "median-vanishes": lambda study, factor: plain(
+        study, factor, "errors", start=study.values["errors"][0]
+    ),
+    "looped-above-unlooped": lambda study, factor: of_wishart(
+        study, factor, "least_loss", start=0.0
+    ),
+    "catalan-ratio": lambda study, factor: of_wishart(
+        study, factor, "least_loss", start=lambda n, d, L: float(d)
+    ),
+    "mean-keeps-falling": lambda study, factor: plain(
+        study, factor, "mean", start=study.values["mean"][0]
+    ),
+    "shifted-loss": lambda study, factor: plain(
+        study, factor, "reduced", start=training_loss(study)
+    ),
     "engines-agree-shifted": other_data,
     "loops-converge": another_loop,
     "prompt-bound": prompt_outputs,
@@ -417,29 +503,41 @@ for model in ("LN", "norm", "unnorm", "looped"):
     MEASURED |= {f"engines-agree-slope-{model}": slopes}
     MEASURED |= {f"loop-output-{model}": looped, f"contraction-{model}": loop_factor}
     MEASURED |= {f"{name}-{model}": angle for name in ("sin-exact", "upper-bound", "lower-bound")}
-    MEASURED |= {f"{name}-{model}": loop_factor for name in ("factor-falls", "factor-limit", "factor-stuck")}
+    MEASURED |= {
+        f"{name}-{model}": loop_factor for name in ("factor-falls", "factor-limit", "factor-stuck")
+    }
     MEASURED |= {f"{name}-{model}": angle for name in ("limit-angle", "limit-upper", "limit-lower")}
 
 TWICE_NOTHING = "what is claimed to be 0 is 0: twice that is 0 too"
 SIGN = "only the sign is claimed, which a factor 2 does not change"
 STATIC = "a number of the law: no descent is behind it"
-#: (claim, plant or one factor of it) -> why the claim rightly holds under it, and the claim that is there to see it, or empty.
+#: (claim, plant or one factor of it) -> why the claim rightly holds under it, and the claim that is
+#: there to see it, or empty.
 EXCUSED = {
     ("inactive-gradient-zero", "a factor 2"): (TWICE_NOTHING, "engines-agree-gradient"),
     ("inactive-blocks-zero", "a factor 2"): (TWICE_NOTHING, "engines-agree-raw"),
     ("projected-on-manifold", "a factor 2"): (TWICE_NOTHING, "engines-agree-descent"),
-    ("active-gradient-scalar", "a factor 2"): ("twice a multiple of I is one", "engines-agree-gradient"),
+    ("active-gradient-scalar", "a factor 2"): (
+        "twice a multiple of I is one",
+        "engines-agree-gradient",
+    ),
     ("gradient-negative", "a factor 2"): (SIGN, "engines-agree-slope"),
     ("monotone", "a factor 2"): ("a step of any size towards c* is monotone", "contraction"),
     ("loss-limit-positive", "a factor 2"): (SIGN, "loss-excess"),
     ("limit-loss-positive", "a factor 2"): (SIGN, "limit-loss"),
     ("odd-gradient-zero", "nothing moved"): ("it is claimed to be 0", ""),
     ("odd-gradient-zero", "a factor 2"): (TWICE_NOTHING, ""),
-    ("odd-gradient-zero", "0 instead"): ("it is claimed to be 0; where all gradients are, it is not a number", ""),
+    ("odd-gradient-zero", "0 instead"): (
+        "it is claimed to be 0; where all gradients are, it is not a number",
+        "",
+    ),
     ("u-vanishes", "a factor 2"): (TWICE_NOTHING, "engines-agree-descent-A"),
     ("minimiser-local", "a factor 2"): (SIGN, "antisymmetric-growth"),
     ("no-descent-direction", "a factor 2"): (SIGN, "antisymmetric-growth"),
-    ("gradient-dominance", "a factor 2"): ("a bound that the constant 1/16 leaves room", "dominance-lower"),
+    ("gradient-dominance", "a factor 2"): (
+        "a bound that the constant 1/16 leaves room",
+        "dominance-lower",
+    ),
     ("dominance-lower", 2.0): ("a lower bound allows more", "dominance-upper"),
     ("dominance-upper", 0.5): ("an upper bound allows less", "dominance-lower"),
     ("median-vanishes", "a factor 2"): (TWICE_NOTHING, ""),
@@ -448,7 +546,10 @@ EXCUSED = {
     ("hessian-does-not-mix", "a factor 2"): (TWICE_NOTHING, "hessian-coupling"),
     ("saddle", "a factor 2"): (SIGN, "hessian-coupling"),
     ("symmetric-start-stays", "a factor 2"): (TWICE_NOTHING, "shrinking-rate"),
-    ("falls-below", "a factor 2"): ("a bound allows less, and leaves room for more; 4.2 claims the value too", ""),
+    ("falls-below", "a factor 2"): (
+        "a bound allows less, and leaves room for more; 4.2 claims the value too",
+        "",
+    ),
     ("falls-below", "0 instead"): ("the best fit of y = S q has the loss 0", "learns-best-fit"),
 }
 
@@ -471,4 +572,7 @@ def evidence(function, study, factor, claim):
             stack.enter_context(mock.patch.object(target, name, value))
         stack.enter_context(np.errstate(all="ignore"))
         found = [e for e in function(study) if e.id == claim]
-    return [dataclasses.replace(e, measured=by * np.asarray(e.measured)) if by != 1.0 else e for e in found]
+    return [
+        dataclasses.replace(e, measured=by * np.asarray(e.measured)) if by != 1.0 else e
+        for e in found
+    ]

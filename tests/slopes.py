@@ -19,7 +19,9 @@ def _vectorised(one, chunk=32):
 
 
 def looped_log(lam, L):
-    """log(-l'(c)) of 4.1 for a simple largest eigenvalue, from E[w_i^2 w_j^2/D^2] = int t prod dt."""
+    """log(-l'(c)) of 4.1 for a simple largest eigenvalue, from E[w_i^2 w_j^2/D^2] = int t prod
+    dt.
+    """
     lam = jnp.asarray(sorted(lam, reverse=True), jnp.float64)
     h = 0.25
     s = jnp.arange(-45.0, float(2 * L * jnp.log(lam[0] / lam[-1])) + 80.0, h)
@@ -28,15 +30,18 @@ def looped_log(lam, L):
         log_rho = 2 * L * (jnp.log1p(c * lam) - jnp.log1p(c * lam[0]))
         m = jnp.logaddexp(0.0, jnp.log(2.0) + s[:, None] + log_rho)
         common = 2 * s - 0.5 * m.sum(1) - m[:, 0]
-        factor = log_rho[1:] + jnp.log(lam[0] - lam[1:]) - jnp.log1p(c * lam[1:]) - jnp.log1p(c * lam[0])
+        factor = (
+            log_rho[1:] + jnp.log(lam[0] - lam[1:]) - jnp.log1p(c * lam[1:]) - jnp.log1p(c * lam[0])
+        )
         return jax.nn.logsumexp(common[:, None] - m[:, 1:] + factor) + jnp.log(2 * L * h)
 
     return _vectorised(one)
 
 
 def layer_log(lam, nodes=72):
-    """log(-l'(c)) of 4.3, from 1/(|s||v|^3) = 4/pi int sin^2 / (cos^2 s's + sin^2 v'v)^2; mild spectra
-    only."""
+    """log(-l'(c)) of 4.3, from 1/(|s||v|^3) = 4/pi int sin^2 / (cos^2 s's + sin^2 v'v)^2; mild
+    spectra only.
+    """
     lam = jnp.asarray(sorted(lam, reverse=True), jnp.float64)
     h, theta = 0.25, (np.arange(nodes) + 0.5) * np.pi / 2 / nodes
     sin2, cos2 = jnp.asarray(np.sin(theta) ** 2)[:, None], jnp.asarray(np.cos(theta) ** 2)[:, None]
@@ -57,8 +62,9 @@ def layer_log(lam, nodes=72):
 def plane_looped(lam1, lam2):
     """l'(c) of 4.1 for d = 2, L = 1.
 
-    With k = (1 + c lam2)/(1 + c lam1) and w = (cos, sin): l = E[k^2 s^2/(c^2 + k^2 s^2)] = k/(1 + k),
-    because the mean of k^2 sin^2/(cos^2 + k^2 sin^2) over the circle is k/(1 + k). So l' = k'/(1 + k)^2,
+    With k = (1 + c lam2)/(1 + c lam1) and w = (cos, sin): l = E[k^2 s^2/(c^2 + k^2 s^2)] = k/(1 +
+    k), because the mean of k^2 sin^2/(cos^2 + k^2 sin^2) over the circle is k/(1 + k). So l' =
+    k'/(1 + k)^2,
     k' = (lam2 - lam1)/(1 + c lam1)^2:  l'(c) = -(lam1 - lam2)/(2 + c (lam1 + lam2))^2.
     """
     return lambda c: -(lam1 - lam2) / (2 + c * (lam1 + lam2)) ** 2

@@ -1,4 +1,6 @@
-"""The numerics underneath: jit of a vmapped matrix-vector product, then a reduction, must agree with NumPy."""
+"""The numerics underneath: jit of a vmapped matrix-vector product, then a reduction, must agree
+with NumPy.
+"""
 
 import os
 import subprocess
@@ -10,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-AGREE = 1e-9  # worst seen 2e-15; where the compiler is wrong (jax 0.10.2, jax-ml/jax#39103) whole rows are off by O(1)
+# worst seen 2e-15; where the compiler is wrong (jax 0.10.2, jax-ml/jax#39103) whole rows are off by
+# O(1)
+AGREE = 1e-9
 BATCHES = (2**14 + 1, 50_001)  # the wrong code was chosen above 2^14 rows
 
 
@@ -22,7 +26,9 @@ def test_product_then_reduction_is_right_in_large_batches(rows, d, batch):
     found = np.asarray(jax.jit(jax.vmap(lambda x: jnp.sum((M @ x) ** 2)))(jnp.asarray(X)))
     wanted = ((X @ M.T) ** 2).sum(1)
     wrong = int(np.sum(np.abs(found - wanted) > AGREE * wanted))
-    assert wrong == 0, f"jax {jax.__version__} gets {wrong} of {batch} rows wrong: install another version"
+    assert wrong == 0, (
+        f"jax {jax.__version__} gets {wrong} of {batch} rows wrong: install another version"
+    )
 
 
 def test_float64_is_on():
@@ -43,7 +49,9 @@ print(float(found.mean.loss).hex(), float(found.stderr.loss).hex())
 def printed(cache: Path | None, flags: str = "") -> str:
     """What PROGRAM prints with this cache; it must end well."""
     environment = {
-        **{name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"},
+        **{
+            name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"
+        },
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "XLA_FLAGS": flags,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

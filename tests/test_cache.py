@@ -18,7 +18,8 @@ from popgd.problem.errors import SettingError
 from popgd.runs import cache
 from popgd.runs import command as run
 
-#: What a run starts with, and then one program, over and over: stored, found, damaged, and not to be stored.
+#: What a run starts with, and then one program, over and over: stored, found, damaged, and not to
+#: be stored.
 PROGRAM = (
     WITHOUT_JAX
     + """
@@ -27,7 +28,8 @@ from pathlib import Path
 import jax
 from popgd.runs import cache
 found = []
-jax.monitoring.register_event_listener(lambda event, **_: found.append(event) if event.endswith("cache_hits") else None)
+jax.monitoring.register_event_listener(lambda event, **_: found.append(event)
+    if event.endswith("cache_hits") else None)
 cache.start()
 directory = Path(jax.config.jax_compilation_cache_dir)
 
@@ -45,28 +47,58 @@ compute()
 compute()
 for entry in directory.glob("*-cache"):
     entry.unlink()
-resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))  # a disk that is full after 64 bytes of each file
+# A disk that is full after 64 bytes of each file
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
 compute()
 """
 )
 #: What is slow to import; a bad setting is answered without any of it.
-SLOW_TO_IMPORT = {"diffrax", "equinox", "lineax", "optimistix", "matplotlib", "scipy", "pandas", "sklearn", "torch"}
+SLOW_TO_IMPORT = {
+    "diffrax",
+    "equinox",
+    "lineax",
+    "optimistix",
+    "matplotlib",
+    "scipy",
+    "pandas",
+    "sklearn",
+    "torch",
+}
 #: A run of a few seconds.
-SMALL = ["theorem=4.2", "target=unnormalised", "spectrum=[3,2,1]", "samples=1024", "sampled_steps=20", "batch=64"]
+SMALL = [
+    "theorem=4.2",
+    "target=unnormalised",
+    "spectrum=[3,2,1]",
+    "samples=1024",
+    "sampled_steps=20",
+    "batch=64",
+]
 
 
 def python(*command: str, cwd: Path, **own: str) -> subprocess.CompletedProcess:
     """A process with no settings of JAX but these."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "TF_", cache.WORD))}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JAX_", "TF_", cache.WORD))
+    }
     clean |= {"PYTHONPATH": str(Path(__file__).parents[1]), **own}
-    return subprocess.run([sys.executable, *command], cwd=cwd, env=clean, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=clean, capture_output=True, text=True, timeout=600
+    )
 
 
 @pytest.fixture
 def settings(monkeypatch):
-    """JAX before it was told of a cache, and as it was afterwards; this process goes on with the cache that it has."""
-    names = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", "jax_persistent_cache_min_compile_time_secs",
-             "jax_persistent_cache_enable_xla_caches")  # fmt: skip
+    """JAX before it was told of a cache, and as it was afterwards; this process goes on with the
+    cache that it has.
+    """
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_enable_compilation_cache",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_enable_xla_caches",
+    )
     before = {name: getattr(jax.config, name) for name in names}
     monkeypatch.setenv(cache.WORD, "")
     jax.config.update("jax_compilation_cache_dir", None)
@@ -81,14 +113,24 @@ def test_a_damaged_entry_or_a_full_disk_costs_one_line_and_no_run(tmp_path):
     done = python("-c", PROGRAM, cwd=tmp_path, **{cache.WORD: str(tmp_path / "kept")})
     assert done.returncode == 0, done.stderr
     stored, found, damaged, mended, full = done.stdout.splitlines()
-    assert stored == damaged == "7.0 False True" and found == mended == "7.0 True True" and full == "7.0 False False"
+    assert (
+        stored == damaged == "7.0 False True"
+        and found == mended == "7.0 True True"
+        and full == "7.0 False False"
+    )
     assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith(f"popgd: compiled programs cannot be read or kept in {tmp_path}/kept/xla-")
+    assert done.stderr.startswith(
+        f"popgd: compiled programs cannot be read or kept in {tmp_path}/kept/xla-"
+    )
 
 
 def test_nothing_slow_is_imported_before_its_time(tmp_path):
     tell = "print(*{name.partition('.')[0] for name in sys.modules})"
-    done = python("-c", f"import sys, popgd.run\n{tell}\npopgd.run.main(['theorem=4.1', 'd=0'])\n{tell}", cwd=tmp_path)
+    done = python(
+        "-c",
+        f"import sys, popgd.run\n{tell}\npopgd.run.main(['theorem=4.1', 'd=0'])\n{tell}",
+        cwd=tmp_path,
+    )
     for line in done.stdout.splitlines():
         assert "popgd" in line.split() and not SLOW_TO_IMPORT & set(line.split())
     assert done.stdout.count("\n") == 2, done.stderr
@@ -98,7 +140,11 @@ def test_nothing_slow_is_imported_before_its_time(tmp_path):
 def test_the_word_is_for_this_process_and_those_that_it_starts(words, monkeypatch):
     monkeypatch.setenv(cache.WORD, "")
     assert cache.told(["theorem=4.1", *words, "out=run"]) == ["theorem=4.1", "out=run"]
-    wanted = {"cache=off": cache.OFF, "cache=~/there": str(Path.home() / "there"), "cache=here": str(Path.cwd() / "here")}
+    wanted = {
+        "cache=off": cache.OFF,
+        "cache=~/there": str(Path.home() / "there"),
+        "cache=here": str(Path.cwd() / "here"),
+    }
     assert os.environ[cache.WORD] == wanted[words[0]]
 
 
@@ -115,7 +161,9 @@ def test_it_is_where_caches_of_the_user_are(settings, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cache.start()
     assert settings.jax_compilation_cache_dir == str(tmp_path / "popgd" / f"xla-{cache.kind()}")
-    assert Path(settings.jax_compilation_cache_dir).is_dir() and settings.jax_enable_compilation_cache
+    assert (
+        Path(settings.jax_compilation_cache_dir).is_dir() and settings.jax_enable_compilation_cache
+    )
     assert settings.jax_persistent_cache_min_compile_time_secs == 0
 
 
@@ -123,7 +171,11 @@ def test_the_conventions_of_systems(monkeypatch):
     home = Path.home()
     monkeypatch.setattr(sys, "platform", "linux")
     assert cache.default({"XDG_CACHE_HOME": "/there"}) == Path("/there/popgd")
-    assert cache.default({"XDG_CACHE_HOME": "relative"}) == cache.default({}) == home / ".cache" / "popgd"
+    assert (
+        cache.default({"XDG_CACHE_HOME": "relative"})
+        == cache.default({})
+        == home / ".cache" / "popgd"
+    )
     monkeypatch.setattr(sys, "platform", "darwin")
     assert cache.default({}) == home / "Library" / "Caches" / "popgd"
     monkeypatch.setattr(sys, "platform", "win32")
@@ -136,10 +188,15 @@ def test_cache_is_off(settings, monkeypatch):
     assert not settings.jax_enable_compilation_cache and settings.jax_compilation_cache_dir is None
 
 
-def test_a_directory_that_jax_was_told_stays_unless_another_is_named(settings, tmp_path, monkeypatch):
+def test_a_directory_that_jax_was_told_stays_unless_another_is_named(
+    settings, tmp_path, monkeypatch
+):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "theirs"))
     cache.start()
-    assert settings.jax_compilation_cache_dir == str(tmp_path / "theirs") and list(tmp_path.iterdir()) == []
+    assert (
+        settings.jax_compilation_cache_dir == str(tmp_path / "theirs")
+        and list(tmp_path.iterdir()) == []
+    )
     monkeypatch.setenv(cache.WORD, str(tmp_path / "named"))
     cache.start()
     show = warnings.showwarning
@@ -157,7 +214,9 @@ def read_only(dir):  # a mode of the directory does not keep root from writing
 
 
 @pytest.mark.parametrize("fault", ["a file", "read-only", "no home"])
-def test_where_there_can_be_none_one_line_says_so_once(settings, tmp_path, monkeypatch, capsys, fault):
+def test_where_there_can_be_none_one_line_says_so_once(
+    settings, tmp_path, monkeypatch, capsys, fault
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if fault == "a file":
         (tmp_path / "popgd").touch()
@@ -169,7 +228,9 @@ def test_where_there_can_be_none_one_line_says_so_once(settings, tmp_path, monke
     cache.start()
     cache.start()
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.startswith("popgd: compiled programs cannot be read or kept in ")
+    assert said.count("\n") == 1 and said.startswith(
+        "popgd: compiled programs cannot be read or kept in "
+    )
     assert settings.jax_compilation_cache_dir is None
 
 
@@ -208,7 +269,12 @@ def test_the_oldest_entries_go(tmp_path):
     cache.prune(tmp_path, most=1000)
     assert len(list(tmp_path.glob(cache.ENTRIES))) == 10
     cache.prune(tmp_path, most=999)
-    assert sorted(int(entry.name.split("-")[1]) for entry in tmp_path.glob(cache.ENTRIES)) == [0, 1, 2, 3]
+    assert sorted(int(entry.name.split("-")[1]) for entry in tmp_path.glob(cache.ENTRIES)) == [
+        0,
+        1,
+        2,
+        3,
+    ]
     assert other.exists()
 
 

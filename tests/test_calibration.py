@@ -1,4 +1,5 @@
-"""Statistical claims err as often as they say: a fast twin of experiments/validation/calibration.py, on few samples and steps.
+"""Statistical claims err as often as they say: a fast twin of
+experiments/validation/calibration.py, on few samples and steps.
 
 Intervals are wide enough that a calibrated claim fails here with probability 1e-6 at most.
 """
@@ -43,7 +44,11 @@ def small():
 
 @pytest.fixture(scope="module")
 def studies(small):
-    return [one for first in range(0, SEEDS, TOGETHER) for one in measure(small, range(first, first + TOGETHER))]
+    return [
+        one
+        for first in range(0, SEEDS, TOGETHER)
+        for one in measure(small, range(first, first + TOGETHER))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -75,33 +80,58 @@ def test_false_alarms_and_power(claim, found):
 
 
 def test_no_claim_but_the_raw_descent_is_conservative(found):
-    """That one allows half its measured bias. The others raise some 40 alarms together: fewer than 9 has chance 1e-9."""
+    """That one allows half its measured bias. The others raise some 40 alarms together: fewer than
+    9 has chance 1e-9.
+    """
     assert sum(found[claim]["alarms"] for claim in CLAIMS[:-1]) >= 9
 
 
 def test_every_statistical_claim_is_calibrated(found):
-    """Of all theorems and findings, by the source of their claims: each is in the numbers of the study, and keeps its word."""
-    numbers = json.loads((Path(__file__).parents[1] / "figures" / "calibration.json").read_text())["claims"]
+    """Of all theorems and findings, by the source of their claims: each is in the numbers of the
+    study, and keeps its word.
+    """
+    numbers = json.loads((Path(__file__).parents[1] / "figures" / "calibration.json").read_text())[
+        "claims"
+    ]
     assert set(found) == set(CLAIMS) and uncalibrated(numbers) == []
-    assert all(row["seeds"] >= 1000 and row["verdict"] in ("calibrated", "conservative", "excused") for row in numbers)
+    assert all(
+        row["seeds"] >= 1000 and row["verdict"] in ("calibrated", "conservative", "excused")
+        for row in numbers
+    )
 
 
 def test_a_claim_that_is_not_calibrated_is_missed():
     every = uncalibrated([])
-    assert {"4.1 gradient-negative", "gatmiry.loops median-vanishes", "4.3.stability saddle"} < set(every)
+    assert {"4.1 gradient-negative", "gatmiry.loops median-vanishes", "4.3.stability saddle"} < set(
+        every
+    )
     assert not [row for row in every if row.startswith(("4.6", "gatmiry.flow")) or "forward" in row]
 
 
 def test_the_third_moment_gives_the_skewness_of_a_mean():
-    """Of 1, 1, 1, 5 and of a loss that is always 2: (3 1 - 27) ... = 2/3^(1/2) in one sample, and 0."""
+    """Of 1, 1, 1, 5 and of a loss that is always 2: (3 1 - 27) ... = 2/3^(1/2) in one sample, and
+    0.
+    """
     x = np.array([1.0, 1.0, 1.0, 5.0])
     stderr = np.sqrt(x.var() / x.size)
-    moments = gradient.Gradient(2.0, None, x.mean()[None], np.array([(x**2).mean(), 4.0]), None, np.array([(x**3).mean(), 8.0]))
+    moments = gradient.Gradient(
+        2.0,
+        None,
+        x.mean()[None],
+        np.array([(x**2).mean(), 4.0]),
+        None,
+        np.array([(x**3).mean(), 8.0]),
+    )
     errors = gradient.Gradient(0.0, None, np.array([stderr]))
-    assert gradient.skewness(gradient.Estimate(moments, errors, 4)) == pytest.approx([2 / 3**0.5 / 2, 0.0])
+    assert gradient.skewness(gradient.Estimate(moments, errors, 4)) == pytest.approx(
+        [2 / 3**0.5 / 2, 0.0]
+    )
 
 
-@pytest.mark.parametrize(("tail", "degrees", "quantile"), [(0.01, 15, 2.602480), (1e-3, 15, 3.732834), (0.05, 10, 1.812461)])
+@pytest.mark.parametrize(
+    ("tail", "degrees", "quantile"),
+    [(0.01, 15, 2.602480), (1e-3, 15, 3.732834), (0.05, 10, 1.812461)],
+)
 def test_few_degrees_of_freedom_widen_the_quantile(tail, degrees, quantile):
     assert verdict.student(verdict.z_score(tail), degrees) == pytest.approx(quantile, rel=0.01)
     assert verdict.student(2.0, np.inf) == 2.0 and verdict.student(2.0, 1) == np.inf

@@ -18,11 +18,15 @@ def sampled(d: int, n: int, K: int, seed: int = 0) -> q.Spectrum:
     """Spectra of X X' for n uniform unit columns."""
     X = np.random.default_rng(seed).normal(size=(K, d, n))
     X /= np.linalg.norm(X, axis=1, keepdims=True)
-    return q.Spectrum(jnp.asarray(np.linalg.eigvalsh(X @ X.swapaxes(1, 2))[:, ::-1].copy()), jnp.ones(d))
+    return q.Spectrum(
+        jnp.asarray(np.linalg.eigvalsh(X @ X.swapaxes(1, 2))[:, ::-1].copy()), jnp.ones(d)
+    )
 
 
 def within(quantity, wanted, sigmas: float = SIGMAS) -> None:
-    assert abs(float(quantity.value) - wanted) <= sigmas * float(quantity.stderr) + float(quantity.bound)
+    assert abs(float(quantity.value) - wanted) <= sigmas * float(quantity.stderr) + float(
+        quantity.bound
+    )
 
 
 def test_one_spectrum_is_the_quadrature():
@@ -57,8 +61,9 @@ def test_uniform_columns_match_their_closed_forms():
 
 @pytest.mark.slow
 def test_delta_method_matches_the_scatter_of_independent_batches():
-    """Ratio of averages: 40 batches of 50, sd of the ratio against the mean reported stderr (11 % sampling
-    error)."""
+    """Ratio of averages: 40 batches of 50, sd of the ratio against the mean reported stderr (11 %
+    sampling error).
+    """
     spectra = sampled(2, 6, 2000, seed=1)
     batches = [q.Spectrum(spectra.lam[i : i + 50], spectra.mult) for i in range(0, 2000, 50)]
     curves = [Linear(*_full(batch), cond=1e4) for batch in batches]
@@ -73,7 +78,9 @@ def _full(batch):
     return q.Spectrum(batch.lam, jnp.broadcast_to(batch.mult, batch.lam.shape)), "unnormalised"
 
 
-@pytest.mark.parametrize("target", [pytest.param("normalised", marks=pytest.mark.slow), "unnormalised"])
+@pytest.mark.parametrize(
+    "target", [pytest.param("normalised", marks=pytest.mark.slow), "unnormalised"]
+)
 def test_linear_curve_is_its_parabola(target):
     curve = Linear.of(sampled(3, 7, 3), target)
     star, least, A2 = (float(x.value) for x in (curve.c_star(), curve.limit(), curve.mean_square()))
@@ -95,7 +102,10 @@ def test_limits_are_approached():
 def test_log_slope_holds_where_the_slope_underflows():
     curve = Looped.of(q.Spectrum(jnp.array([1e6, 1.0]), jnp.array([2.0, 3.0])), 50)
     slope = curve.log_slope(jnp.array([1e8]))
-    assert float(curve.slope(jnp.array([1e8])).value[0]) == 0.0 and -1500 < float(slope.value[0]) < -1300
+    assert (
+        float(curve.slope(jnp.array([1e8])).value[0]) == 0.0
+        and -1500 < float(slope.value[0]) < -1300
+    )
     assert float(slope.bound[0]) < 1e-11
 
 
@@ -108,4 +118,9 @@ def test_bad_input_is_one_line():
         Linear.of(A, "both")
     with pytest.raises(ValueError, match="mult"):
         Layer.of(q.Spectrum(A.lam, jnp.ones(3)))
-    assert heavy_tailed(2, 4) and heavy_tailed(2, 5) and not heavy_tailed(2, 6) and not heavy_tailed(3, 5)
+    assert (
+        heavy_tailed(2, 4)
+        and heavy_tailed(2, 5)
+        and not heavy_tailed(2, 6)
+        and not heavy_tailed(3, 5)
+    )

@@ -16,7 +16,8 @@ from popgd.theorem.verdict import z_score
 
 FALSE_ALARM = 1e-6  # of each statistical test, split over its statistics
 DRAWS = 2**14
-EXACT = 1e-12  # of a spectrum relative to n, of a norm, of a projection; worst seen 4e-14 (hypothesis, d = 6)
+# of a spectrum relative to n, of a norm, of a projection; worst seen 4e-14 (hypothesis, d = 6)
+EXACT = 1e-12
 FLOAT64 = jnp.dtype("float64")
 
 
@@ -28,7 +29,9 @@ def largest_z(statistics):
     """The largest |mean/stderr| over columns; a column that never moves must be exactly 0."""
     mean, spread = statistics.mean(0), statistics.std(0, ddof=1) / np.sqrt(len(statistics))
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(spread > 1e-9, np.abs(mean) / spread, np.where(np.abs(mean) > 1e-9, np.inf, 0.0))
+        z = np.where(
+            spread > 1e-9, np.abs(mean) / spread, np.where(np.abs(mean) > 1e-9, np.inf, 0.0)
+        )
     return z.max()
 
 
@@ -40,7 +43,8 @@ def allowed(statistics):
 
 
 def haar_statistics(O):
-    """Functions of O whose mean under Haar measure is 0: first, second and mixed fourth moments, the trace, the sign.
+    """Functions of O whose mean under Haar measure is 0: first, second and mixed fourth moments,
+    the trace, the sign.
 
     E O_11^4 = 3/(d(d+2)), E O_11^2 O_12^2 = 1/(d(d+2)), E O_11^2 O_22^2 = (d+1)/(d(d-1)(d+2)),
     E O_11 O_12 O_21 O_22 = -1/(d(d-1)(d+2)), E tr^2 = 1, E tr^4 = 3.
@@ -49,8 +53,17 @@ def haar_statistics(O):
     norm = d * (d - 1) * (d + 2)
     a, b, c, e = O[:, 0, 0], O[:, 0, 1], O[:, 1, 0], O[:, 1, 1]
     trace = np.trace(O, axis1=1, axis2=2)
-    columns = [a * e, a**4 - 3 / (d * (d + 2)), (a * b) ** 2 - 1 / (d * (d + 2)), (a * e) ** 2 - (d + 1) / norm,
-               a * b * c * e + 1 / norm, trace, trace**2 - 1, trace**4 - 3, np.linalg.det(O)]  # fmt: skip
+    columns = [
+        a * e,
+        a**4 - 3 / (d * (d + 2)),
+        (a * b) ** 2 - 1 / (d * (d + 2)),
+        (a * e) ** 2 - (d + 1) / norm,
+        a * b * c * e + 1 / norm,
+        trace,
+        trace**2 - 1,
+        trace**4 - 3,
+        np.linalg.det(O),
+    ]
     entries = O.reshape(len(O), -1)
     return np.concatenate([entries, entries**2 - 1 / d, np.stack(columns, 1)], axis=1)
 
@@ -116,7 +129,8 @@ def test_uniform_law(d, n):
     Sq = np.einsum("kij,kj->ki", S, q)
     A = n / d + n * (n - 1) / d**2
     assert law.mean_square_norm() == pytest.approx(A, rel=1e-15)
-    # E S = (n/d) I, E|Sq|^2 = A = E tr S^2/d, E q.Sq = n/d; columns do not depend on each other or on q
+    # E S = (n/d) I, E|Sq|^2 = A = E tr S^2/d, E q.Sq = n/d; columns do not depend on each other or
+    # on q
     columns = [
         (Sq**2).sum(1) - A,
         (lam**2).sum(1) / d - A,
@@ -124,7 +138,9 @@ def test_uniform_law(d, n):
         X[:, 0, 0] * X[:, 0, 1],
         q[:, 0] * X[:, 0, 0],
     ]
-    statistics = np.concatenate([(S - n / d * np.eye(d)).reshape(DRAWS, -1), np.stack(columns, 1)], axis=1)
+    statistics = np.concatenate(
+        [(S - n / d * np.eye(d)).reshape(DRAWS, -1), np.stack(columns, 1)], axis=1
+    )
     assert largest_z(statistics) < allowed(statistics)
 
 
@@ -136,7 +152,9 @@ def test_uniform_spectra_descend_and_sum_to_n():
     assert lam.std(0).min() > 0.1  # every call of the key draws its own
 
 
-@pytest.mark.parametrize(("d", "n", "holds"), [(3, 4, False), (3, 5, True), (5, 6, False), (5, 7, True), (2, 40, True)])
+@pytest.mark.parametrize(
+    ("d", "n", "holds"), [(3, 4, False), (3, 5, True), (5, 6, False), (5, 7, True), (2, 40, True)]
+)
 def test_a3_of_the_uniform_law_needs_two_columns_more_than_rows(d, n, holds):
     hypotheses = {h.name: h for h in UniformSphere(d, n).hypotheses()}
     assert [h.holds for h in hypotheses.values()] == [True, True, holds]
@@ -146,7 +164,15 @@ def test_a3_of_the_uniform_law_needs_two_columns_more_than_rows(d, n, holds):
 # --- Task 2
 
 
-SPECTRA = [[8, 5, 4, 2, 1], [6, 6, 4, 2, 2], [3, 3, 3], [1, 1], [4.5, 2.25, 1.25], [2.5, 2.5, 1.0], [1e3 - 1, 0.5, 0.5]]
+SPECTRA = [
+    [8, 5, 4, 2, 1],
+    [6, 6, 4, 2, 2],
+    [3, 3, 3],
+    [1, 1],
+    [4.5, 2.25, 1.25],
+    [2.5, 2.5, 1.0],
+    [1e3 - 1, 0.5, 0.5],
+]
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
@@ -179,7 +205,13 @@ def frames(draw):
     """Positive eigenvalues with an integer sum n >= d; some equal, some far apart."""
     d = draw(st.integers(2, 6))
     n = draw(st.integers(d, 30))
-    raw = np.array(draw(st.lists(st.sampled_from([1e-3, 0.1, 0.5, 1.0, 1.0, 1.7, 4.0, 30.0]), min_size=d, max_size=d)))
+    raw = np.array(
+        draw(
+            st.lists(
+                st.sampled_from([1e-3, 0.1, 0.5, 1.0, 1.0, 1.7, 4.0, 30.0]), min_size=d, max_size=d
+            )
+        )
+    )
     raw = raw * np.exp(draw(st.sampled_from([0.0, 0.3])) * np.arange(d))
     return raw * (n / raw.sum()), n
 
@@ -202,7 +234,10 @@ def test_multiplicity_of_the_largest_eigenvalue(case):
     lam = np.sort(lam)[::-1]
     assert law.r == np.sum(lam > lam[0] * (1 - 1e-9))
     assert law.V.shape == (lam.size, law.r)
-    assert np.abs(np.asarray(law.U @ (law.U.T @ law.V)) - lam[0] * np.asarray(law.V)).max() < law.n * EXACT
+    assert (
+        np.abs(np.asarray(law.U @ (law.U.T @ law.V)) - lam[0] * np.asarray(law.V)).max()
+        < law.n * EXACT
+    )
 
 
 def test_a_fixed_matrix_has_its_own_spectrum():
@@ -220,7 +255,9 @@ def test_a_matrix_without_full_rank_fails_a3():
 
 
 def test_the_law_is_invariant_and_one_plane_is_not(monkeypatch):
-    """E S = (n/d) I under Haar rotation; rotated in one plane only, S keeps its other eigenvectors."""
+    """E S = (n/d) I under Haar rotation; rotated in one plane only, S keeps its other
+    eigenvectors.
+    """
     law = Rotated.with_spectrum([4, 2, 1])
 
     def z(rotation):
@@ -238,7 +275,9 @@ def test_samples_depend_on_the_key_alone_and_take_the_dtype():
     one, again = law.sample(key, FLOAT64), law.sample(key, FLOAT64)
     assert all(np.array_equal(x, y) for x, y in zip(one, again, strict=True))
     assert {x.dtype for x in law.sample(key, jnp.dtype("float32"))[:3]} == {jnp.dtype("float32")}
-    assert {x.dtype for x in UniformSphere(2, 3).sample(key, jnp.dtype("float32"))[:3]} == {jnp.dtype("float32")}
+    assert {x.dtype for x in UniformSphere(2, 3).sample(key, jnp.dtype("float32"))[:3]} == {
+        jnp.dtype("float32")
+    }
 
 
 # --- bad input
@@ -250,11 +289,17 @@ BAD = [
     (lambda: Rotated.with_spectrum([]), "every eigenvalue must be positive and finite"),
     (lambda: Rotated.with_spectrum([2, 0]), "spectrum=[2,0]: every eigenvalue must be positive"),
     (lambda: Rotated.with_spectrum([2, np.nan]), "positive and finite"),
-    (lambda: Rotated.with_spectrum([2, 1.5]), "sums to 3.5: tr S = n must be an integer, scale the spectrum"),
+    (
+        lambda: Rotated.with_spectrum([2, 1.5]),
+        "sums to 3.5: tr S = n must be an integer, scale the spectrum",
+    ),
     (lambda: Rotated.with_spectrum([0.5, 0.25, 0.25]), "sums to n=1 < d=3"),
     (lambda: Rotated.matrix(np.zeros((2, 0))), "(d, n) array, not one of shape (2, 0)"),
     (lambda: Rotated.matrix(np.array([[1.0, np.inf]])), "finite"),
-    (lambda: Rotated.matrix(np.array([[1.0, 2.0], [0.0, 0.0]])), "column 1 of the matrix has norm 2: divide each column"),
+    (
+        lambda: Rotated.matrix(np.array([[1.0, 2.0], [0.0, 0.0]])),
+        "column 1 of the matrix has norm 2: divide each column",
+    ),
 ]
 
 
@@ -267,7 +312,9 @@ def test_bad_input_is_one_line_that_says_what_came_and_what_to_do(make, message)
 
 
 def test_a_spectrum_that_is_not_the_matrix_s_own_is_refused():
-    with pytest.raises(ValueError, match=r"has the spectrum \[1. 1.\], not \[2. 0.\]: leave out spectrum"):
+    with pytest.raises(
+        ValueError, match=r"has the spectrum \[1. 1.\], not \[2. 0.\]: leave out spectrum"
+    ):
         Rotated.matrix(np.eye(2), spectrum=[2.0, 0.0])
     assert Rotated.matrix(np.eye(2), spectrum=[1.0, 1.0]).r == 2
 
@@ -277,11 +324,20 @@ def test_a_spectrum_that_is_not_the_matrix_s_own_is_refused():
 
 @pytest.mark.parametrize(
     "spectrum",
-    [[60, 30, 10], [60.3, 29.2, 10.5], [33.5, 33.5, 33.0],
-     *(pytest.param(x, marks=pytest.mark.slow) for x in ([97.9, 1.9, 0.2], [96.0, 3.0, 0.5, 0.25, 0.25]))],
-)  # fmt: skip
+    [
+        [60, 30, 10],
+        [60.3, 29.2, 10.5],
+        [33.5, 33.5, 33.0],
+        *(
+            pytest.param(x, marks=pytest.mark.slow)
+            for x in ([97.9, 1.9, 0.2], [96.0, 3.0, 0.5, 0.25, 0.25])
+        ),
+    ],
+)
 def test_columns_that_are_counted_are_those_that_are_written_out(spectrum, monkeypatch):
-    """The same S, and the same gradient of every block for all weights, as with each column written out."""
+    """The same S, and the same gradient of every block for all weights, as with each column written
+    out.
+    """
     from popgd.descent.gradient import GradientOf
     from popgd.papers.power_method.kronecker import sample_loss
     from popgd.papers.power_method.model import Active
@@ -300,8 +356,13 @@ def test_columns_that_are_counted_are_those_that_are_written_out(spectrum, monke
     assert np.abs(np.asarray(sample.Sq - written.Sq)).max() < 1e-12
     weights = Weights(*(0.1 * gaussian(seed, 2 * d, 2 * d) for seed in (2, 3)))
     statistic = jax.jit(GradientOf(SubspaceDistance(3), Active(d)).__call__)
-    for one, other in zip(*map(jax.tree.leaves, (statistic(weights, sample), statistic(weights, written))), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10 * np.abs(np.asarray(other)).max())
+    for one, other in zip(
+        *map(jax.tree.leaves, (statistic(weights, sample), statistic(weights, written))),
+        strict=True,
+    ):
+        np.testing.assert_allclose(
+            one, other, rtol=1e-10, atol=1e-10 * np.abs(np.asarray(other)).max()
+        )
     theta = 0.3 * gaussian(4, 8)
     found = [float(sample_loss(SubspaceDistance(3), theta, s)) for s in (sample, written)]
     assert found[0] == pytest.approx(found[1], rel=1e-12)

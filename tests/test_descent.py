@@ -1,4 +1,6 @@
-"""Descent on all of (P, Q): on the manifold it is the recursion, beside its noise; elsewhere it says where it broke off."""
+"""Descent on all of (P, Q): on the manifold it is the recursion, beside its noise; elsewhere it
+says where it broke off.
+"""
 
 from functools import cache
 
@@ -33,7 +35,15 @@ def start(init="P21"):
 
 @cache
 def run(projected, init="P21", seed=0, bank=False, steps=STEPS, optimiser=SGD):
-    return descend(Descent(PLANE, optimiser, Active(2), bank), LAW, start(init), steps, BATCH, jax.random.key(seed), projected)
+    return descend(
+        Descent(PLANE, optimiser, Active(2), bank),
+        LAW,
+        start(init),
+        steps,
+        BATCH,
+        jax.random.key(seed),
+        projected,
+    )
 
 
 def test_projected_descent_follows_the_recursion():
@@ -42,7 +52,9 @@ def test_projected_descent_follows_the_recursion():
     for i in range(1, len(exact.step)):
         c = np.array([path_of(r)[2][i] for r in runs])
         error = c.std(ddof=1) / SEEDS**0.5
-        limit = stats.t.isf(FALSE_ALARM / 2 / len(exact.step), SEEDS - 1) * error + CURVED * exact.c[i]
+        limit = (
+            stats.t.isf(FALSE_ALARM / 2 / len(exact.step), SEEDS - 1) * error + CURVED * exact.c[i]
+        )
         assert abs(c.mean() - exact.c[i]) < limit
         assert limit < 0.2 * exact.c[i]  # a factor 2 in the slope moves c by a quarter and more
     assert np.array_equal(runs[0].step, exact.step)
@@ -65,7 +77,9 @@ def test_inactive_blocks_stay_exactly_zero_while_the_active_ones_move_freely():
 
 def test_an_inactive_entry_is_seen():
     P = start().P.at[0, 0].set(1e-200)
-    found = descend(Descent(PLANE, SGD, Active(2)), LAW, start()._replace(P=P), 1, BATCH, jax.random.key(0))
+    found = descend(
+        Descent(PLANE, SGD, Active(2)), LAW, start()._replace(P=P), 1, BATCH, jax.random.key(0)
+    )
     assert (found.inactive >= 1e-200).all()
 
 
@@ -79,7 +93,9 @@ def test_a_bank_is_one_batch_and_its_loss_falls():
 
 
 def test_either_start_gives_the_same_c():
-    """In every sample the traces are b l'_s(c) and a l'_s(c): exchanging a and b exchanges them. Raw noise differs."""
+    """In every sample the traces are b l'_s(c) and a l'_s(c): exchanging a and b exchanges them.
+    Raw noise differs.
+    """
     one, other = run(True), run(True, "Q12")
     assert one.coordinates == pytest.approx(other.coordinates[:, ::-1], rel=1e-13, abs=1e-16)
     raw, swapped = (path_of(run(False, init))[2] for init in ("P21", "Q12"))
@@ -87,7 +103,9 @@ def test_either_start_gives_the_same_c():
 
 
 def test_reproducible_by_seed_bit_for_bit():
-    again = descend(Descent(PLANE, SGD, Active(2)), LAW, start(), STEPS, BATCH, jax.random.key(0), False)
+    again = descend(
+        Descent(PLANE, SGD, Active(2)), LAW, start(), STEPS, BATCH, jax.random.key(0), False
+    )
     for x, y in zip(again[:-1], run(False)[:-1], strict=True):
         assert np.array_equal(x, y)
     assert np.all(run(False, seed=1).coordinates[-1] != again.coordinates[-1])
@@ -133,7 +151,9 @@ def test_any_optax_optimiser():
 
 
 def test_divergence_stops_at_a_finite_record_and_says_where():
-    """Without LN the step 1 is far too large for this spectrum: c overflows within some ten steps."""
+    """Without LN the step 1 is far too large for this spectrum: c overflows within some ten
+    steps.
+    """
     law = Rotated.with_spectrum([8, 4])
     how = Descent(PowerIteration("unnormalised", layer_norm=False), optax.sgd(1.0), Active(2))
     found = descend(how, law, start(), 100, 16, jax.random.key(0))

@@ -1,4 +1,6 @@
-"""Which edits of popgd's own files change what of a run: its path, its verdict alone, or nothing."""
+"""Which edits of popgd's own files change what of a run: its path, its verdict alone, or
+nothing.
+"""
 
 import dataclasses
 import functools
@@ -16,11 +18,36 @@ PATH, VERDICT, NOTHING = {"path", "verdict"}, {"verdict"}, set()
 #: (theorem, file, text, the same edited, what changes)
 EDITS = [
     ("4.1", "descent/descent.py", "_Run(step + 1, following", "_Run(step + 2, following", PATH),
-    ("4.1", "papers/power_method/objectives.py", "class SubspaceDistance:", "class SubspaceDistance:\n    more = 0.5", PATH),
-    pytest.param("4.1", "descent/recursion.py", "def log_grid", "print()\n\n\ndef log_grid", PATH, marks=pytest.mark.slow),
-    ("4.1", "papers/power_method/theorems.py", "SubspaceDistance(setting.L)", "SubspaceDistance(setting.L + 1)", PATH),
+    (
+        "4.1",
+        "papers/power_method/objectives.py",
+        "class SubspaceDistance:",
+        "class SubspaceDistance:\n    more = 0.5",
+        PATH,
+    ),
+    pytest.param(
+        "4.1",
+        "descent/recursion.py",
+        "def log_grid",
+        "print()\n\n\ndef log_grid",
+        PATH,
+        marks=pytest.mark.slow,
+    ),
+    (
+        "4.1",
+        "papers/power_method/theorems.py",
+        "SubspaceDistance(setting.L)",
+        "SubspaceDistance(setting.L + 1)",
+        PATH,
+    ),
     ("4.1", "theorem/verdict.py", "POWER = 0.99", "POWER = 0.9", VERDICT),
-    ("4.1", "papers/power_method/training/invariance.py", "SPREAD_RESOLUTION = 0.1", "SPREAD_RESOLUTION = 0.2", VERDICT),
+    (
+        "4.1",
+        "papers/power_method/training/invariance.py",
+        "SPREAD_RESOLUTION = 0.1",
+        "SPREAD_RESOLUTION = 0.2",
+        VERDICT,
+    ),
     ("4.1", "papers/power_method/training/growth.py", '"exponent-c"', '"exponent of c"', VERDICT),
     ("4.1", "papers/power_method/theorems.py", "claims=(*STRUCTURE, ", "claims=(", VERDICT),
     pytest.param(
@@ -33,9 +60,21 @@ EDITS = [
     ),
     ("4.1", "descent/descent.py", "    window.append(", "    # why\n\n    window.append(", NOTHING),
     ("4.1", "descent/descent.py", '"""One step, after recording', '"""After recording', NOTHING),
-    pytest.param("4.1", "papers/in_context/common.py", "HEAVY = 0.25", "HEAVY = 0.5", NOTHING, marks=pytest.mark.slow),
     pytest.param(
-        "gatmiry.minimiser", "papers/in_context/descents.py", "def study(", "def study(*, more=0, ", PATH, marks=pytest.mark.slow
+        "4.1",
+        "papers/in_context/common.py",
+        "HEAVY = 0.25",
+        "HEAVY = 0.5",
+        NOTHING,
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        "gatmiry.minimiser",
+        "papers/in_context/descents.py",
+        "def study(",
+        "def study(*, more=0, ",
+        PATH,
+        marks=pytest.mark.slow,
     ),
     pytest.param(
         "4.1.stability",
@@ -53,7 +92,9 @@ def edited(monkeypatch, name, old, new):
     file = (Path(code.__file__).parent / name).resolve()
     plain = Path.read_text
     assert old in plain(file)
-    read = lambda path, *a, **k: plain(path, *a, **k).replace(old, new) if path == file else plain(path, *a, **k)
+    read = lambda path, *a, **k: (
+        plain(path, *a, **k).replace(old, new) if path == file else plain(path, *a, **k)
+    )
     monkeypatch.setattr(Path, "read_text", read)
 
 
@@ -84,24 +125,46 @@ def test_an_edit_changes_what_it_bears_on(monkeypatch, plain, theorem, file, old
 
 def test_versions_and_processor_are_of_the_path(monkeypatch, plain):
     plain("4.1")
-    for name, other in (("versions", lambda packages: {"jax": "9.9"}), ("cpu", lambda: "Z80"), ("devices", lambda: "abacus")):
+    for name, other in (
+        ("versions", lambda packages: {"jax": "9.9"}),
+        ("cpu", lambda: "Z80"),
+        ("devices", lambda: "abacus"),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(digest, name, other)
             found = now(theorems()["4.1"])
         assert found["path"] != plain("4.1")["path"] and found["verdict"] != plain("4.1")["verdict"]
-    assert {"python", "jax", "jaxlib", "numpy", "scipy", "optax"} <= digest.versions(set()).keys() and digest.cpu()
+    assert {"python", "jax", "jaxlib", "numpy", "scipy", "optax"} <= digest.versions(
+        set()
+    ).keys() and digest.cpu()
 
 
 def test_everything_a_study_reaches_is_of_its_path():
-    """Read off what it runs: no function that measures may be among those that are only of judging."""
+    """Read off what it runs: no function that measures may be among those that are only of
+    judging.
+    """
     theorem = theorems()["4.1"]
     known = code.sources(theorem, ("popgd.theorem.report", digest.JUDGE))
     path = digest.path_of(known, theorem)
-    run = {("popgd.papers.power_method.training.study", "sampled"), ("popgd.papers.power_method.training.growth", "descend_exactly"), ("popgd.papers.power_method.curve", "Looped"),
-           ("popgd.descent.gradient", "population_average"), ("popgd.papers.power_method.data", "Rotated"), ("popgd.theorem.base", "examine"),
-           ("popgd.descent.leap", "leap"), ("popgd.descent.processes", "here"), ("popgd.papers.power_method.training.laws", "make_law")}  # fmt: skip
+    run = {
+        ("popgd.papers.power_method.training.study", "sampled"),
+        ("popgd.papers.power_method.training.growth", "descend_exactly"),
+        ("popgd.papers.power_method.curve", "Looped"),
+        ("popgd.descent.gradient", "population_average"),
+        ("popgd.papers.power_method.data", "Rotated"),
+        ("popgd.theorem.base", "examine"),
+        ("popgd.descent.leap", "leap"),
+        ("popgd.descent.processes", "here"),
+        ("popgd.papers.power_method.training.laws", "make_law"),
+    }
     assert run <= path
-    assert not {("popgd.theorem.verdict", "judge"), ("popgd.papers.power_method.training.manifold", "negative_slope")} & path
+    assert (
+        not {
+            ("popgd.theorem.verdict", "judge"),
+            ("popgd.papers.power_method.training.manifold", "negative_slope"),
+        }
+        & path
+    )
 
 
 TEXT = """
@@ -119,10 +182,17 @@ nothing = noted(7)
 def other(study): return listed(), globals
 def study(setting): return measured(), shared(), starred, box.inner.deep
 from boxes import box
-OWN = Theorem("x", "t", "s", "p", (), (), law, step, objective, (hypothesis,), study, (claim, other), lambda s: only())
+OWN = Theorem("x", "t", "s", "p", (), (), law, step, objective, (hypothesis,), study,
+    (claim, other), lambda s: only())
 """
-TEXTS = {"mine": TEXT, "registry": "def noted(f): return f", "late": "print(1)\nK = 1", "everything": "starred = 1\nunused = 2",
-         "boxes": "from inner import thing as box", "inner": "thing = 1\ndef hidden(): pass"}  # fmt: skip
+TEXTS = {
+    "mine": TEXT,
+    "registry": "def noted(f): return f",
+    "late": "print(1)\nK = 1",
+    "everything": "starred = 1\nunused = 2",
+    "boxes": "from inner import thing as box",
+    "inner": "thing = 1\ndef hidden(): pass",
+}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +200,11 @@ TEXTS = {"mine": TEXT, "registry": "def noted(f): return f", "late": "print(1)\n
     [
         ("", "", set()),
         ("return 1", "return late", {"late", "K"}),  # a module as a value
-        ("return N", "return globals()['only']()", {"math", "late", "K", "only", "claim", "other", "unused", "hidden"}),
+        (
+            "return N",
+            "return globals()['only']()",
+            {"math", "late", "K", "only", "claim", "other", "unused", "hidden"},
+        ),
         ("measured(), ", "measured(), only(), ", {"math", "only"}),
         ("print(1)", "import mine\nprint(mine.claim)", {"math", "mine", "only", "claim"}),
     ],
@@ -138,10 +212,24 @@ TEXTS = {"mine": TEXT, "registry": "def noted(f): return f", "late": "print(1)\n
 def test_the_path_is_what_a_measurement_may_use(monkeypatch, old, new, more):
     """Shared, star-imported, decorated by somebody who may keep it, or a statement: never less."""
     monkeypatch.setattr(code, "file_of", lambda name: Path(name) if name in TEXTS else None)
-    monkeypatch.setattr(code, "_parsed", lambda file, name: code.parse(TEXTS[name].replace(old, new), ""))
+    monkeypatch.setattr(
+        code, "_parsed", lambda file, name: code.parse(TEXTS[name].replace(old, new), "")
+    )
     known = code.Sources(["mine"])
     path = digest.path_of(known, dataclasses.replace(theorems()["4.1"]))
-    least = {"N", "OWN", "measured", "shared", "study", "listed", "nothing", "noted", "starred", "box", "thing"}
+    least = {
+        "N",
+        "OWN",
+        "measured",
+        "shared",
+        "study",
+        "listed",
+        "nothing",
+        "noted",
+        "starred",
+        "box",
+        "thing",
+    }
     assert {name for _, name in path if name.isidentifier()} == least | more
     apart = {"math", "late", "K", "only", "claim", "other", "unused", "hidden"} - more
     assert {name for _, name in known.keys - path if name.isidentifier()} == apart
@@ -159,14 +247,22 @@ def test_what_closes_over_other_values_is_another():
 @pytest.mark.slow
 def test_digests_are_the_same_in_every_process(tmp_path):
     """Whatever the order of its sets, and wherever it is started."""
-    command = "import popgd, json; from popgd.runs import digest; print(digest.of(popgd.theorems()['4.1'])['of']['code'])"
+    command = (
+        "import popgd, json; from popgd.runs import digest; "
+        "print(digest.of(popgd.theorems()['4.1'])['of']['code'])"
+    )
     root = str(Path(code.__file__).parents[1])
     found = set()
     for seed in "0", "1", "2":
         own = tmp_path / seed
         own.mkdir()
-        ended = subprocess.run([sys.executable, "-c", command], cwd=own, capture_output=True, text=True,
-                               env={"PYTHONPATH": root, "PYTHONHASHSEED": seed, "HOME": str(tmp_path)})  # fmt: skip
+        ended = subprocess.run(
+            [sys.executable, "-c", command],
+            cwd=own,
+            capture_output=True,
+            text=True,
+            env={"PYTHONPATH": root, "PYTHONHASHSEED": seed, "HOME": str(tmp_path)},
+        )
         assert ended.returncode == 0, ended.stderr
         found.add(ended.stdout.strip())
     assert found == {now(theorems()["4.1"])["of"]["code"]}

@@ -1,4 +1,6 @@
-"""Devices and processes: the same bits for any number of them, on one host or several, and a clear end if one is gone."""
+"""Devices and processes: the same bits for any number of them, on one host or several, and a clear
+end if one is gone.
+"""
 
 import json
 import os
@@ -27,11 +29,13 @@ from popgd.runs import command as run
 from popgd.runs import guard, store
 from popgd.theorem.settings import peers
 
-#: Enough for more than the FEWEST shards, for more than one round of them on four devices, and a last one that is not full.
+#: Enough for more than the FEWEST shards, for more than one round of them on four devices, and a
+#: last one that is not full.
 SAMPLES, FEW = 20_001, 1001
 ROUNDING = 1e-12  # relative to the largest entry, between one device and several; worst seen 2e-15
-#: Prints the bits of an estimate on the first `devices` devices of all processes; arguments: samples, devices of this process,
-#: number of processes, this one, address, then the numbers of devices.
+#: Prints the bits of an estimate on the first `devices` devices of all processes; arguments:
+#: samples, devices of this process, number of processes, this one, address, then the numbers of
+#: devices.
 ESTIMATE = """
 import sys
 import jax
@@ -52,8 +56,10 @@ weights, law = embed(jnp.asarray(2.0), jnp.asarray(0.25), 2), Rotated.with_spect
 for count in map(int, sys.argv[6:]):
     gradient._mesh = lambda: jax.sharding.Mesh(np.array(jax.devices()[:count]), (gradient.AXIS,))
     jax.clear_caches()
-    found = gradient.population_gradient(SubspaceDistance(1), weights, law, jax.random.key(0), int(sys.argv[1]), Active(2))
-    print("BITS", *(x.hex() for leaf in jax.tree.leaves(found[:2]) for x in np.asarray(leaf).ravel().tolist()))
+    found = gradient.population_gradient(SubspaceDistance(1), weights, law,
+        jax.random.key(0), int(sys.argv[1]), Active(2))
+    print("BITS", *(x.hex() for leaf in jax.tree.leaves(found[:2])
+        for x in np.asarray(leaf).ravel().tolist()))
 processes.part()
 """
 
@@ -65,20 +71,39 @@ def free_port():
 
 
 def started(command, where=None, devices=None, **own):
-    own |= {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    own |= {
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
     own |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} if devices else {}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *command], cwd=where, env={**os.environ, **own}, **pipes)
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=where, env={**os.environ, **own}, **pipes
+    )
 
 
 def estimates(devices, *counts, samples=SAMPLES, processes=1, **own):
-    """The bits on each number of devices, as each process prints them; a tuple has the devices of each process."""
+    """The bits on each number of devices, as each process prints them; a tuple has the devices of
+    each process.
+    """
     place = f"127.0.0.1:{free_port()}"
     own_devices = devices if isinstance(devices, tuple) else (devices,) * processes
     numbers = [str(x) for x in counts]
     return bits(
         *(
-            started(["-c", ESTIMATE, str(samples), str(own_devices[k]), str(processes), str(k), place, *numbers], **own)
+            started(
+                [
+                    "-c",
+                    ESTIMATE,
+                    str(samples),
+                    str(own_devices[k]),
+                    str(processes),
+                    str(k),
+                    place,
+                    *numbers,
+                ],
+                **own,
+            )
             for k in range(processes)
         )
     )
@@ -96,12 +121,18 @@ def agrees(line, other):
 
 
 def test_the_number_of_devices_does_not_matter():
-    """A gradient summed over devices once too often is a factor of their number, and invisible on the one here."""
+    """A gradient summed over devices once too often is a factor of their number, and invisible on
+    the one here.
+    """
     ((two, four),) = estimates(4, 2, 4, samples=FEW, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
     assert two == four
     weights, law = embed(jnp.asarray(2.0), jnp.asarray(0.25), 2), Rotated.with_spectrum([3, 1])
-    found = gradient.population_gradient(SubspaceDistance(1), weights, law, jax.random.key(0), FEW, Active(2))
-    one = " ".join(x.hex() for leaf in jax.tree.leaves(found[:2]) for x in np.asarray(leaf).ravel().tolist())
+    found = gradient.population_gradient(
+        SubspaceDistance(1), weights, law, jax.random.key(0), FEW, Active(2)
+    )
+    one = " ".join(
+        x.hex() for leaf in jax.tree.leaves(found[:2]) for x in np.asarray(leaf).ravel().tolist()
+    )
     assert agrees(two, one)
 
 
@@ -119,11 +150,15 @@ def products(lowered):
 
 
 def test_products_have_all_digits_of_their_format():
-    """A device that multiplies float32 with the digits of a shorter format by default is told not to, in the model too."""
+    """A device that multiplies float32 with the digits of a shorter format by default is told not
+    to, in the model too.
+    """
     weights, law = embed(jnp.float32(2.0), jnp.float32(0.25), 2), UniformSphere(2, 4)
     statistic = gradient.GradientOf(SubspaceDistance(2), Active(2))
     X, q, _ = law.sample(jax.random.key(0), jnp.dtype("float32"))[:3]
-    sampled = products(gradient._estimate.lower(statistic, weights, law, jax.random.key(0), 64, None))
+    sampled = products(
+        gradient._estimate.lower(statistic, weights, law, jax.random.key(0), 64, None)
+    )
     forward = products(jax.jit(partial(looped, L=1)).lower(weights, X, q))
     assert len(sampled) > 10 and len(forward) == 4
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in sampled + forward)
@@ -140,7 +175,10 @@ def test_products_have_all_digits_of_their_format():
         ("processes=2 theorem=4.1 process=1 coordinator=node1:5555", Peers(2, 1, "node1:5555")),
         ("theorem=4.1 processes=1 process=0 coordinator=node1:5555", None),
         ("processes=auto theorem=4.1 peer_timeout=90", Peers(None, None, None, 90.0)),
-        ("peer_timeout=2.5 processes=2 theorem=4.1 process=1 coordinator=node1:5555", Peers(2, 1, "node1:5555", 2.5)),
+        (
+            "peer_timeout=2.5 processes=2 theorem=4.1 process=1 coordinator=node1:5555",
+            Peers(2, 1, "node1:5555", 2.5),
+        ),
     ],
 )
 def test_the_words_name_the_processes(words, wanted):
@@ -161,7 +199,10 @@ def test_the_words_name_the_processes(words, wanted):
         ("peer_timeout=9", "processes is missing"),
         ("processes=auto peer_timeout=0", "peer_timeout=0: a positive number was wanted"),
         ("processes=auto peer_timeout=-3", "peer_timeout=-3: a positive number was wanted"),
-        ("processes=2 process=0 coordinator=a:1 peer_timeout=soon", "peer_timeout=soon: a number was wanted"),
+        (
+            "processes=2 process=0 coordinator=a:1 peer_timeout=soon",
+            "peer_timeout=soon: a number was wanted",
+        ),
         ("processes=2 process=0 coordinator=a:1 peer_timeout=inf", "a finite number was wanted"),
     ],
 )
@@ -186,16 +227,29 @@ def test_what_one_process_does_is_not_done_by_several(tmp_path, monkeypatch, cap
 
 # --- whole runs, in real processes
 
-TINY = ["theorem=4.2", "target=unnormalised", "spectrum=[3,2,1]", "samples=512", "batch=16", "out=run"]
+TINY = [
+    "theorem=4.2",
+    "target=unnormalised",
+    "spectrum=[3,2,1]",
+    "samples=512",
+    "batch=16",
+    "out=run",
+]
 
 
 def together(where, words):
-    """Two processes of one device each, in directories of their own: what process 0 reads it must tell the other."""
+    """Two processes of one device each, in directories of their own: what process 0 reads it must
+    tell the other.
+    """
     address = f"127.0.0.1:{free_port()}"
     for name in "01":
         (where / name).mkdir(exist_ok=True)
     return [
-        started(["-m", "popgd.run", *words, "processes=2", f"process={k}", f"coordinator={address}"], where / str(k), 1)
+        started(
+            ["-m", "popgd.run", *words, "processes=2", f"process={k}", f"coordinator={address}"],
+            where / str(k),
+            1,
+        )
         for k in (0, 1)
     ]
 
@@ -234,7 +288,10 @@ def test_other_words_in_another_process_are_refused(tmp_path):
     both[0].kill()
     address = f"127.0.0.1:{free_port()}"
     words = [*TINY, "processes=2", f"coordinator={address}"]
-    ends = [started(["-m", "popgd.run", *words, f"process={k}", f"seed={k}"], tmp_path / str(k), 1) for k in (0, 1)]
+    ends = [
+        started(["-m", "popgd.run", *words, f"process={k}", f"seed={k}"], tmp_path / str(k), 1)
+        for k in (0, 1)
+    ]
     assert ends[1].wait(300) == run.BAD_INPUT
     assert "process 0 has settings" in ends[1].communicate()[1]
     assert ends[0].wait(300) == run.PEER_LOST
@@ -253,7 +310,11 @@ def test_a_dead_peer_ends_the_run_and_one_process_goes_on(tmp_path):
     assert both[0].wait(60) == run.PEER_LOST
     assert time.monotonic() - killed < 10
     error = both[0].communicate()[1]
-    assert "another process of this run has ended" in error and "resume=run" in error and "Traceback" not in error
+    assert (
+        "another process of this run has ended" in error
+        and "resume=run" in error
+        and "Traceback" not in error
+    )
     left = set(Path(tmp_path / "0" / "run").iterdir())
     assert {file.name for file in left} == {store.SETTINGS, store.CHECKPOINT}
     unbroken = started(["-m", "popgd.run", *words], tmp_path, 2)
@@ -318,7 +379,9 @@ steps, plain = [], descent._advance
 def advance(*arguments):
     steps.append(0)
     if len(steps) == 3:
-        jax.jit(lambda: jax.pure_callback(lambda: time.sleep(12) or 0, jax.ShapeDtypeStruct((), int)))().block_until_ready()
+        shape = jax.ShapeDtypeStruct((), int)
+        sleep = lambda: jax.pure_callback(lambda: time.sleep(12) or 0, shape)
+        jax.jit(sleep)().block_until_ready()
     return plain(*arguments)
 descent._advance = advance
 sys.argv = ["popgd.run", *sys.argv[1:]]
@@ -328,8 +391,17 @@ runpy.run_module("popgd.run", run_name="__main__", alter_sys=True)
 
 @pytest.mark.slow
 def test_a_slow_peer_is_not_taken_for_dead(tmp_path):
-    words = [*TINY, "sampled_steps=20", "processes=2", f"coordinator=127.0.0.1:{free_port()}", "peer_timeout=4"]
-    both = [started([*how, *words, f"process={k}"], tmp_path, 1) for k, how in enumerate((["-m", "popgd.run"], ["-c", SLOW]))]
+    words = [
+        *TINY,
+        "sampled_steps=20",
+        "processes=2",
+        f"coordinator=127.0.0.1:{free_port()}",
+        "peer_timeout=4",
+    ]
+    both = [
+        started([*how, *words, f"process={k}"], tmp_path, 1)
+        for k, how in enumerate((["-m", "popgd.run"], ["-c", SLOW]))
+    ]
     start = time.monotonic()
     said = [process.communicate(timeout=300) for process in both]
     assert all(process.returncode in run.EXIT.values() for process in both), said
@@ -359,7 +431,13 @@ def guarded(tmp_path):
     """A command that does its work in a child, which is there."""
     (tmp_path / "guarded.py").write_text(GUARDED)
     command = [sys.executable, str(tmp_path / "guarded.py")]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    parent = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
     assert parent.stdout.readline() == "READY\n"
     return parent
 
@@ -369,7 +447,13 @@ def test_a_guarded_process_hears_a_signal_once_and_its_abort_is_told(tmp_path):
     parent = guarded(tmp_path)
     os.killpg(parent.pid, signal.SIGTERM)
     said = parent.communicate(timeout=60)[0].split()
-    assert said == ["HEARD", str(int(signal.SIGTERM)), "END", str(-signal.SIGABRT), str(int(signal.SIGTERM))]
+    assert said == [
+        "HEARD",
+        str(int(signal.SIGTERM)),
+        "END",
+        str(-signal.SIGABRT),
+        str(int(signal.SIGTERM)),
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
@@ -377,14 +461,22 @@ def test_a_stopped_child_does_not_keep_its_guard(tmp_path):
     parent = guarded(tmp_path)
     os.kill(child_of(parent), signal.SIGSTOP)
     parent.terminate()
-    assert parent.communicate(timeout=30)[0].split() == ["END", str(-signal.SIGKILL), str(int(signal.SIGTERM))]
+    assert parent.communicate(timeout=30)[0].split() == [
+        "END",
+        str(-signal.SIGKILL),
+        str(int(signal.SIGTERM)),
+    ]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells a process of its parent's end"
+)
 def test_a_killed_guard_takes_its_child_along(tmp_path):
     parent = guarded(tmp_path)
     parent.kill()
-    assert parent.communicate(timeout=30)[0] == ""  # comes when the child, which waits for a signal, has closed its end too
+    assert (
+        parent.communicate(timeout=30)[0] == ""
+    )  # comes when the child, which waits for a signal, has closed its end too
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The edges of the stated ranges: the right number within its bound there, one clear line beyond."""
+"""The edges of the stated ranges: the right number within its bound there, one clear line
+beyond.
+"""
 
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -33,7 +35,9 @@ from popgd.papers.power_method.training.study import Exact, Study
 from popgd.theorem import verdict
 
 SLOW = pytest.mark.slow
-LARGEST_BOUND = 1e-12  # relative, at all edges of d = 2 but c = 1e90; worst seen 3e-13 (L = 50, condition 1e6)
+LARGEST_BOUND = (
+    1e-12  # relative, at all edges of d = 2 but c = 1e90; worst seen 3e-13 (L = 50, condition 1e6)
+)
 PLANES = ((3.0, 1.0), (1e6, 1.0), (1 + 2.0**-30, 1.0))  # mild, condition 1e6, next to isotropic
 EDGES = (0.0, 1e-300, 1e-12, 1.0, 1e12, 1e90)
 
@@ -47,12 +51,18 @@ def plane(lam) -> Spectrum:
 
 
 def typed(lam, largest=LARGEST_BOUND):
-    """The largest bound with half an ulp of each eigenvalue in it: next to isotropy that is most of it."""
+    """The largest bound with half an ulp of each eigenvalue in it: next to isotropy that is most of
+    it.
+    """
     return largest + 4 * 2.0**-53 * lam[0] / (lam[0] - lam[1])
 
 
 def honest(value, bound, truth, largest=LARGEST_BOUND):
-    assert abs(mp.mpf(float(value)) - truth) <= float(bound), (float(value), mp.nstr(truth, 20), float(bound))
+    assert abs(mp.mpf(float(value)) - truth) <= float(bound), (
+        float(value),
+        mp.nstr(truth, 20),
+        float(bound),
+    )
     assert float(bound) <= largest * abs(truth), (float(bound), mp.nstr(truth, 20))
 
 
@@ -60,7 +70,9 @@ def honest(value, bound, truth, largest=LARGEST_BOUND):
 
 
 def plane_looped(lam, c, L):
-    """(l, l') for d = 2: l = K/(1 + K), K = k^L, k = (1 + c lam_2)/(1 + c lam_1); c = None is infinity, l' then -kappa."""
+    """(l, l') for d = 2: l = K/(1 + K), K = k^L, k = (1 + c lam_2)/(1 + c lam_1); c = None is
+    infinity, l' then -kappa.
+    """
     x, y = map(mp.mpf, lam)
     k = y / x if c is None else (1 + mp.mpf(c) * y) / (1 + mp.mpf(c) * x)
     rate = (y - x) / (x if c is None else 1 + mp.mpf(c) * x) ** 2
@@ -77,7 +89,11 @@ def test_looped_in_the_plane(L):
                 for got, truth in ((loss(plane(lam), c), wanted), (slope(plane(lam), c), rate)):
                     if abs(truth) > 1e-290:
                         honest(got.value, got.bound, truth, typed(lam))
-                    assert abs(float(got.log) - mp.log(abs(truth))) <= float(got.log_bound) <= typed(lam, 1e-11)
+                    assert (
+                        abs(float(got.log) - mp.log(abs(truth)))
+                        <= float(got.log_bound)
+                        <= typed(lam, 1e-11)
+                    )
 
 
 @SLOW
@@ -88,7 +104,11 @@ def test_looped_limits_in_the_plane(L):
         for lam in PLANES:
             wanted, rate = plane_looped(lam, None, L)
             for got, truth in ((limit(plane(lam)), wanted), (kappa(plane(lam)), -rate)):
-                assert abs(float(got.log) - mp.log(abs(truth))) <= float(got.log_bound) <= typed(lam, 1e-11)
+                assert (
+                    abs(float(got.log) - mp.log(abs(truth)))
+                    <= float(got.log_bound)
+                    <= typed(lam, 1e-11)
+                )
 
 
 _layer_slope = compiled(quadrature.layer_slope)
@@ -130,7 +150,9 @@ def test_layer_keeps_its_digits_at_a_large_condition(condition):
 
 
 def test_beyond_cond_nothing_is_claimed():
-    """At condition 1e12 the rule for 1e6 gives -240 for -4e11; below -1/lam_1 the integrand has a pole."""
+    """At condition 1e12 the rule for 1e6 gives -240 for -4e11; below -1/lam_1 the integrand has a
+    pole.
+    """
     assert float(_layer_slope(plane((1e12, 1.0)), 0.0).bound) == np.inf
     assert not float(_layer_slope(plane((3.0, 1.0)), -2.0).bound) < np.inf
     assert np.isnan(float(_layer_slope(plane((3.0, 1.0)), np.nan).value))
@@ -138,7 +160,9 @@ def test_beyond_cond_nothing_is_claimed():
 
 @pytest.mark.parametrize("condition", [pytest.param(c, marks=SLOW) for c in (1e6, 1e10)])
 def test_norm_excess_at_a_large_condition(condition):
-    """E||Sq|| = (2/pi) lam_1 E(1 - (lam_2/lam_1)^2). With one step of quadrature for all conditions: 8e-7 at 1e6, 100 at 1e10."""
+    """E||Sq|| = (2/pi) lam_1 E(1 - (lam_2/lam_1)^2). With one step of quadrature for all
+    conditions: 8e-7 at 1e6, 100 at 1e10.
+    """
     got = compiled(quadrature.norm_excess, cond=condition)(plane((condition, 1.0)))
     with mp.workdps(40):
         x = mp.mpf(condition)
@@ -161,7 +185,9 @@ def test_isotropic_target_has_a_finite_bound():
 
 @pytest.fixture(scope="module")
 def fit():
-    return interpolate(lambda c: np.log(-slopes.plane_looped(3.0, 1.0)(np.asarray(c))), 2, scale=0.25, largest=1e10)
+    return interpolate(
+        lambda c: np.log(-slopes.plane_looped(3.0, 1.0)(np.asarray(c))), 2, scale=0.25, largest=1e10
+    )
 
 
 def test_interpolant_at_its_edges(fit):
@@ -172,7 +198,9 @@ def test_interpolant_at_its_edges(fit):
 
 
 def outlier(L):
-    """50 and 499 times 1: -l' has singularities at c = 0.03 +- 0.03i for L = 3, and pi/log d of the real line for large L."""
+    """50 and 499 times 1: -l' has singularities at c = 0.03 +- 0.03i for L = 3, and pi/log d of the
+    real line for large L.
+    """
     curve = Looped.of(Spectrum(jnp.asarray([50.0, 1.0]), jnp.asarray([1.0, 499.0])), L)
     return lambda c: np.asarray(curve.log_slope(c).value)
 
@@ -192,32 +220,68 @@ def test_interpolant_of_an_outlier_among_many(L):
 @pytest.mark.parametrize("lam", [(3.0, 1.0), (1.00001, 0.99999), (2.000001, 2.0, 1.0)])
 @pytest.mark.parametrize("factor", [1.0, 0.99])
 def test_loss_excess_is_read_where_its_error_is_least(lam, factor, monkeypatch):
-    """Also near degeneracy, where l - l_inf cancels at large c; a kappa that is 1 % off is refuted there."""
+    """Also near degeneracy, where l - l_inf cancels at large c; a kappa that is 1 % off is refuted
+    there.
+    """
     constant = Looped.constant
-    monkeypatch.setattr(Looped, "constant", lambda self: constant(self)._replace(value=factor * constant(self).value))
+    monkeypatch.setattr(
+        Looped,
+        "constant",
+        lambda self: constant(self)._replace(value=factor * constant(self).value),
+    )
     study, exact = object.__new__(Study), object.__new__(Exact)
     curve = Looped.of(Spectrum(jnp.asarray(lam), jnp.ones(len(lam))), 3)
-    for name, value in (("curve", curve), ("records", SimpleNamespace(c=np.array([0.0, 1e9]))), ("power", 2)):
+    for name, value in (
+        ("curve", curve),
+        ("records", SimpleNamespace(c=np.array([0.0, 1e9]))),
+        ("power", 2),
+    ):
         object.__setattr__(exact, name, value)
     object.__setattr__(study, "exact", exact)
     found = verdict.judge(list(positive_limit(study)), 1e-6)[1]
-    assert found.id == "loss-excess" and found.outcome == ("SUPPORTED" if factor == 1.0 else "REFUTED")
+    assert found.id == "loss-excess" and found.outcome == (
+        "SUPPORTED" if factor == 1.0 else "REFUTED"
+    )
 
 
-STARTS = ((1.0, 0.0), (0.0, 1.0), (0.7, 0.3), (0.7, 0.9), (0.1, 1e-12), (1e-3, 1e-3), (1e-60, 1e-60), (1e6, 1e6))
+STARTS = (
+    (1.0, 0.0),
+    (0.0, 1.0),
+    (0.7, 0.3),
+    (0.7, 0.9),
+    (0.1, 1e-12),
+    (1e-3, 1e-3),
+    (1e-60, 1e-60),
+    (1e6, 1e6),
+)
 
 
 @pytest.mark.parametrize("eta", [1e-6, 0.3])
 def test_bounds_of_a_descent_cover_its_starts_and_its_records(fit, eta):
-    """Records are rounded, and so is a^2 - b^2 at the start: where steps are small nothing else is."""
+    """Records are rounded, and so is a^2 - b^2 at the start: where steps are small nothing else
+    is.
+    """
     with mp.workdps(60):
         for start in STARTS:
             run = trajectory(fit, start, eta, 2, 40, 6)
-            known = slopes.mp_descent(lambda c: -2 / (2 + 4 * mp.mpf(c)) ** 2, *start, eta, 2, run.step.tolist(), digits=60)
+            known = slopes.mp_descent(
+                lambda c: -2 / (2 + 4 * mp.mpf(c)) ** 2,
+                *start,
+                eta,
+                2,
+                run.step.tolist(),
+                digits=60,
+            )
             for i, step in enumerate(run.step.tolist()):
                 c, Delta = known[step]
-                assert abs(mp.mpf(float(run.c[i])) - c) <= run.bound[i] <= 1e-12 * max(abs(c), 1e-300)
-                assert abs(mp.mpf(float(run.Delta[i])) - Delta) <= run.bound_Delta[i] <= 1e-12 * max(abs(Delta), 1e-300)
+                assert (
+                    abs(mp.mpf(float(run.c[i])) - c) <= run.bound[i] <= 1e-12 * max(abs(c), 1e-300)
+                )
+                assert (
+                    abs(mp.mpf(float(run.Delta[i])) - Delta)
+                    <= run.bound_Delta[i]
+                    <= 1e-12 * max(abs(Delta), 1e-300)
+                )
 
 
 def test_one_step_and_none(fit):
@@ -271,20 +335,37 @@ def test_log1p_defect():
             assert abs(mp.mpf(float(value)) - truth) <= 4e-15 * truth
 
 
-@given(st.floats(-5, 5), st.floats(1e-6, 2), st.floats(0, 1), st.floats(1e-3, 5), st.floats(1e-6, 1e6))
+@given(
+    st.floats(-5, 5), st.floats(1e-6, 2), st.floats(0, 1), st.floats(1e-3, 5), st.floats(1e-6, 1e6)
+)
 def test_verdict_does_not_depend_on_units(measured, error, allowance, resolution, unit):
     """Up to entries on the very edge of a threshold."""
     e = verdict.Evidence("x", "", "", 0.0, measured, error, allowance, resolution, "")
-    other = replace(e, **{name: getattr(e, name) * unit for name in ("measured", "error", "allowance", "resolution")})
+    other = replace(
+        e,
+        **{
+            name: getattr(e, name) * unit
+            for name in ("measured", "error", "allowance", "resolution")
+        },
+    )
     (one,), (two,) = (verdict.judge([x], 1e-6) for x in (e, other))
-    edge = abs(abs(measured) - allowance - 4.9 * error) < 1e-2 * error or abs(one.detectable - resolution) < 1e-9
+    edge = (
+        abs(abs(measured) - allowance - 4.9 * error) < 1e-2 * error
+        or abs(one.detectable - resolution) < 1e-9
+    )
     assert edge or one.outcome == two.outcome
 
 
 def test_verdict_of_nothing_sees_nothing():
     e = verdict.Evidence("x", "", "", 0.0, 0.0, 0.0, 0.0, 1.0, "")
     assert verdict.judge([e], 1e-6)[0].outcome == "SUPPORTED"
-    for change in ({"measured": np.nan}, {"measured": np.zeros(0)}, {"error": -1.0}, {"resolution": np.nan}, {"error": np.inf}):
+    for change in (
+        {"measured": np.nan},
+        {"measured": np.zeros(0)},
+        {"error": -1.0},
+        {"resolution": np.nan},
+        {"error": np.inf},
+    ):
         assert verdict.judge([replace(e, **change)], 1e-6)[0].outcome == "INCONCLUSIVE"
     assert verdict.overall([]) == "INCONCLUSIVE"
 
@@ -310,13 +391,18 @@ def test_wishart_in_one_dimension(L):
     for j in range(2 * L):
         m.append(m[-1] * (n + 2 * j))
     with mp.workdps(60):
-        truth = sum(mp.binomial(2 * L, k) * (-1) ** k * mp.mpf(m[k]) / mp.mpf(n) ** k for k in range(2 * L + 1))
+        truth = sum(
+            mp.binomial(2 * L, k) * (-1) ** k * mp.mpf(m[k]) / mp.mpf(n) ** k
+            for k in range(2 * L + 1)
+        )
         assert abs(wishart.isotropic_loss(n, 1, L, 1.0) / truth - 1) < 1e-15
 
 
 def test_wishart_at_its_edges():
     assert wishart.a_star(1, 1, 1) == 1 / 3 and wishart.least_loss(1, 1, 1) == 2 / 3
-    flow = wishart_loss.flow_loss_infinite(jnp.ones(2), 50, jnp.asarray([0.0, 1e-300, 1.0, 1e12, 1e300]))
+    flow = wishart_loss.flow_loss_infinite(
+        jnp.ones(2), 50, jnp.asarray([0.0, 1e-300, 1.0, 1e12, 1e300])
+    )
     assert (np.diff(flow) <= 0).all() and flow[0] == 2.0
 
 
@@ -425,14 +511,21 @@ def itself(weights, sample):
 
 @SLOW
 def test_means_of_float32_are_taken_in_float64():
-    """A running mean in float32 is off by tens of units after 2^13 samples one by one, and stands still after some 10^8."""
+    """A running mean in float32 is off by tens of units after 2^13 samples one by one, and stands
+    still after some 10^8.
+    """
     weights = model.embed(jnp.float32(1), jnp.float32(0), 1)
     key, count = jax.random.key(0), 2**13
     mean, stderr = gradient._estimate(itself, weights, Numbers(), key, count, 1)
-    each = jax.jit(jax.vmap(lambda i: Numbers().sample(jax.random.fold_in(key, i), jnp.float32)))(jnp.arange(count))
+    each = jax.jit(jax.vmap(lambda i: Numbers().sample(jax.random.fold_in(key, i), jnp.float32)))(
+        jnp.arange(count)
+    )
     each = np.asarray(each, dtype=np.float64)
     assert mean.dtype == np.float32
-    assert abs(float(mean) / each.mean() - 1) <= 2.0**-24 and abs(float(stderr) / (each.std() / count**0.5) - 1) < 1e-4
+    assert (
+        abs(float(mean) / each.mean() - 1) <= 2.0**-24
+        and abs(float(stderr) / (each.std() / count**0.5) - 1) < 1e-4
+    )
 
 
 SMALL = {"samples": 2048, "sampled_steps": 16, "batch": 16, "spectra": 4, "steps": 10**4}
@@ -440,14 +533,24 @@ SMALL = {"samples": 2048, "sampled_steps": 16, "batch": 16, "spectra": 4, "steps
 
 @SLOW
 def test_rounding_of_float32_is_covered():
-    """With 50 loops float32 loses the slope altogether; the gap to float64 on other samples is within what is stated."""
-    law, objective, manifold = Rotated.with_spectrum([3.0, 1.0]), SubspaceDistance(50), model.Active(2)
+    """With 50 loops float32 loses the slope altogether; the gap to float64 on other samples is
+    within what is stated.
+    """
+    law, objective, manifold = (
+        Rotated.with_spectrum([3.0, 1.0]),
+        SubspaceDistance(50),
+        model.Active(2),
+    )
     for c in (0.0, 0.3, 3.0):
         a = np.sqrt((np.sqrt(1 + 4 * c * c) + 1) / 2)
         weights = model.embed(jnp.float32(a), jnp.float32(c / a), 2)
         stated = gradient.rounding(objective, weights, law, jax.random.key(1), 1024, manifold)
-        fresh = gradient._estimate(gradient.RoundingOf(objective, manifold), weights, law, jax.random.key(2), 4096, None)
-        assert (abs(np.asarray(fresh[0])) <= stated + 5 * np.asarray(fresh[1])).all() and (stated > 0).any()
+        fresh = gradient._estimate(
+            gradient.RoundingOf(objective, manifold), weights, law, jax.random.key(2), 4096, None
+        )
+        assert (abs(np.asarray(fresh[0])) <= stated + 5 * np.asarray(fresh[1])).all() and (
+            stated > 0
+        ).any()
     wide = model.embed(jnp.asarray(1.0), jnp.asarray(0.0), 2)
     assert not gradient.rounding(objective, wide, law, jax.random.key(1), 16, manifold).any()
 

@@ -43,7 +43,15 @@ def test_every_run_is_one_of_sgd_beside_the_exact_descent(drawn):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("figure_1", 2), ("figure_2", 6), ("figure_3", 2), ("figure_4", 2), ("figure_6", 2), ("figure_7", 2)]
+    ("name", "count"),
+    [
+        ("figure_1", 2),
+        ("figure_2", 6),
+        ("figure_3", 2),
+        ("figure_4", 2),
+        ("figure_6", 2),
+        ("figure_7", 2),
+    ],
 )
 def test_each_figure_has_its_runs(drawn, name, count):
     assert len(runs_in(drawn[name])) == count
@@ -54,7 +62,12 @@ def test_heat_maps_have_only_active_blocks(drawn):
         for run in runs_in(drawn[name]):
             P, Q = np.array(run["P"]), np.array(run["Q"])
             d = run["d"]
-            assert np.all(P[:d] == 0) and np.all(P[:, d:] == 0) and np.all(Q[d:] == 0) and np.all(Q[:, :d] == 0)
+            assert (
+                np.all(P[:d] == 0)
+                and np.all(P[:, d:] == 0)
+                and np.all(Q[d:] == 0)
+                and np.all(Q[:, :d] == 0)
+            )
             assert np.trace(P[d:, :d]) / d == pytest.approx(run["a"][-1])
             assert np.trace(Q[:d, d:]) / d == pytest.approx(run["b"][-1])
 
@@ -67,19 +80,28 @@ def test_losses_start_at_the_population_loss(drawn):
 
 def test_only_the_model_with_layer_norm_falls_far(drawn):
     for task in TASKS:
-        last = {model: drawn["figure_2"][f"{task} {model}"]["train_loss"][-1] for model in MODELS if model != "looped"}
+        last = {
+            model: drawn["figure_2"][f"{task} {model}"]["train_loss"][-1]
+            for model in MODELS
+            if model != "looped"
+        }
         assert last["LN"] < 0.5 * min(last["no LN, norm."], last["no LN, unnorm."])
 
 
 def test_angles_fall_by_gamma(drawn):
-    """The exact curves of figure 5 end as gamma^k, gamma of the c they state; the measured ones begin with them."""
+    """The exact curves of figure 5 end as gamma^k, gamma of the c they state; the measured ones
+    begin with them.
+    """
     for task in TASKS:
         S = popgd.papers.power_method.looping.inference.split(test_point(task)[0])
         for key, found in drawn["figure_5"].items():
             if key.startswith(f"{task} LN"):
                 factor = found["sin_exact"][-1] / found["sin_exact"][-2]
                 assert factor == pytest.approx(
-                    np.exp(popgd.papers.power_method.looping.inference.log_factor(S, found["c_exact"])), rel=0.1
+                    np.exp(
+                        popgd.papers.power_method.looping.inference.log_factor(S, found["c_exact"])
+                    ),
+                    rel=0.1,
                 )
                 assert found["sin"][0] == pytest.approx(found["sin_exact"][0], rel=0.2)
 

@@ -1,4 +1,6 @@
-"""Gradient descent in context: verdicts, reference values, mutants, bad input. Small runs, shared; the longest are slow."""
+"""Gradient descent in context: verdicts, reference values, mutants, bad input. Small runs, shared;
+the longest are slow.
+"""
 
 import dataclasses
 import json
@@ -18,7 +20,17 @@ from runs import both, report, study
 from popgd import check
 from popgd.descent.memory import FORGETFUL
 from popgd.papers import in_context as gatmiry
-from popgd.papers.in_context import descents, flow, integrator, minimiser, prompts, saddle, shifted, slopes, wishart
+from popgd.papers.in_context import (
+    descents,
+    flow,
+    integrator,
+    minimiser,
+    prompts,
+    saddle,
+    shifted,
+    slopes,
+    wishart,
+)
 from popgd.papers.in_context.common import Study, sampled_law
 from popgd.papers.in_context.model import InContext
 from popgd.papers.in_context.wishart_loss import flow_loss_infinite
@@ -31,8 +43,8 @@ from popgd.theorem.verdict import Outcome, judge
 
 NAMES = [theorem.name for theorem in gatmiry.THEOREMS]
 FLOWS = ("gatmiry.flow", "gatmiry.flow-transcribed")
-#: Those whose measurement takes long, and what stands for it in the default suite: diffrax compiles slowly, and there are
-#: many Monte Carlo descents.
+#: Those whose measurement takes long, and what stands for it in the default suite: diffrax compiles
+#: slowly, and there are many Monte Carlo descents.
 LONG = ("gatmiry.minimiser", *FLOWS)
 #: Exact numbers of section 4 are known to the last digit.
 LAST_DIGIT = 1e-15
@@ -51,7 +63,9 @@ def test_verdicts(name):
     """All that is derived is supported, and of the transcribed statements all but four."""
     found = report(name)
     wrong = {claim.id for claim in found.claims if claim.outcome is not Outcome.SUPPORTED}
-    assert wrong == STANDING & set(outcomes(found)), [(claim.id, claim.reason) for claim in found.claims if claim.id in wrong]
+    assert wrong == STANDING & set(outcomes(found)), [
+        (claim.id, claim.reason) for claim in found.claims if claim.id in wrong
+    ]
     assert all(claim.outcome is Outcome.REFUTED for claim in found.claims if claim.id in wrong)
     assert found.outcome is (Outcome.REFUTED if wrong else Outcome.SUPPORTED)
     json.dumps(found.to_json(), allow_nan=False)
@@ -60,20 +74,35 @@ def test_verdicts(name):
 
 
 @pytest.mark.parametrize(
-    "mutant", [pytest.param(m, id=f"{m.theorem}: {m.name}", marks=[pytest.mark.slow] if m.slow else []) for m in IN_CONTEXT]
+    "mutant",
+    [
+        pytest.param(m, id=f"{m.theorem}: {m.name}", marks=[pytest.mark.slow] if m.slow else [])
+        for m in IN_CONTEXT
+    ],
 )
 def test_mutant(mutant):
     quick = {"gatmiry.minimiser": descended, "gatmiry.flow": solved}
-    whole = quick[mutant.theorem]() if mutant.theorem in quick and not mutant.slow else study(mutant.theorem)
+    whole = (
+        quick[mutant.theorem]()
+        if mutant.theorem in quick and not mutant.slow
+        else study(mutant.theorem)
+    )
     found = refuted(mutant, whole)
-    assert bool(set(mutant.claims) & found) != bool(mutant.survives) and (mutant.survives or set(mutant.claims) <= found)
+    assert bool(set(mutant.claims) & found) != bool(mutant.survives) and (
+        mutant.survives or set(mutant.claims) <= found
+    )
 
 
 def test_every_claim_has_a_mutant_in_the_default_suite():
     claims = {claim.id for name in NAMES if name not in LONG for claim in both(report(name))}
     claims |= {e.id for function in gatmiry.THEOREMS[0].claims for e in function(descended())}
     claims |= {"flow-loss", "time-to-xi", "time-to-xi-transcribed"}
-    killed = {claim for mutant in IN_CONTEXT if not (mutant.survives or mutant.slow) for claim in mutant.claims}
+    killed = {
+        claim
+        for mutant in IN_CONTEXT
+        if not (mutant.survives or mutant.slow)
+        for claim in mutant.claims
+    }
     assert claims <= set(YIELDS)
     assert claims == killed | STANDING
 
@@ -90,10 +119,14 @@ def slopes_of(setting):
 
 @cache
 def descended():
-    """The study of gatmiry.minimiser with Monte Carlo left out: in its place the exact numbers, with errors."""
+    """The study of gatmiry.minimiser with Monte Carlo left out: in its place the exact numbers,
+    with errors.
+    """
     setting = resolve({"theorem": "gatmiry.minimiser", **sizes("gatmiry.minimiser")})
     objective = gatmiry.THEOREMS[0].objective(setting, "")
-    ends = np.broadcast_to([0.3, 0.4], (2, descents.REPLICAS, 2)) + 1e-4 * np.random.default_rng(0).normal(size=(2, 16, 2))
+    ends = np.broadcast_to([0.3, 0.4], (2, descents.REPLICAS, 2)) + 1e-4 * np.random.default_rng(
+        0
+    ).normal(size=(2, 16, 2))
     sampled = descents.Sampled(
         np.tile([1.0, 0.01, 1.0], (3, 1)),
         np.multiply.outer(np.ones(3), np.multiply.outer([1.0, 0.01, 1.0], np.ones((2, 2)))),
@@ -105,13 +138,21 @@ def descended():
     )
     exact = descents.descend(setting, setting.law, lambda *_: None)
     parts = {"exact": exact._asdict(), "sampled": sampled._asdict()}
-    arrays = {f"{part}/{name}": np.asarray(x) for part, found in parts.items() for name, x in found.items()}
+    arrays = {
+        f"{part}/{name}": np.asarray(x)
+        for part, found in parts.items()
+        for name, x in found.items()
+    }
     return Study(setting, objective, arrays | slopes_of(setting), lambda study, title: {})
 
 
 def test_exact_claims_about_the_minimiser():
-    """Two routes to what needs no sampling: the rest of `test_verdicts` for gatmiry.minimiser, which is slow."""
-    found = judge([e for function in gatmiry.THEOREMS[0].claims for e in function(descended())], 1e-6)
+    """Two routes to what needs no sampling: the rest of `test_verdicts` for gatmiry.minimiser,
+    which is slow.
+    """
+    found = judge(
+        [e for function in gatmiry.THEOREMS[0].claims for e in function(descended())], 1e-6
+    )
     assert {c.id: c.reason for c in found if c.outcome is not Outcome.SUPPORTED} == {}
 
 
@@ -121,8 +162,14 @@ def test_tiny_steps_refute_nothing(eta):
     whole = descended()
     setting = dataclasses.replace(whole.setting, eta=eta, steps=1000)
     step, A, u = (whole.values[f"exact/{name}"] for name in ("step", "A", "u"))
-    start = {"exact_step": np.array([750, 1000]), "exact_A": np.zeros_like(A[:2]), "exact_u": np.full_like(u[:2], 0.5)}
-    claims = judge([*minimiser.arrival(dataclasses.replace(values(whole, **start), setting=setting))], 1e-6)
+    start = {
+        "exact_step": np.array([750, 1000]),
+        "exact_A": np.zeros_like(A[:2]),
+        "exact_u": np.full_like(u[:2], 0.5),
+    }
+    claims = judge(
+        [*minimiser.arrival(dataclasses.replace(values(whole, **start), setting=setting))], 1e-6
+    )
     assert {(c.outcome, c.reason.split()[0]) for c in claims} == {(Outcome.INCONCLUSIVE, "still")}
     stuck = values(whole, **{**start, "exact_step": step[-2:]})
     assert {c.outcome for c in judge([*minimiser.arrival(stuck)], 1e-6)} == {Outcome.REFUTED}
@@ -131,7 +178,9 @@ def test_tiny_steps_refute_nothing(eta):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [{"d": 5, "n": 6, "L": 5}, {"d": 1, "n": 1, "L": 6}])
 def test_rare_prompts_refute_nothing(size):
-    """Few examples, many loops: the sampled mean is far below the exact one, and its standard error does not show it."""
+    """Few examples, many loops: the sampled mean is far below the exact one, and its standard error
+    does not show it.
+    """
     assert outcomes(check("gatmiry.ood", **size))["engines-agree-shifted"] is Outcome.INCONCLUSIVE
 
 
@@ -139,18 +188,32 @@ def test_rare_prompts_refute_nothing(size):
 
 
 def solved(exponent=None):
-    """The flow of gatmiry.flow without integrating it: its solution, or with a loss like t^-1/exponent."""
+    """The flow of gatmiry.flow without integrating it: its solution, or with a loss like
+    t^-1/exponent.
+    """
     setting = resolve({"theorem": "gatmiry.flow", **sizes("gatmiry.flow")})
     few = dataclasses.replace(setting, law=sampled_law(setting.law))
     t = np.concatenate([[0.0], np.geomspace(1e-3, 1e6, flow.TIMES - 1)])
-    loss = np.asarray(flow_loss_infinite(jnp.asarray(setting.law.covariance), setting.L, jnp.asarray(t)))
+    loss = np.asarray(
+        flow_loss_infinite(jnp.asarray(setting.law.covariance), setting.L, jnp.asarray(t))
+    )
     loss = loss if exponent is None else 2 * (1 + t) ** (-1 / exponent)
-    arrays = {"flow/t": t, "flow/loss": loss, "flow/more": loss, "flow/coarse": loss, **slopes_of(few)}
-    return Study(setting, gatmiry.THEOREMS[3].objective(setting, ""), arrays, lambda study, title: {})
+    arrays = {
+        "flow/t": t,
+        "flow/loss": loss,
+        "flow/more": loss,
+        "flow/coarse": loss,
+        **slopes_of(few),
+    }
+    return Study(
+        setting, gatmiry.THEOREMS[3].objective(setting, ""), arrays, lambda study, title: {}
+    )
 
 
 def test_exponents_of_the_flow():
-    """L = 2: 1/2 as derived, not 1/3 as transcribed; with a loss that falls like t^-3 the other way round."""
+    """L = 2: 1/2 as derived, not 1/3 as transcribed; with a loss that falls like t^-3 the other way
+    round.
+    """
     for exponent, right, wrong in (
         (None, flow.derived_time, flow.transcribed_time),
         (1 / 3, flow.transcribed_time, flow.derived_time),
@@ -172,27 +235,37 @@ def test_a_saddle_from_fifteen_examples_on(n, L, supported):
 def test_the_mean_is_not_judged_where_it_has_not_risen_yet():
     found = study("gatmiry.loops-mean")
     falling = values(found, mean=np.geomspace(1.0, 1e-9, 50))
-    assert [c.outcome for c in judge([*gatmiry.prompts.mean_error(falling)], 1e-6)] == [Outcome.INCONCLUSIVE]
+    assert [c.outcome for c in judge([*gatmiry.prompts.mean_error(falling)], 1e-6)] == [
+        Outcome.INCONCLUSIVE
+    ]
 
 
 # --- numbers
 
 
 def test_row_11_of_the_paper_s_table():
-    """d = 4, n = 100, L = 2, eta = 0.5 from a* I + 1e-4 K: growth 1.014235 a step, to 0.990300 of the loss."""
+    """d = 4, n = 100, L = 2, eta = 0.5 from a* I + 1e-4 K: growth 1.014235 a step, to 0.990300 of
+    the loss.
+    """
     values = study("gatmiry.minimiser-all").values
-    growth = np.linalg.norm(values["escape/blocks"][1, 1]) / np.linalg.norm(values["escape/blocks"][0, 1])
+    growth = np.linalg.norm(values["escape/blocks"][1, 1]) / np.linalg.norm(
+        values["escape/blocks"][0, 1]
+    )
     assert growth == pytest.approx(1.014235, abs=5e-7)
     assert values["escape/ratio"][-1] == pytest.approx(0.990300, abs=5e-7)
 
 
 @pytest.mark.slow
 def test_reference_descent():
-    """d = 5, n = 50, L = 3, eta = 0.02 with the default covariance: ten digits of the loss at steps 10, ..., and its end."""
+    """d = 5, n = 50, L = 3, eta = 0.02 with the default covariance: ten digits of the loss at steps
+    10, ..., and its end.
+    """
     found = check("gatmiry.minimiser", L=3, eta=0.02, samples=64, sampled_steps=16, batch=8)
     values = found.studies[""].values
     for step, wanted in ((10, 0.6947791961), (100, 0.09610652229), (1000, 0.03453689135)):
-        assert values["exact/loss"][list(values["exact/step"]).index(step)] == pytest.approx(wanted, rel=2e-10)
+        assert values["exact/loss"][list(values["exact/step"]).index(step)] == pytest.approx(
+            wanted, rel=2e-10
+        )
     numbers = found.quantities
     assert numbers["loss_final"][0] == pytest.approx(0.03413262592086276, rel=1e-13)
     for name, wanted in (("a_star", 0.8637515118477838), ("loss_min", 0.03413262592086276)):
@@ -209,12 +282,16 @@ def test_gaussian_traces():
 
 
 @pytest.mark.parametrize("name", ["gatmiry.dominance", "gatmiry.loops"])
-@pytest.mark.parametrize("size", [{"d": 1, "n": 1, "L": 1}, {"d": 3, "n": 2, "L": 2}, {"d": 2, "n": 10**14, "L": 3}])
+@pytest.mark.parametrize(
+    "size", [{"d": 1, "n": 1, "L": 1}, {"d": 3, "n": 2, "L": 2}, {"d": 2, "n": 10**14, "L": 3}]
+)
 @pytest.mark.slow
 def test_any_size(name, size):
     """No claim that is derived is refuted, whatever d, n and L are."""
     found = check(name, assume="ignore", **size)
-    assert Outcome.REFUTED not in [c.outcome for c in found.claims if c.origin == "derived" and c.id != "median-vanishes"]
+    assert Outcome.REFUTED not in [
+        c.outcome for c in found.claims if c.origin == "derived" and c.id != "median-vanishes"
+    ]
 
 
 # --- the edges of float64
@@ -229,7 +306,9 @@ def measured(name, **settings):
 
 @pytest.mark.slow
 def test_nearly_singular_covariances_refute_nothing():
-    """Condition number 3e9: mu is known to 1e-6; an allowance without the condition number refuted what is derived."""
+    """Condition number 3e9: mu is known to 1e-6; an allowance without the condition number refuted
+    what is derived.
+    """
     found = measured("gatmiry.ood", covariance=[[2, 1], [1, 0.5 + 1e-9]], L=2, samples=64)
     claim, *_ = judge([*shifted.ood(found)], 1e-6)
     assert claim.id == "shifted-loss" and claim.outcome is not Outcome.REFUTED
@@ -238,10 +317,13 @@ def test_nearly_singular_covariances_refute_nothing():
 
 
 @pytest.mark.parametrize(
-    ("d", "n", "known"), [pytest.param(1, 10**3, False, marks=pytest.mark.slow), (2, 10**14, False), (2, 20, True)]
+    ("d", "n", "known"),
+    [pytest.param(1, 10**3, False, marks=pytest.mark.slow), (2, 10**14, False), (2, 20, True)],
 )
 def test_best_loops_are_told_only_where_the_search_saw_them(d, n, known):
-    """d = 1, n = 1000: the best number of loops is 126, beyond the exact moments; n = 1e14: float64 ends first."""
+    """d = 1, n = 1000: the best number of loops is 126, beyond the exact moments; n = 1e14: float64
+    ends first.
+    """
     mean = np.array(prompts.mean_errors(n, d, prompts.wishart.a_star(n, d, 1)))
     found = prompts.loops_quantities(values(study("gatmiry.loops-mean"), mean=mean))
     assert set(found) == ({"best_loops", "mean_error_least"} if known else set())
@@ -254,8 +336,13 @@ def test_best_loops_are_told_only_where_the_search_saw_them(d, n, known):
 
 def test_a_descent_of_one_record_has_not_ended():
     whole = descended()
-    short = {f"exact_{name}": whole.values[f"exact/{name}"][:1] for name in ("step", "A", "eigenvalues", "loss", "loss_error")}
-    one = values(whole, **short, exact_u=np.full_like(whole.values["exact/u"][:1], 0.5), exact_diverged_at=1)
+    short = {
+        f"exact_{name}": whole.values[f"exact/{name}"][:1]
+        for name in ("step", "A", "eigenvalues", "loss", "loss_error")
+    }
+    one = values(
+        whole, **short, exact_u=np.full_like(whole.values["exact/u"][:1], 0.5), exact_diverged_at=1
+    )
     assert {c.reason for c in judge([*minimiser.arrival(one)], 1e-6)} == {
         "the exact descent left the finite numbers before step 1: take a smaller eta"
     }
@@ -276,7 +363,9 @@ def test_a_shift_that_float64_does_not_hold_is_one_line():
 
 
 def test_a_flow_that_stands_still_supports_nothing():
-    """Nothing moves, as predicted, up to the last time: any solution would do. One that moves is not excused."""
+    """Nothing moves, as predicted, up to the last time: any solution would do. One that moves is
+    not excused.
+    """
     setting = resolve({"theorem": "gatmiry.flow", "covariance": [1e-40, 1e-45], "L": 3})
     ones = np.full(flow.TIMES, 2.0)
     t = np.concatenate([[0.0], np.geomspace(1e-1, 1e8, flow.TIMES - 1)])
@@ -300,10 +389,14 @@ def test_a_flow_that_is_not_solved_is_not_judged():
 @pytest.mark.slow
 @pytest.mark.parametrize(("lam", "n", "L"), [((0.7, 1.5), 10**9, 2), ((1.0, 3.0), 10**14, 3)])
 def test_errors_of_the_flow(lam, n, L):
-    """The error that is told covers what a hundred times finer a tolerance changes, and is not a thousand times that."""
+    """The error that is told covers what a hundred times finer a tolerance changes, and is not a
+    thousand times that.
+    """
     lam = jnp.asarray(lam)
     times = jnp.array([0.0, 0.1, flow.horizon(n, lam, L)])
-    loss, coarse, fine = (integrator.integrate(n, lam, L, times, tol) for tol in (1e-10, 1e-9, 1e-12))
+    loss, coarse, fine = (
+        integrator.integrate(n, lam, L, times, tol) for tol in (1e-10, 1e-9, 1e-12)
+    )
     arrays = {"flow/loss": np.asarray(loss), "flow/coarse": np.asarray(coarse)}
     value, error = flow.final_loss(dataclasses.replace(solved(), values=arrays))
     assert abs(value - float(fine[-1])) < error < 1e-7 * value
@@ -326,7 +419,9 @@ def test_the_integrator_stops(monkeypatch):
 
 
 def test_errors_of_the_escape():
-    """The loss at the last record, against the same polynomial in rational numbers; a last step off by 1e-14 is seen."""
+    """The loss at the last record, against the same polynomial in rational numbers; a last step off
+    by 1e-14 is seen.
+    """
     whole = study("gatmiry.minimiser-all")
     value, error = saddle.final_loss(whole)
     n, d, L = whole.sizes
@@ -376,7 +471,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "message"), BAD, ids=lambda x: "" if isinstance(x, dict) else str(x))
+@pytest.mark.parametrize(
+    ("settings", "message"), BAD, ids=lambda x: "" if isinstance(x, dict) else str(x)
+)
 def test_bad_settings_are_one_line(settings, message):
     settings = {"theorem": "gatmiry.minimiser", **settings}
     if message is None:
@@ -397,34 +494,51 @@ def test_laws_are_not_exchanged_between_papers():
 def test_settings_are_restored():
     """A matrix of covariances goes to the stored settings and back."""
     matrix = [[2.0, 0.3], [0.3, 1.0]]
-    for given in ({"covariance": matrix}, {"d": 3}, {}, {"law": InContext.gaussian(2, 9, np.array(matrix))}):
+    for given in (
+        {"covariance": matrix},
+        {"d": 3},
+        {},
+        {"law": InContext.gaussian(2, 9, np.array(matrix))},
+    ):
         setting = resolve({"theorem": "gatmiry.minimiser", **given})
         assert restore(json.loads(json.dumps(setting.describe()))).describe() == setting.describe()
 
 
 def test_too_large_a_step_is_named():
-    """The descents leave the finite numbers: no verdict about where they end, and the step is told."""
+    """The descents leave the finite numbers: no verdict about where they end, and the step is
+    told.
+    """
     setting = dataclasses.replace(descended().setting, eta=50.0)
     found = descents.descend(setting, setting.law, lambda *_: None)
     assert found.diverged_at > 0
     broken = values(descended(), **{f"exact_{k}": v for k, v in found._asdict().items()})
     claims = judge([*minimiser.arrival(broken)], 1e-6)
     assert {c.outcome for c in claims} == {Outcome.INCONCLUSIVE}
-    assert all("left the finite numbers before step" in c.reason and "smaller eta" in c.reason for c in claims)
+    assert all(
+        "left the finite numbers before step" in c.reason and "smaller eta" in c.reason
+        for c in claims
+    )
 
 
 def test_help_lists_papers_and_theorems(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in NAMES)
-    assert shown.index("arXiv 2606.00605") < shown.index("4.1 ") < shown.index("arXiv 2410.08292") < shown.index("gatmiry.ood")
+    assert (
+        shown.index("arXiv 2606.00605")
+        < shown.index("4.1 ")
+        < shown.index("arXiv 2410.08292")
+        < shown.index("gatmiry.ood")
+    )
 
 
 # --- another theorem
 
 
 def test_your_own_theorem(monkeypatch, capsys, tmp_path):
-    """The exercise of the README, in less than 40 lines: a theorem that the command line judges like any other."""
+    """The exercise of the README, in less than 40 lines: a theorem that the command line judges
+    like any other.
+    """
     assert Path(your_own_theorem.__file__).read_text().count("\n") < 40
     monkeypatch.setitem(theorems(), "own.zero", your_own_theorem.OWN)
     out = tmp_path / "own"

@@ -1,4 +1,6 @@
-"""Monte Carlo population gradients: right, with an honest error bar, whatever the chunk and the number of devices."""
+"""Monte Carlo population gradients: right, with an honest error bar, whatever the chunk and the
+number of devices.
+"""
 
 import json
 from functools import cache
@@ -17,14 +19,17 @@ from popgd.papers.power_method.model import Active, blocks, embed
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "reference.json").read_text())
-SLOW = pytest.mark.slow  # each case compiles for seconds; its siblings in the default suite keep the code honest
+SLOW = (
+    pytest.mark.slow
+)  # each case compiles for seconds; its siblings in the default suite keep the code honest
 FALSE_ALARM = 1e-6  # of each statistical test, split over its numbers
 SAMPLES = 2**13
 SEEDS, FEW = 64, 512
 ROUNDING = 1e-12  # relative to the largest entry, between chunks; worst seen 2e-15
 ODD = 1001  # no multiple of shards, chunks or devices
 
-#: Cheap to compile: d = 2, one loop. l'(c) = -(lam1 - lam2)/(2 + c (lam1 + lam2))^2 (slopes.plane_looped).
+#: Cheap to compile: d = 2, one loop. l'(c) = -(lam1 - lam2)/(2 + c (lam1 + lam2))^2
+#: (slopes.plane_looped).
 SMALL, PLANE = Rotated.with_spectrum([3, 1]), SubspaceDistance(1)
 AT = 0.5
 
@@ -35,7 +40,11 @@ def at(c, d):
 
 @cache
 def small(samples, chunk=None, seed=0):
-    return jax.device_get(population_gradient(PLANE, at(AT, 2), SMALL, jax.random.key(seed), samples, Active(2), chunk))
+    return jax.device_get(
+        population_gradient(
+            PLANE, at(AT, 2), SMALL, jax.random.key(seed), samples, Active(2), chunk
+        )
+    )
 
 
 def flat(tree):
@@ -53,7 +62,14 @@ def references():
         law = Rotated.with_spectrum(spectrum)
         for c in ("0", "0.3", "2"):
             values = entry["thm41"]["at_c"][c]
-            yield f"{name} 4.1 c={c}", SubspaceDistance(L), law, float(c), float(values["loss"]), float(values["dloss"])
+            yield (
+                f"{name} 4.1 c={c}",
+                SubspaceDistance(L),
+                law,
+                float(c),
+                float(values["loss"]),
+                float(values["dloss"]),
+            )
     # One spectrum is enough for the layers: B's have the same code.
     entry = REFERENCE["A"]
     law = Rotated.with_spectrum(entry["spectrum"])
@@ -63,19 +79,34 @@ def references():
         star, least = (float(entry["thm42"][f"{key}_{target}"]) for key in ("c_star", "loss_min"))
         for c in (0.0, 0.5):
             objective = PowerIteration(target, layer_norm=False)
-            yield f"A 4.2 {target} c={c}", objective, law, c, least + A * (c - star) ** 2, 2 * A * (c - star)
+            yield (
+                f"A 4.2 {target} c={c}",
+                objective,
+                law,
+                c,
+                least + A * (c - star) ** 2,
+                2 * A * (c - star),
+            )
 
 
 CASES = {case[0]: case[1:] for case in references()}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[SLOW] if name.startswith("B") else []) for name in CASES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[SLOW] if name.startswith("B") else []) for name in CASES]
+)
 def test_loss_and_gradient_are_the_reference_within_their_error_bars(name):
     """P21's gradient has trace/d = b l'(c)/d, Q12's a l'(c)/d, at a = 2, b = c/2."""
     objective, law, c, loss, slope = CASES[name]
-    estimate = jax.device_get(population_gradient(objective, at(c, law.d), law, jax.random.key(1), SAMPLES, Active(law.d)))
+    estimate = jax.device_get(
+        population_gradient(objective, at(c, law.d), law, jax.random.key(1), SAMPLES, Active(law.d))
+    )
     pairs = [(estimate.mean.coordinates[1], 2 * slope / law.d, estimate.stderr.coordinates[1])]
-    pairs += [(estimate.mean.coordinates[0], c / 2 * slope / law.d, estimate.stderr.coordinates[0])] if c else []
+    pairs += (
+        [(estimate.mean.coordinates[0], c / 2 * slope / law.d, estimate.stderr.coordinates[0])]
+        if c
+        else []
+    )
     pairs += [(estimate.mean.loss, loss, estimate.stderr.loss)] if loss is not None else []
     z = [abs(found - wanted) / error for found, wanted, error in pairs]
     assert max(z) < NormalDist().inv_cdf(1 - FALSE_ALARM / 2 / len(CASES) / len(pairs)), z
@@ -92,7 +123,10 @@ def test_the_gradient_is_that_of_the_whole_matrices_and_scalar_on_the_manifold()
     assert np.trace(Q.b12) / 2 == pytest.approx(mean.coordinates[1], rel=1e-13)
     assert np.diag(P.b21) - mean.coordinates[0] == pytest.approx(mean.deviations[0], abs=1e-15)
     off = ~np.eye(2, dtype=bool)
-    z = [np.abs(m[off] / s[off]) for m, s in ((P.b21, blocks(stderr.weights.P).b21), (Q.b12, blocks(stderr.weights.Q).b12))]
+    z = [
+        np.abs(m[off] / s[off])
+        for m, s in ((P.b21, blocks(stderr.weights.P).b21), (Q.b12, blocks(stderr.weights.Q).b12))
+    ]
     assert np.max(z) < NormalDist().inv_cdf(1 - FALSE_ALARM / 8)
 
 
@@ -105,13 +139,23 @@ def chi_square_is_likely(deviations, errors):
 
 
 def test_the_error_bar_is_honest():
-    """Sum over 64 seeds of ((mean - truth)/stderr)^2 within the chi-square interval; not so with twice or half the error."""
+    """Sum over 64 seeds of ((mean - truth)/stderr)^2 within the chi-square interval; not so with
+    twice or half the error.
+    """
     estimates = [small(FEW, seed=seed) for seed in range(100, 100 + SEEDS)]
     slope = -2 / (2 + 4 * AT) ** 2
     k = (1 + AT) / (1 + 3 * AT)  # loss k/(1 + k): see slopes.plane_looped
     for found, errors, truth in [
-        ([e.mean.coordinates[1] for e in estimates], [e.stderr.coordinates[1] for e in estimates], 2 * slope / 2),
-        ([e.mean.coordinates[0] for e in estimates], [e.stderr.coordinates[0] for e in estimates], AT / 2 * slope / 2),
+        (
+            [e.mean.coordinates[1] for e in estimates],
+            [e.stderr.coordinates[1] for e in estimates],
+            2 * slope / 2,
+        ),
+        (
+            [e.mean.coordinates[0] for e in estimates],
+            [e.stderr.coordinates[0] for e in estimates],
+            AT / 2 * slope / 2,
+        ),
         ([e.mean.loss for e in estimates], [e.stderr.loss for e in estimates], k / (1 + k)),
     ]:
         deviations, errors = np.array(found) - truth, np.array(errors)
@@ -124,7 +168,9 @@ def test_the_error_bar_is_that_of_the_samples():
     """Mean and standard error of the very samples that the estimate drew, by NumPy."""
 
     def loss(i):
-        return PLANE(at(AT, 2), SMALL.sample(jax.random.fold_in(jax.random.key(0), i), jnp.dtype("float64")))
+        return PLANE(
+            at(AT, 2), SMALL.sample(jax.random.fold_in(jax.random.key(0), i), jnp.dtype("float64"))
+        )
 
     losses = np.asarray(jax.jit(jax.vmap(loss))(jnp.arange(ODD)))
     estimate = small(ODD)
@@ -156,5 +202,7 @@ def test_the_chunk_does_not_matter(samples, chunk):
 
 def test_keys_matter():
     assert small(ODD).mean.loss != small(ODD, seed=1).mean.loss
-    again = jax.device_get(population_gradient(PLANE, at(AT, 2), SMALL, jax.random.key(0), ODD, Active(2)))
+    again = jax.device_get(
+        population_gradient(PLANE, at(AT, 2), SMALL, jax.random.key(0), ODD, Active(2))
+    )
     assert np.array_equal(flat(again[:2]), flat(small(ODD)[:2]))

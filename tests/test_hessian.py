@@ -1,4 +1,6 @@
-"""The Hessian reduced by Schur's lemma: against the whole one averaged over a group, against closed forms and the exact loss."""
+"""The Hessian reduced by Schur's lemma: against the whole one averaged over a group, against closed
+forms and the exact loss.
+"""
 
 import itertools
 import subprocess
@@ -21,25 +23,36 @@ KEY = jax.random.key(80)
 LAM = (8.0, 5.0, 4.0, 2.0, 1.0)
 LAW, SPECTRUM = Rotated.with_spectrum(LAM), Spectrum.of(LAM)
 SIGMAS = 6
-OBJECTIVES = (SubspaceDistance(2), PowerIteration("normalised"), PowerIteration("unnormalised", layer_norm=False))
+OBJECTIVES = (
+    SubspaceDistance(2),
+    PowerIteration("normalised"),
+    PowerIteration("unnormalised", layer_norm=False),
+)
 #: Rounding of an average over a group, relative to the largest entry: measured 3e-15.
 GROUP = 1e-12
 
 
 def dihedral() -> np.ndarray:
-    """Rotations by multiples of 2 pi/8 and reflections. A Hessian turns with O by polynomials of degree 4, which rotations
-    by 2 pi/5 or less average as all of O(2) does."""
+    """Rotations by multiples of 2 pi/8 and reflections. A Hessian turns with O by polynomials of
+    degree 4, which rotations by 2 pi/5 or less average as all of O(2) does.
+    """
     angles = np.arange(8) * np.pi / 4
-    turn = np.array([[np.cos(angles), -np.sin(angles)], [np.sin(angles), np.cos(angles)]]).transpose(2, 0, 1)
+    turn = np.array(
+        [[np.cos(angles), -np.sin(angles)], [np.sin(angles), np.cos(angles)]]
+    ).transpose(2, 0, 1)
     return np.concatenate([turn, turn @ np.diag([1.0, -1.0])])
 
 
 def icosahedral() -> np.ndarray:
-    """The 60 rotations of the icosahedron: its first invariant beyond the constants has degree 6. With -1, O(3) to degree 5."""
+    """The 60 rotations of the icosahedron: its first invariant beyond the constants has degree 6.
+    With -1, O(3) to degree 5.
+    """
     golden = (1 + 5**0.5) / 2
     third = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
     half = np.diag([-1.0, -1, 1])
-    fifth = np.array([[1, -golden, golden - 1], [golden, golden - 1, -1], [golden - 1, 1, golden]]) / 2
+    fifth = (
+        np.array([[1, -golden, golden - 1], [golden, golden - 1, -1], [golden - 1, 1, golden]]) / 2
+    )
     group = [np.eye(3)]
     for g in group:
         for h in (third, half, fifth):
@@ -53,9 +66,15 @@ def averaged(objective, theta, law, group):
     """(full, reduced) Hessian of one sample, each averaged over the sample's orbit."""
     sample = law.sample(KEY, jnp.dtype("float64"))
     weights = Kronecker(law.d).embed(theta)
-    orbit = Sample(*(jnp.einsum("gij,j...->gi...", jnp.asarray(group), part) for part in sample[:3]))
-    full = jnp.mean(jax.lax.map(lambda s: hessian.full_hessian(objective, weights, s), orbit), axis=0)
-    reduced = jnp.mean(jax.lax.map(jax.jit(lambda s: hessian.SectorHessian(objective)(weights, s)), orbit), axis=0)
+    orbit = Sample(
+        *(jnp.einsum("gij,j...->gi...", jnp.asarray(group), part) for part in sample[:3])
+    )
+    full = jnp.mean(
+        jax.lax.map(lambda s: hessian.full_hessian(objective, weights, s), orbit), axis=0
+    )
+    reduced = jnp.mean(
+        jax.lax.map(jax.jit(lambda s: hessian.SectorHessian(objective)(weights, s)), orbit), axis=0
+    )
     return np.asarray(full), np.asarray(reduced)
 
 
@@ -86,24 +105,41 @@ def check_split(objective, theta, law, group):
             assert np.abs(entry - expected).max() < GROUP * scale, (s, t, i, j)
 
 
-@pytest.mark.parametrize("objective", [OBJECTIVES[1], *(pytest.param(o, marks=pytest.mark.slow) for o in OBJECTIVES[::2])])
+@pytest.mark.parametrize(
+    "objective",
+    [OBJECTIVES[1], *(pytest.param(o, marks=pytest.mark.slow) for o in OBJECTIVES[::2])],
+)
 def test_whole_hessian_splits_into_the_three_sectors(objective):
-    """At a point of N that is not on the smaller manifold: within a sector the reduced matrix times I, between sectors 0."""
-    check_split(objective, 0.4 * jax.random.normal(KEY, (8,)), Rotated.with_spectrum((3.0, 1.0)), dihedral())
+    """At a point of N that is not on the smaller manifold: within a sector the reduced matrix times
+    I, between sectors 0.
+    """
+    check_split(
+        objective, 0.4 * jax.random.normal(KEY, (8,)), Rotated.with_spectrum((3.0, 1.0)), dihedral()
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_whole_hessian_splits_in_three_dimensions(objective):
     assert len(icosahedral()) == 60
-    check_split(objective, 0.4 * jax.random.normal(KEY, (8,)), Rotated.with_spectrum((4.0, 2.0, 1.0)), icosahedral())
+    check_split(
+        objective,
+        0.4 * jax.random.normal(KEY, (8,)),
+        Rotated.with_spectrum((4.0, 2.0, 1.0)),
+        icosahedral(),
+    )
 
 
 @pytest.mark.slow
 def test_a_law_that_is_not_invariant_is_seen():
     """Over half of the group the split fails: the test above can see it."""
     with pytest.raises(AssertionError):
-        check_split(OBJECTIVES[0], kronecker.point(1.0, 0.5), Rotated.with_spectrum((3.0, 1.0)), dihedral()[:2])
+        check_split(
+            OBJECTIVES[0],
+            kronecker.point(1.0, 0.5),
+            Rotated.with_spectrum((3.0, 1.0)),
+            dihedral()[:2],
+        )
 
 
 @pytest.mark.slow
@@ -126,24 +162,35 @@ def second(known, c, h=1e-3):
     return float(at @ np.array([1.0, -8.0, 8.0, -1.0])) / (12 * h)
 
 
-@pytest.mark.parametrize("theorem", [pytest.param("4.1", marks=pytest.mark.slow), pytest.param("4.3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "theorem",
+    [pytest.param("4.1", marks=pytest.mark.slow), pytest.param("4.3", marks=pytest.mark.slow)],
+)
 def test_closed_forms_with_layer_norm(theorem):
-    """(P22, Q22): -c l'(c)/d; the active blocks: l and the chain rule, against derivatives of the exact loss on N."""
+    """(P22, Q22): -c l'(c)/d; the active blocks: l and the chain rule, against derivatives of the
+    exact loss on N.
+    """
     objective = SubspaceDistance(1) if theorem == "4.1" else PowerIteration("normalised")
     known = curve.Looped.of(SPECTRUM, 1) if theorem == "4.1" else curve.Layer.of(SPECTRUM)
     a, b = 1.6, 1.25
     c = a * b
     found = exact_scalar(objective, kronecker.point(a, b))
     slope = float(known.slope(np.array([c])).value[0])
-    np.testing.assert_allclose(found[np.ix_([3, 7], [3, 7])], np.array([[0, 1], [1, 0]]) * -c * slope / 5, atol=1e-12)
+    np.testing.assert_allclose(
+        found[np.ix_([3, 7], [3, 7])], np.array([[0, 1], [1, 0]]) * -c * slope / 5, atol=1e-12
+    )
     expected = hessian.manifold_curvature(a, b, slope, second(known, c), 5)
     np.testing.assert_allclose(found[np.ix_(ACTIVE, ACTIVE)], expected, atol=1e-9)
 
 
 def test_closed_form_without_layer_norm():
-    """(P22, Q22): 2 L*/d at c* for y = S q, with c* = 1 - (n/d)/A, L* = 1 - (n/d)^2/A, A = sum lam^2/d."""
+    """(P22, Q22): 2 L*/d at c* for y = S q, with c* = 1 - (n/d)/A, L* = 1 - (n/d)^2/A, A = sum
+    lam^2/d.
+    """
     mean, A = sum(LAM) / 5, sum(x * x for x in LAM) / 5
-    found = exact_scalar(PowerIteration("unnormalised", layer_norm=False), kronecker.point(1.0, 1 - mean / A))
+    found = exact_scalar(
+        PowerIteration("unnormalised", layer_norm=False), kronecker.point(1.0, 1 - mean / A)
+    )
     assert found[3, 7] == pytest.approx(2 * (1 - mean**2 / A) / 5, abs=1e-13)
     assert found[3, 3] == found[7, 7] == found[0, 0] == 0
 
@@ -161,28 +208,38 @@ class _P11:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["subspace", "power"])
 def test_closed_form_of_the_p11_curvature(target):
-    """Sampled closed form, exact loss and sampled Hessian: three routes; the same in every sector."""
+    """Sampled closed form, exact loss and sampled Hessian: three routes; the same in every
+    sector.
+    """
     from popgd.problem.weights import Weights
 
     objective = SubspaceDistance(1) if target == "subspace" else PowerIteration("normalised")
     a, b = 1.6, 1.25
     exact = exact_scalar(objective, kronecker.point(a, b))[0, 0]
     eye = jnp.eye(2)
-    closed = population_average(_P11(target, b), Weights(a * eye, b * eye), kronecker.without_rotation(LAW), KEY, 2**16)
+    closed = population_average(
+        _P11(target, b), Weights(a * eye, b * eye), kronecker.without_rotation(LAW), KEY, 2**16
+    )
     assert abs(float(closed.mean) - exact) < SIGMAS * float(closed.stderr)
     assert exact < -100 * float(closed.stderr)
     sampled = hessian.population_hessian(objective, kronecker.point(a, b), LAW, KEY, 2**12)
     for sector in range(3):
-        assert abs(float(sampled.mean[sector, 0, 0]) - exact) < SIGMAS * float(sampled.stderr[sector, 0, 0])
+        assert abs(float(sampled.mean[sector, 0, 0]) - exact) < SIGMAS * float(
+            sampled.stderr[sector, 0, 0]
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("L", [1, 2])
 def test_multiples_of_the_identity_by_the_reduced_forward_pass(L):
-    """The Hessian on N by 2 x 2 algebra, over d, is the scalar sector of the one on the full weights."""
+    """The Hessian on N by 2 x 2 algebra, over d, is the scalar sector of the one on the full
+    weights.
+    """
     theta = 0.4 * jax.random.normal(KEY, (8,))
     full = hessian.population_hessian(SubspaceDistance(L), theta, LAW, KEY, 2**12)
-    reduced = kronecker.population_hessian(SubspaceDistance(L), theta, LAW, jax.random.key(4), 2**16)
+    reduced = kronecker.population_hessian(
+        SubspaceDistance(L), theta, LAW, jax.random.key(4), 2**16
+    )
     error = np.hypot(full.stderr[0], reduced.stderr / 5)
     assert np.all(abs(full.mean[0] - reduced.mean / 5) <= SIGMAS * error + 1e-12)
 
@@ -205,7 +262,8 @@ from popgd.papers.power_method.stability import hessian
 from popgd.papers.power_method import kronecker
 from popgd.papers.power_method.data import Rotated
 from popgd.papers.power_method.objectives import PowerIteration
-law, objective, theta = Rotated.with_spectrum((3.0, 1.0)), PowerIteration("normalised"), kronecker.point(1.0, 0.5)
+law, objective = Rotated.with_spectrum((3.0, 1.0)), PowerIteration("normalised")
+theta = kronecker.point(1.0, 0.5)
 found = hessian.population_hessian(objective, theta, law, jax.random.key(0), 64)
 reduced = kronecker.population_hessian(objective, theta, law, jax.random.key(0), 64)
 print(*found.mean.ravel(), *reduced.mean.ravel())
@@ -215,7 +273,9 @@ print(*found.mean.ravel(), *reduced.mean.ravel())
 @pytest.mark.slow
 def test_derivatives_do_not_depend_on_the_number_of_devices():
     def run(count):
-        out = subprocess.run([sys.executable, "-c", DEVICES, str(count)], capture_output=True, text=True, check=True).stdout
+        out = subprocess.run(
+            [sys.executable, "-c", DEVICES, str(count)], capture_output=True, text=True, check=True
+        ).stdout
         return np.array(out.split(), float)
 
     np.testing.assert_allclose(run(1), run(2), rtol=0, atol=1e-14)

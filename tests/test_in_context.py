@@ -1,4 +1,6 @@
-"""Data law, layer and support of gradient descent in context: against the formulas of Section 2, prompt by prompt."""
+"""Data law, layer and support of gradient descent in context: against the formulas of Section 2,
+prompt by prompt.
+"""
 
 from functools import partial
 
@@ -30,7 +32,9 @@ def prompts(law: InContext, count: int, seed: int = 0) -> in_context.Prompt:
 
 @pytest.mark.parametrize("L", [1, 2, 5])
 def test_forward_pass_is_preconditioned_gradient_descent(L):
-    """TF_L = (w + u)^T (I - (I - S A)^L) x_q by matrix powers, any A and u; with u = 0, L steps on the least squares."""
+    """TF_L = (w + u)^T (I - (I - S A)^L) x_q by matrix powers, any A and u; with u = 0, L steps on
+    the least squares.
+    """
     d, n = 3, 7
     law = InContext.gaussian(d, n, covariance(d))
     many = prompts(law, PROMPTS)
@@ -38,12 +42,16 @@ def test_forward_pass_is_preconditioned_gradient_descent(L):
     A, u = rng.normal(size=(d, d)) / 2, rng.normal(size=d)
     weights = in_context.embed(jnp.asarray(A), jnp.asarray(u))
     got = jax.jit(jax.vmap(lambda p: in_context.looped(weights, p, L)))(many)
-    reduced = jax.jit(jax.vmap(lambda p: in_context.reduced(jnp.asarray(A), jnp.asarray(u), p, L)))(many)
+    reduced = jax.jit(jax.vmap(lambda p: in_context.reduced(jnp.asarray(A), jnp.asarray(u), p, L)))(
+        many
+    )
     X, w, x_q = (np.asarray(x) for x in (many.X, many.w, many.x_q))
     S = X @ X.transpose(0, 2, 1) / n
     G = np.linalg.matrix_power(np.eye(d) - S @ A, L)
     wanted = np.einsum("pi,pij,pj->p", w + u, np.eye(d) - G, x_q)
-    size = np.abs(wanted) + np.linalg.norm(G, axis=(1, 2)) * np.linalg.norm(x_q, axis=1) * np.linalg.norm(w + u, axis=1)
+    size = np.abs(wanted) + np.linalg.norm(G, axis=(1, 2)) * np.linalg.norm(
+        x_q, axis=1
+    ) * np.linalg.norm(w + u, axis=1)
     assert (np.abs(got - wanted) / size).max() < FORWARD
     assert (np.abs(reduced - wanted) / size).max() < FORWARD
     steps = np.zeros((PROMPTS, d))
@@ -51,7 +59,9 @@ def test_forward_pass_is_preconditioned_gradient_descent(L):
         residual = np.asarray(many.y) - np.einsum("pij,pi->pj", X, steps)
         steps = steps + np.einsum("ji,pjk,pk->pi", A, X, residual) / n
     descended = np.einsum("pi,pi->p", steps, x_q)
-    without = jax.jit(jax.vmap(lambda p: in_context.looped(in_context.embed(jnp.asarray(A), jnp.zeros(d)), p, L)))(many)
+    without = jax.jit(
+        jax.vmap(lambda p: in_context.looped(in_context.embed(jnp.asarray(A), jnp.zeros(d)), p, L))
+    )(many)
     assert (np.abs(without - descended) / size).max() < FORWARD
 
 
@@ -69,7 +79,11 @@ def test_the_law_has_its_moments():
     d, count = 3, 40_000
     law = InContext.gaussian(d, 2, covariance(d))
     many = prompts(law, count)
-    for sampled, wanted in ((many.X[:, :, 1], law.Sigma), (many.x_q, law.Sigma), (many.w, np.linalg.inv(law.Sigma))):
+    for sampled, wanted in (
+        (many.X[:, :, 1], law.Sigma),
+        (many.x_q, law.Sigma),
+        (many.w, np.linalg.inv(law.Sigma)),
+    ):
         outer = np.einsum("pi,pj->pij", sampled, sampled)
         assert (np.abs(outer.mean(0) - wanted) < SIGMAS * outer.std(0) / count**0.5).all()
         assert (np.abs(outer.mean(0) - np.eye(d)) > SIGMAS * outer.std(0) / count**0.5).any()
@@ -95,12 +109,19 @@ def test_the_support_is_a_manifold():
 @pytest.mark.parametrize("L", [1, 2])
 @pytest.mark.slow
 def test_which_gradients_vanish(L):
-    """At u = 0: those of P12, P21, Q12 and Q21. Not that of P22, which is <A, grad_A>; nor those of P11 and Q22 for L >= 2."""
+    """At u = 0: those of P12, P21, Q12 and Q21. Not that of P22, which is <A, grad_A>; nor those of
+    P11 and Q22 for L >= 2.
+    """
     d, n = 2, 10
     law = InContext.gaussian(d, n, covariance(d))
     A = jnp.asarray(0.4 * np.linalg.inv(law.Sigma) + 0.05)
     mean, stderr, _ = gradient.population_gradient(
-        SquaredError(L), in_context.embed(A, jnp.zeros(d)), law, jax.random.key(0), 2**17, Support(d)
+        SquaredError(L),
+        in_context.embed(A, jnp.zeros(d)),
+        law,
+        jax.random.key(0),
+        2**17,
+        Support(d),
     )
     assert (np.abs(mean.deviations) <= SIGMAS * np.asarray(stderr.deviations)).all()
     assert (np.abs(mean.coordinates[-d:]) <= SIGMAS * np.asarray(stderr.coordinates[-d:])).all()
@@ -108,7 +129,10 @@ def test_which_gradients_vanish(L):
     assert (np.abs(mean.weights.Q[:d, :d] - slope) < SIGMAS * stderr.weights.Q[:d, :d]).all()
     assert abs(mean.weights.P[d, d] - jnp.sum(A * slope)) < SIGMAS * stderr.weights.P[d, d]
     assert abs(mean.weights.P[d, d]) > SIGMAS * stderr.weights.P[d, d]
-    for found, error in ((mean.weights.P[:d, :d], stderr.weights.P[:d, :d]), (mean.weights.Q[d, d], stderr.weights.Q[d, d])):
+    for found, error in (
+        (mean.weights.P[:d, :d], stderr.weights.P[:d, :d]),
+        (mean.weights.Q[d, d], stderr.weights.Q[d, d]),
+    ):
         assert bool((np.abs(found) > SIGMAS * error).any()) == (L > 1)
         assert L > 1 or np.abs(found).max() == 0
 

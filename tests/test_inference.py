@@ -1,4 +1,6 @@
-"""Angles of a looped layer against 60-digit arithmetic, bounds, float64's end, test laws and data of one's own."""
+"""Angles of a looped layer against 60-digit arithmetic, bounds, float64's end, test laws and data
+of one's own.
+"""
 
 import json
 
@@ -24,7 +26,8 @@ from popgd.runs import store
 from popgd.theorem.report import resolve
 from popgd.theorem.settings import TESTS
 
-#: The logarithm of tan against 60 digits, in units of what `rounding` allows; measured: 0.3 at most.
+#: The logarithm of tan against 60 digits, in units of what `rounding` allows; measured: 0.3 at
+#: most.
 HONEST = 1.0
 D, N = 5, 20
 
@@ -45,7 +48,10 @@ def exact_log_tan(X, q, c, k, r):
         order = sorted(range(len(q)), key=lambda i: -lam[i])
         alpha = [sum(vectors[i, j] * mp.mpf(q[i]) for i in range(len(q))) for j in order]
         top = lam[order[0]]
-        terms = [(((1 + c * lam[j]) / (1 + c * top)) ** k * a) ** 2 for j, a in zip(order, alpha, strict=True)]
+        terms = [
+            (((1 + c * lam[j]) / (1 + c * top)) ** k * a) ** 2
+            for j, a in zip(order, alpha, strict=True)
+        ]
         return float(mp.log(sum(terms[r:]) / sum(terms[:r])) / 2)
 
 
@@ -63,7 +69,9 @@ def test_the_angle_is_that_of_sixty_digits(name, c):
     found = inference.angles(S, at, c, depths)
     for k, log_tan in zip(depths, found.tan, strict=True):
         allowed = inference.rounding(S, at, c, int(k)).tan[-1] + k * S.rounding * abs(log_tan / k)
-        assert abs(log_tan - exact_log_tan(X, q, c, int(k), S.r)) <= min(allowed, 1.0) * HONEST + 1e-13
+        assert (
+            abs(log_tan - exact_log_tan(X, q, c, int(k), S.r)) <= min(allowed, 1.0) * HONEST + 1e-13
+        )
     assert found.sin == pytest.approx(found.tan + found.cos, abs=1e-10 * abs(found.tan[-1]))
 
 
@@ -117,7 +125,15 @@ def test_the_error_of_the_eigenvectors_is_stated(kind):
 def one_snapshot():
     """A model with LN at a = sqrt(2), b = 1/sqrt(2)."""
     records = Records(np.array([1]), *(np.ones(1) for _ in range(6)), np.array(1), None)
-    return Trained("LN", True, None, records._replace(Delta=np.full(1, 1.5)), 2, np.array([0]), PowerIteration())
+    return Trained(
+        "LN",
+        True,
+        None,
+        records._replace(Delta=np.full(1, 1.5)),
+        2,
+        np.array([0]),
+        PowerIteration(),
+    )
 
 
 @pytest.mark.parametrize("kind", ["near", "near second"])
@@ -154,7 +170,9 @@ def test_what_is_stored_and_trusted_counts_the_eigenvectors():
 
 
 def test_the_angle_does_not_cancel_for_near_eigenvalues():
-    """lam_2 = (1 - 1e-6) lam_1: the logarithm of gamma is -1e-6 c lam/(1 + c lam) to nearly all digits."""
+    """lam_2 = (1 - 1e-6) lam_1: the logarithm of gamma is -1e-6 c lam/(1 + c lam) to nearly all
+    digits.
+    """
     S = inference.Split(np.array([1.0, 1 - 1e-6, 0.5]), np.eye(3), 1, 1, 0.0)
     with mp.workdps(40):
         for c in (1e-3, 1.0, 1e9):
@@ -164,7 +182,9 @@ def test_the_angle_does_not_cancel_for_near_eigenvalues():
 
 def test_small_eigenvalues_keep_their_factor_at_large_c():
     S = inference.Split(np.array([8.0, 1e-13, 0.0]), np.eye(3), 1, 1, 0.0)
-    assert np.exp(inference.log_weights(S, 1e12)) == pytest.approx([1, 1.1 / (8e12 + 1), 1 / (8e12 + 1)], rel=1e-13)
+    assert np.exp(inference.log_weights(S, 1e12)) == pytest.approx(
+        [1, 1.1 / (8e12 + 1), 1 / (8e12 + 1)], rel=1e-13
+    )
     assert inference.log_factor(S, 0.0) == 0
     assert S.ratio == pytest.approx(1e-13 / 8, rel=1e-13)
 
@@ -178,7 +198,9 @@ def test_both_bounds_hold_and_the_worst_query_meets_the_factor(name, c):
         at = inference.query(S, q)
         exact, sides = inference.angles(S, at, c, depths), inference.bounds(S, at, c, depths)
         slack = 1e-12 + depths * S.spread
-        assert np.all(exact.sin <= sides.upper + slack) and np.all(exact.sin >= sides.sharper - slack)
+        assert np.all(exact.sin <= sides.upper + slack) and np.all(
+            exact.sin >= sides.sharper - slack
+        )
         assert np.all(sides.lower <= sides.sharper + 1e-15)
     np.testing.assert_allclose(np.diff(exact.tan), inference.log_factor(S, c), atol=1e-12)
 
@@ -209,8 +231,9 @@ def test_every_depth_is_the_looped_model_itself(normalise):
 
 
 def test_float64_ends_where_its_bound_says():
-    """On every law and far beyond float64's end: the loop departs from the formula by no more than the bound, which is
-    not vacuous: rounding reaches a hundredth of it."""
+    """On every law and far beyond float64's end: the loop departs from the formula by no more than
+    the bound, which is not vacuous: rounding reaches a hundredth of it.
+    """
     worst, reached = 0.0, False
     for name in TEST_LAWS:
         X = matrix(name)
@@ -220,13 +243,32 @@ def test_float64_ends_where_its_bound_says():
             at = inference.query(S, q)
             for c in (0.3, 1e6):
                 a = float(np.sqrt(c))
-                out = inference.outputs(model.embed(jnp.asarray(a), jnp.asarray(a), D), jnp.asarray(X), jnp.asarray(q), 60, True)
+                out = inference.outputs(
+                    model.embed(jnp.asarray(a), jnp.asarray(a), D),
+                    jnp.asarray(X),
+                    jnp.asarray(q),
+                    60,
+                    True,
+                )
                 bound = inference.rounding(S, at, a * a, 60)
-                exact, seen = inference.angles(S, at, a * a, np.arange(1, 61)), inference.measured(S, np.asarray(out))
+                exact, seen = (
+                    inference.angles(S, at, a * a, np.arange(1, 61)),
+                    inference.measured(S, np.asarray(out)),
+                )
                 small_enough = bound.tan <= 1e-3
-                worst = max(worst, float(np.max(abs(np.expm1(seen.tan - exact.tan))[small_enough] / bound.tan[small_enough])))
+                worst = max(
+                    worst,
+                    float(
+                        np.max(
+                            abs(np.expm1(seen.tan - exact.tan))[small_enough]
+                            / bound.tan[small_enough]
+                        )
+                    ),
+                )
                 reached |= not small_enough.all()
-                gap = np.linalg.norm(np.asarray(out) - inference.direction(S, at, a * a, np.arange(1, 61)), axis=1)
+                gap = np.linalg.norm(
+                    np.asarray(out) - inference.direction(S, at, a * a, np.arange(1, 61)), axis=1
+                )
                 assert np.all(gap <= bound.output)
     assert reached, "no angle came near rounding"
     assert 1e-2 < worst < HONEST
@@ -265,10 +307,19 @@ def test_laws_have_unit_columns_and_a_gap(name, d, n):
 def test_laws_are_not_rotation_invariant():
     """E[S] of a rotation-invariant law is (n/d) I; here it is far from that."""
     for name, law in TEST_LAWS.items():
-        mean = np.mean([law.sample(jax.random.key(k), D, N) @ law.sample(jax.random.key(k), D, N).T for k in range(8)], axis=0)
+        mean = np.mean(
+            [
+                law.sample(jax.random.key(k), D, N) @ law.sample(jax.random.key(k), D, N).T
+                for k in range(8)
+            ],
+            axis=0,
+        )
         fourth = np.mean([np.sum(law.sample(jax.random.key(k), D, N) ** 4) / N for k in range(8)])
         uniform = 3 / (D + 2)  # E sum x_i^4 on the sphere
-        assert np.linalg.norm(mean - N / D * np.eye(D)) > 0.2 * N / D or abs(fourth - uniform) > 0.2 * uniform, name
+        assert (
+            np.linalg.norm(mean - N / D * np.eye(D)) > 0.2 * N / D
+            or abs(fourth - uniform) > 0.2 * uniform
+        ), name
 
 
 def test_the_table_of_settings_names_the_laws():
@@ -284,8 +335,19 @@ def files(tmp_path, monkeypatch):
     X = matrix("spiked")
     zero, hole = X.copy(), X.copy()
     zero[:, 3], hole[1, 4] = 0, np.nan
-    saved = {"good": X, "long": 3 * X, "zero": zero, "hole": hole, "eye": np.eye(D), "cube": np.ones((2, 2, 2)),
-             "flat": np.ones(4), "complex": X * 1j, "wide": matrix("spiked", 7), "q": X[:, 0] * 5, "q7": np.ones(7)}  # fmt: skip
+    saved = {
+        "good": X,
+        "long": 3 * X,
+        "zero": zero,
+        "hole": hole,
+        "eye": np.eye(D),
+        "cube": np.ones((2, 2, 2)),
+        "flat": np.ones(4),
+        "complex": X * 1j,
+        "wide": matrix("spiked", 7),
+        "q": X[:, 0] * 5,
+        "q7": np.ones(7),
+    }
     for name, array in saved.items():
         np.save(f"{name}.npy", array)
     S = inference.split(X)
@@ -296,7 +358,9 @@ def files(tmp_path, monkeypatch):
     np.savez("archive.npz", X)
     (tmp_path / "archive.npz").rename("archive.npy")
     (tmp_path / "header.npy").write_bytes(npy_header("{((((" + 80 * " "))
-    (tmp_path / "vast.npy").write_bytes(npy_header(str({"descr": "<f8", "fortran_order": False, "shape": (10**9, 10**9)})))
+    (tmp_path / "vast.npy").write_bytes(
+        npy_header(str({"descr": "<f8", "fortran_order": False, "shape": (10**9, 10**9)}))
+    )
     np.savetxt("marked.csv", X, delimiter=",", encoding="utf-8-sig")
     (tmp_path / "folder.npy").mkdir()
     (tmp_path / "broken.npy").write_text("hello")
@@ -337,8 +401,11 @@ BAD = [
     ({"loops": 10**12}, "use less"),
     ({"trained": "."}, "no trajectory.npz"),
     ({"trained": "missing"}, "trained=missing: no run is there"),
-    ({"data": "good.npy", "query": "q7.npy"}, "a finite vector, not zero, with d=5 entries was wanted"),
-]  # fmt: skip
+    (
+        {"data": "good.npy", "query": "q7.npy"},
+        "a finite vector, not zero, with d=5 entries was wanted",
+    ),
+]
 
 
 @pytest.mark.parametrize(("values", "message"), BAD, ids=lambda x: x if isinstance(x, str) else "")
@@ -349,7 +416,10 @@ def test_bad_data_is_one_line(files, values, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [{"query": "q7.npy"}, {"query": "hole.npy"}, {"query": "archive.npy"}, {"loops": 10**9}])
+@pytest.mark.parametrize(
+    "values",
+    [{"query": "q7.npy"}, {"query": "hole.npy"}, {"query": "archive.npy"}, {"loops": 10**9}],
+)
 def test_a_bad_query_or_too_many_loops_are_told_before_anything_is_written(files, values):
     """While the settings are resolved, which comes before the run directory."""
     with pytest.raises(SettingError, match=r"was wanted|no \.npy array|use less"):
@@ -360,7 +430,9 @@ def test_loaded_data(files):
     X = matrix("spiked")
     np.testing.assert_array_equal(inference_data.load(files / "good.npy").X, X)
     np.testing.assert_allclose(inference_data.load(files / "good.csv").X, X, rtol=1e-15)
-    np.testing.assert_array_equal(inference_data.load(files / "marked.csv").X, inference_data.load(files / "good.csv").X)
+    np.testing.assert_array_equal(
+        inference_data.load(files / "marked.csv").X, inference_data.load(files / "good.csv").X
+    )
     loaded = inference_data.load(files / "long.npy", normalise=True)
     np.testing.assert_allclose(loaded.X, X, rtol=1e-14)
     assert "columns normalised (norms were 3 to 3)" in loaded.words
@@ -375,7 +447,10 @@ def test_tiny_and_huge_columns_are_normalised(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "reason"),
-    [({"data": "eye.npy"}, "there is no leading direction"), ({"data": "good.npy", "query": "orthogonal.npy"}, "orthogonal")],
+    [
+        ({"data": "eye.npy"}, "there is no leading direction"),
+        ({"data": "good.npy", "query": "orthogonal.npy"}, "orthogonal"),
+    ],
 )
 def test_no_gap_and_a_lost_query_are_not_applicable(files, values, reason):
     found = check("4.6", **values)
@@ -399,7 +474,12 @@ def finished(path, **values):
     path.mkdir()
     (path / store.SETTINGS).write_text(json.dumps({"format": store.FORMAT, **settings.describe()}))
     steps = np.array([0, 1, 10, 100])
-    arrays = {"step": steps, "a": np.full(4, 1.5), "b": np.linspace(0, 1, 4), "c": 1.5 * np.linspace(0, 1, 4)}
+    arrays = {
+        "step": steps,
+        "a": np.full(4, 1.5),
+        "b": np.linspace(0, 1, 4),
+        "c": 1.5 * np.linspace(0, 1, 4),
+    }
     arrays |= {"dc": np.zeros(4), "bound": np.zeros(4)}
     np.savez(path / store.TRAJECTORY, **{f"exact/{name}": x for name, x in arrays.items()})
     return settings
@@ -407,7 +487,9 @@ def finished(path, **values):
 
 def test_a_finished_run_is_looped(tmp_path):
     """With its law, step size and weights, and its model only."""
-    kept = finished(tmp_path / "run", theorem="4.2", target="unnormalised", spectrum=[3, 2, 1], steps=100)
+    kept = finished(
+        tmp_path / "run", theorem="4.2", target="unnormalised", spectrum=[3, 2, 1], steps=100
+    )
     setting = resolve({"theorem": "4.6", "trained": str(tmp_path / "run"), "steps": 100})
     assert setting.law.describe() == kept.law.describe() and setting.eta == kept.eta
     assert names_in(setting, ("LN", "norm", "unnorm")) == ("unnorm",)
@@ -415,7 +497,9 @@ def test_a_finished_run_is_looped(tmp_path):
 
     trained = train(setting, "unnorm", 6, lambda *told: None, FORGETFUL)
     np.testing.assert_array_equal(trained.snapshots[0], [1, 10, 100])
-    np.testing.assert_allclose(trained.snapshots[1] * trained.snapshots[2], [0.5, 1.0, 1.5], rtol=1e-14)
+    np.testing.assert_allclose(
+        trained.snapshots[1] * trained.snapshots[2], [0.5, 1.0, 1.5], rtol=1e-14
+    )
 
 
 @pytest.mark.parametrize(
@@ -456,43 +540,74 @@ def spoil(path, name):
             settings.write_text(json.dumps({**json.loads(settings.read_text()), name: "x"}))
 
 
-@pytest.mark.parametrize("name", ["cut", "empty", "one array", "short", "text", "spectrum", "eta", "foreign"])
+@pytest.mark.parametrize(
+    "name", ["cut", "empty", "one array", "short", "text", "spectrum", "eta", "foreign"]
+)
 def test_a_damaged_run_is_one_line_before_anything_is_written(tmp_path, name):
     finished(tmp_path / "run", theorem="4.3", spectrum=[3, 2, 1], steps=100)
     spoil(tmp_path / "run", name)
-    with pytest.raises(SettingError, match=r"holds no exact descent|has damaged settings") as caught:
+    with pytest.raises(
+        SettingError, match=r"holds no exact descent|has damaged settings"
+    ) as caught:
         resolve({"theorem": "4.6", "steps": 100, "trained": str(tmp_path / "run")})
     assert "\n" not in str(caught.value)
 
 
 def test_snapshots_are_finite_and_end_with_the_last(tmp_path):
     step = np.array([0, 1, 2, 10, 100, 1000])
-    records = Records(step, np.array([0, 1, 2, 3, 4, np.inf]), *([np.zeros(6)] * 4), np.ones(6), np.array(1000), None)
+    records = Records(
+        step,
+        np.array([0, 1, 2, 3, 4, np.inf]),
+        *([np.zeros(6)] * 4),
+        np.ones(6),
+        np.array(1000),
+        None,
+    )
     assert list(choose(records, 3)) == [1, 3, 4]
 
 
 def relative_gap(lam, q, c, k, found):
     """|found - (I + cS)^k q| over the norm, at 60 digits."""
     with mp.workdps(60):
-        wanted = [mp.mpf(float(x)) * (1 + mp.mpf(c) * mp.mpf(float(y))) ** int(k) for x, y in zip(q, lam, strict=True)]
-        return float(mp.norm([mp.mpf(float(x)) - y for x, y in zip(found, wanted, strict=True)]) / mp.norm(wanted))
+        wanted = [
+            mp.mpf(float(x)) * (1 + mp.mpf(c) * mp.mpf(float(y))) ** int(k)
+            for x, y in zip(q, lam, strict=True)
+        ]
+        return float(
+            mp.norm([mp.mpf(float(x)) - y for x, y in zip(found, wanted, strict=True)])
+            / mp.norm(wanted)
+        )
 
 
 @pytest.mark.parametrize("c", [3.5750795e77, 4.1537e120])
 def test_the_rounding_of_a_length_that_is_an_exponential_is_counted(c):
-    """Without LN, at a c that diverged; measured: 8e-14, where the loops alone round by 2e-14 at most."""
+    """Without LN, at a c that diverged; measured: 8e-14, where the loops alone round by 2e-14 at
+    most.
+    """
     S = inference.split(np.array([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]))
     q, depths = np.array([0.6, 0.8]), np.array([1, 2])
     output, *_, error, _, _, _ = _theory(S, inference.query(S, q), c, depths, layer_norm=False)
-    gaps = [relative_gap(S.lam, S.vectors.T @ q, c, k, S.vectors.T @ x) for k, x in zip(depths, output, strict=True)]
+    gaps = [
+        relative_gap(S.lam, S.vectors.T @ q, c, k, S.vectors.T @ x)
+        for k, x in zip(depths, output, strict=True)
+    ]
     assert np.all(gaps < error) and np.all(error < 1e-12), (gaps, error)
 
 
-@pytest.mark.parametrize(("X", "query", "message"), [
-    (np.eye(3), [1.0, 0.0, 0.0], "all eigenvalues are equal"),
-    (np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), [0.0, 1.0, 0.0], "orthogonal to the leading subspace"),
-])  # fmt: skip
-def test_where_nothing_is_left_to_judge_it_says_so_though_hypotheses_are_ignored(tmp_path, X, query, message):
+@pytest.mark.parametrize(
+    ("X", "query", "message"),
+    [
+        (np.eye(3), [1.0, 0.0, 0.0], "all eigenvalues are equal"),
+        (
+            np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]),
+            [0.0, 1.0, 0.0],
+            "orthogonal to the leading subspace",
+        ),
+    ],
+)
+def test_where_nothing_is_left_to_judge_it_says_so_though_hypotheses_are_ignored(
+    tmp_path, X, query, message
+):
     np.save(tmp_path / "X.npy", X)
     np.save(tmp_path / "q.npy", np.array(query))
     files = {"data": str(tmp_path / "X.npy"), "query": str(tmp_path / "q.npy")}

@@ -1,4 +1,6 @@
-"""The Kronecker manifold: reduced forward pass, sampled and exact loss, descent that stays in it."""
+"""The Kronecker manifold: reduced forward pass, sampled and exact loss, descent that stays in
+it.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,8 @@ ONE_LAYER = (
 )
 #: Rounding of a forward pass over the size of its output: measured 1e-16 to 2e-16.
 FORWARD = 1e-12
-#: Quadrature of the exact loss against the curve's own (which has bounds): measured 7e-16 for a ratio, 1e-15 for a cosine.
+#: Quadrature of the exact loss against the curve's own (which has bounds): measured 7e-16 for a
+#: ratio, 1e-15 for a cosine.
 EXACT = 1e-13
 #: Standard errors that a sampled number may be off: probability 1e-6 for each of a few dozen.
 SIGMAS = 6
@@ -43,7 +46,9 @@ def test_reduced_forward_is_the_transformer(L, normalise):
         theta, sample = 0.4 * jax.random.normal(key, (8,)), LAW.sample(key, jnp.dtype("float64"))
         f = model.looped(manifold.embed(theta), sample.X, sample.q, L, normalise)
         reduced = kronecker.output(theta, sample.X, sample.q, L, normalise)
-        closed = kronecker.one_layer(theta, sample.X @ sample.X.T, sample.q, normalise) if L == 1 else f
+        closed = (
+            kronecker.one_layer(theta, sample.X @ sample.X.T, sample.q, normalise) if L == 1 else f
+        )
         return (jnp.linalg.norm(f - reduced) + jnp.linalg.norm(f - closed)) / jnp.linalg.norm(f)
 
     assert max(float(gap(jax.random.fold_in(KEY, i))) for i in range(8)) < FORWARD
@@ -87,7 +92,10 @@ def test_exact_loss_is_the_sampled_mean(objective):
     theta = some_theta(1)
     estimate = kronecker.population_gradient(objective, theta, LAW, KEY, 2**14)
     for mean, stderr, exact in zip(
-        estimate.mean, estimate.stderr, one_layer.slope(objective, SPECTRUM)(theta, None), strict=True
+        estimate.mean,
+        estimate.stderr,
+        one_layer.slope(objective, SPECTRUM)(theta, None),
+        strict=True,
     ):
         assert np.all(abs(mean - exact) <= SIGMAS * stderr + 1e-12)
 
@@ -122,19 +130,30 @@ def test_population_gradient_of_every_block_is_a_multiple_of_the_identity(object
 
 @pytest.mark.slow
 def test_descent_of_all_entries_follows_the_reduced_one():
-    """300 steps of full-matrix descent off the smaller manifold: near N, and its coordinates those of the exact descent."""
+    """300 steps of full-matrix descent off the smaller manifold: near N, and its coordinates those
+    of the exact descent.
+    """
     from functools import partial
 
-    objective, theta, eta, steps, batch = ONE_LAYER[1], kronecker.point(1.0, 0.1) + some_theta(3, 0.1), 0.3, 300, 4096
+    objective, theta, eta, steps, batch = (
+        ONE_LAYER[1],
+        kronecker.point(1.0, 0.1) + some_theta(3, 0.1),
+        0.3,
+        300,
+        4096,
+    )
     manifold = Kronecker(3)
     weights = manifold.embed(theta)
     step = jax.jit(partial(gradient.population_gradient, objective, law=LAW, samples=batch))
     for t in range(steps):
         mean = step(weights=weights, key=jax.random.fold_in(KEY, t)).mean.weights
         weights = jax.tree.map(lambda w, g: w - eta * g, weights, mean)
-    path = kronecker.descend(one_layer.slope(objective, SPECTRUM), theta, eta, 3, np.array([0, steps]), KEY)
+    path = kronecker.descend(
+        one_layer.slope(objective, SPECTRUM), theta, eta, 3, np.array([0, steps]), KEY
+    )
     moved = np.abs(path.theta[-1] - path.theta[0]).max()
-    # Measured: coordinates within 0.5 % of what they moved, distance from N 0.02; both are noise of batch 4096.
+    # Measured: coordinates within 0.5 % of what they moved, distance from N 0.02; both are noise of
+    # batch 4096.
     assert np.abs(np.asarray(manifold.coordinates(weights)) - path.theta[-1]).max() < 0.03 * moved
     assert float(distance(manifold, weights)) < 0.1 * moved
 
@@ -144,5 +163,10 @@ def test_sampled_descent_follows_the_exact_one():
     objective, theta = SubspaceDistance(1), kronecker.point(1.0, 0.0) + some_theta(4, 0.05)
     grid = np.array([0, 50, 200])
     exact = kronecker.descend(one_layer.slope(objective, SPECTRUM), theta, 0.3, 3, grid, KEY)
-    sampled = kronecker.descend(kronecker.sampled_slope(objective, LAW, 4096), theta, 0.3, 3, grid, KEY)
-    assert np.abs(sampled.theta - exact.theta).max() < 0.01 * np.abs(exact.theta[-1] - exact.theta[0]).max()
+    sampled = kronecker.descend(
+        kronecker.sampled_slope(objective, LAW, 4096), theta, 0.3, 3, grid, KEY
+    )
+    assert (
+        np.abs(sampled.theta - exact.theta).max()
+        < 0.01 * np.abs(exact.theta[-1] - exact.theta[0]).max()
+    )

@@ -1,4 +1,6 @@
-"""No program that runs on several CPU devices calls LAPACK or an FFT: with two devices it can hang for ever."""
+"""No program that runs on several CPU devices calls LAPACK or an FFT: with two devices it can hang
+for ever.
+"""
 
 import inspect
 import os
@@ -37,12 +39,19 @@ LAPACK = {
     "tridiagonal": lambda A: jax.lax.linalg.tridiagonal_solve(A[0], A[1], A[2], A),
     "det": lambda A: jnp.linalg.slogdet(jnp.kron(A, A)), "fft": jnp.fft.fft, "irfft": jnp.fft.irfft,
 }  # fmt: skip
-HARMLESS = {"norm": jnp.linalg.norm, "product": lambda A: A @ A, "sort": jnp.sort, "small det": jnp.linalg.det}
+HARMLESS = {
+    "norm": jnp.linalg.norm,
+    "product": lambda A: A @ A,
+    "sort": jnp.sort,
+    "small det": jnp.linalg.det,
+}
 
 
 @pytest.mark.parametrize("name", [*LAPACK, *HARMLESS])
 def test_a_trace_shows_what_the_program_calls(name):
-    """Two routes: the operations of the trace, and the calls in what XLA is given; in a loop and a branch too."""
+    """Two routes: the operations of the trace, and the calls in what XLA is given; in a loop and a
+    branch too.
+    """
     function = {**LAPACK, **HARMLESS}[name]
     size = lambda A: sum(jnp.sum(abs(x)) for x in jax.tree.leaves(function(A)))
     branch = lambda A, i, x: jax.lax.cond(i > 0, lambda: x + size(A), lambda: x)
@@ -53,7 +62,9 @@ def test_a_trace_shows_what_the_program_calls(name):
 
 
 def statistics():
-    """(statistic, weights, law): every statistic that popgd averages, with the losses that make it differ."""
+    """(statistic, weights, law): every statistic that popgd averages, with the losses that make it
+    differ.
+    """
     weights, law = model.embed(jnp.asarray(1.0), jnp.asarray(0.3), D), LAWS[0]
     active, theta = model.Active(D), kronecker.point(1.0, 0.3)
     factors, places = Weights(*kronecker.factors(theta)), jnp.array([0.1, 0.2])
@@ -62,7 +73,11 @@ def statistics():
         yield structured.AlongActive(objective), weights, structured.Orbits(law)
         yield structured.AlongActive(objective), weights, structured.Single(law)
         spectra = jnp.asarray([[3.0, 2.0, 1.0]])
-        yield tilted.SlopeOf(objective), weights, tilted.Tilted(spectra, jnp.asarray(0.3), 1, objective.L)
+        yield (
+            tilted.SlopeOf(objective),
+            weights,
+            tilted.Tilted(spectra, jnp.asarray(0.3), 1, objective.L),
+        )
     yield gradient.RoundingOf(PowerIteration(), active), weights, law
     yield kronecker._Derivative(PowerIteration(), jax.hessian), factors, law
     yield hessian.SectorHessian(PowerIteration()), weights, law
@@ -78,7 +93,9 @@ def statistics():
 def test_no_statistic_and_no_law_calls_linear_algebra():
     seen = set()
     for statistic, weights, law in statistics():
-        of_sample = lambda w, key, statistic=statistic, law=law: statistic(w, law.sample(key, FLOAT64))
+        of_sample = lambda w, key, statistic=statistic, law=law: statistic(
+            w, law.sample(key, FLOAT64)
+        )
         program = jax.make_jaxpr(of_sample)(weights, jax.random.key(0))
         assert not gradient.calls_linear_algebra(program.jaxpr), (statistic, law)
         seen.add(type(statistic))
@@ -96,12 +113,20 @@ def every_statistic():
         for thing in vars(module).values():
             call = vars(thing).get("__call__") if isinstance(thing, type) else None
             names = tuple(inspect.signature(call).parameters)[1:] if call else ()
-            if names == ("weights", "sample") and thing not in losses and not getattr(thing, "_is_protocol", False):
+            if (
+                names == ("weights", "sample")
+                and thing not in losses
+                and not getattr(thing, "_is_protocol", False)
+            ):
                 yield thing
 
 
 def test_the_law_of_many_spectra_compiles_without_lapack():
-    text = UniformSphere._matrices.lower(LAWS[0], jax.random.split(jax.random.key(0), 4)).compile().as_text()
+    text = (
+        UniformSphere._matrices.lower(LAWS[0], jax.random.split(jax.random.key(0), 4))
+        .compile()
+        .as_text()
+    )
     assert not CALL.search(text or "")
 
 
@@ -157,7 +182,8 @@ def test_leading_of_float32_and_of_zero():
 
 # --- runs
 
-#: Gradients under a law that calls LAPACK, on two devices: before, all starts stopped within 200 of these.
+#: Gradients under a law that calls LAPACK, on two devices: before, all starts stopped within 200 of
+#: these.
 LOOP = """
 import jax, jax.numpy as jnp
 jax.config.update("jax_enable_x64", True)
@@ -176,32 +202,56 @@ class Decomposed(UniformSphere):
 weights = Active(20).embed(jnp.array([1.0, 0.3]))
 for law in (UniformSphere(20, 24), Decomposed(20, 24)):
     for i in range(200):
-        found = gradient.population_gradient(SubspaceDistance(1), weights, law, jax.random.key(i), 64, Active(20))
-    print(found.mean.coordinates, len(gradient._devices_for(
-        gradient.GradientOf(SubspaceDistance(1), Active(20)), weights, law, jax.random.key(0), 64, None).devices))
+        key = jax.random.key(i)
+        found = gradient.population_gradient(SubspaceDistance(1), weights, law, key, 64, Active(20))
+    statistic = gradient.GradientOf(SubspaceDistance(1), Active(20))
+    where = gradient._devices_for(statistic, weights, law, jax.random.key(0), 64, None)
+    print(found.mean.coordinates, len(where.devices))
 """
 #: Next to no sampling.
 SMALL = ("samples=256", "batch=8", "sampled_steps=4")
 SIZES = {d: f"spectrum=[{d},{','.join(['3'] * (d - 1))}]" for d in (20, 50, 100)}
 RUNS = [
-    *((name, ("law=uniform", f"d={d}")) for d in SIZES for name in ("4.1", "4.2", "4.3", "4.6", "4.7")),
-    *((name, (spectrum,)) for spectrum in SIZES.values() for name in ("4.1", "4.2", "4.3", "4.6", "4.7")),
-    *((f"{name}.stability", (spectrum, "steps=100"))
-      for d, spectrum in SIZES.items() if d < 100 for name in ("4.1", "4.2", "4.3")),
-    *((f"gatmiry.{name}", (f"d={d}", f"n={10 * d}", "L=1", "steps=1000"))
-      for d in SIZES for name in ("minimiser", "flow", "ood", "loops", "dominance")),
-]  # fmt: skip
+    *(
+        (name, ("law=uniform", f"d={d}"))
+        for d in SIZES
+        for name in ("4.1", "4.2", "4.3", "4.6", "4.7")
+    ),
+    *(
+        (name, (spectrum,))
+        for spectrum in SIZES.values()
+        for name in ("4.1", "4.2", "4.3", "4.6", "4.7")
+    ),
+    *(
+        (f"{name}.stability", (spectrum, "steps=100"))
+        for d, spectrum in SIZES.items()
+        if d < 100
+        for name in ("4.1", "4.2", "4.3")
+    ),
+    *(
+        (f"gatmiry.{name}", (f"d={d}", f"n={10 * d}", "L=1", "steps=1000"))
+        for d in SIZES
+        for name in ("minimiser", "flow", "ood", "loops", "dominance")
+    ),
+]
 
 
 def command(*words, timeout, **environment):
     """A run of the command line, on two devices at least, as users have it."""
-    return subprocess.run([sys.executable, "-m", "popgd.run", *words], capture_output=True, text=True, timeout=timeout,
-                          env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment})  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "popgd.run", *words],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+    )
 
 
 @pytest.mark.slow
 def test_a_law_that_calls_lapack_runs_on_one_device_and_ends():
-    ended = subprocess.run([sys.executable, "-c", LOOP], capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(
+        [sys.executable, "-c", LOOP], capture_output=True, text=True, timeout=300
+    )
     assert ended.returncode == 0, ended.stderr
     assert [line.split()[-1] for line in ended.stdout.splitlines()] == ["2", "1"]
 
@@ -210,10 +260,23 @@ def test_a_law_that_calls_lapack_runs_on_one_device_and_ends():
 @pytest.mark.parametrize("theorem", theorems())
 def test_no_program_of_a_run_calls_lapack_or_an_fft(theorem, tmp_path):
     """Every program that XLA compiles for a run on two devices, whatever asked for it."""
-    own = ("L=2",) if theorem == "4.1" else ("spectra=4", "steps=20") if theorem.endswith("stability") else ()
+    own = (
+        ("L=2",)
+        if theorem == "4.1"
+        else ("spectra=4", "steps=20")
+        if theorem.endswith("stability")
+        else ()
+    )
     law = () if theorem.startswith("gatmiry") else ("law=uniform", "d=3", "n=7")
-    ended = command(f"theorem={theorem}", *law, *own, *SMALL, f"out={tmp_path / 'run'}", timeout=600,
-                    XLA_FLAGS=f"--xla_dump_to={tmp_path / 'programs'} --xla_dump_hlo_as_text")  # fmt: skip
+    ended = command(
+        f"theorem={theorem}",
+        *law,
+        *own,
+        *SMALL,
+        f"out={tmp_path / 'run'}",
+        timeout=600,
+        XLA_FLAGS=f"--xla_dump_to={tmp_path / 'programs'} --xla_dump_hlo_as_text",
+    )
     assert ended.returncode in (0, 1, 3), ended.stderr
     programs = list((tmp_path / "programs").glob("*after_optimizations.txt"))
     assert len(programs) > 3
@@ -222,7 +285,9 @@ def test_no_program_of_a_run_calls_lapack_or_an_fft(theorem, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("theorem", "words"), RUNS, ids=lambda x: x if isinstance(x, str) else " ".join(x)[:24])
+@pytest.mark.parametrize(
+    ("theorem", "words"), RUNS, ids=lambda x: x if isinstance(x, str) else " ".join(x)[:24]
+)
 def test_runs_of_many_dimensions_end(theorem, words, tmp_path):
     ended = command(f"theorem={theorem}", *words, *SMALL, f"out={tmp_path / 'run'}", timeout=900)
     assert ended.returncode in (0, 3), ended.stdout + ended.stderr

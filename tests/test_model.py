@@ -15,7 +15,8 @@ from popgd.papers.power_method.training import invariance
 from popgd.problem.weights import along, distance, project
 
 SIZES = [(2, 3, 1), (3, 7, 2), (5, 4, 3), (4, 9, 6)]  # d, n, L; d > n once
-FORWARD = 2e-13  # relative; worst seen 3e-15: the two orders of multiplication differ by rounding, L times
+# relative; worst seen 3e-15: the two orders of multiplication differ by rounding, L times
+FORWARD = 2e-13
 GRADIENT = 1e-12  # relative to the largest entry; worst seen 4e-16
 MANIFOLD = 1e-12  # relative; worst seen 2e-15
 
@@ -50,7 +51,9 @@ def gradient(name):
 
 
 def relative(found, wanted):
-    return float(np.max(np.abs(np.asarray(found) - np.asarray(wanted))) / np.max(np.abs(np.asarray(wanted))))
+    return float(
+        np.max(np.abs(np.asarray(found) - np.asarray(wanted))) / np.max(np.abs(np.asarray(wanted)))
+    )
 
 
 # --- forward
@@ -85,7 +88,10 @@ def test_output_on_the_manifold_is_a_power_of_a_shifted_S(d, n, L, normalise):
     lam, vectors = np.linalg.eigh(np.asarray(X @ X.T))
     wanted = vectors @ ((1 + a * b * lam) ** L * (vectors.T @ np.asarray(q)))
     wanted = wanted / np.linalg.norm(wanted) if normalise else wanted
-    assert relative(looped(embed(jnp.asarray(a), jnp.asarray(b), d), X, q, L, normalise), wanted) < MANIFOLD
+    assert (
+        relative(looped(embed(jnp.asarray(a), jnp.asarray(b), d), X, q, L, normalise), wanted)
+        < MANIFOLD
+    )
 
 
 def test_a_layer_written_out_column_by_column():
@@ -95,9 +101,16 @@ def test_a_layer_written_out_column_by_column():
     Z = np.asarray(matrices(6, 1, 2 * d)[0][:, : n + 1])
     wanted = np.zeros_like(Z)
     for i in range(n + 1):
-        wanted[:, i] = Z[:, i] + sum(np.asarray(P) @ Z[:, j] * (Z[:, j] @ np.asarray(Q) @ Z[:, i]) for j in range(n + 1))
+        wanted[:, i] = Z[:, i] + sum(
+            np.asarray(P) @ Z[:, j] * (Z[:, j] @ np.asarray(Q) @ Z[:, i]) for j in range(n + 1)
+        )
     assert relative(model.layer(Weights(P, Q), jnp.asarray(Z), False), wanted) < FORWARD
-    assert relative(model.layer(Weights(P, Q), jnp.asarray(Z)), wanted / np.linalg.norm(wanted, axis=0)) < FORWARD
+    assert (
+        relative(
+            model.layer(Weights(P, Q), jnp.asarray(Z)), wanted / np.linalg.norm(wanted, axis=0)
+        )
+        < FORWARD
+    )
 
 
 def test_tokens():
@@ -133,14 +146,20 @@ def test_coordinates_and_distance_of_an_embedded_point():
 def test_projection_is_the_nearest_point():
     weights = Weights(*matrices(2, 2, 6))
     near = project(Active(3), weights)
-    assert all(np.allclose(x, y, atol=1e-15) for x, y in zip(near, project(Active(3), near), strict=True))
-    assert all(np.allclose(x, y, atol=1e-15) for x, y in zip(near, along(Active(3), weights), strict=True))
+    assert all(
+        np.allclose(x, y, atol=1e-15) for x, y in zip(near, project(Active(3), near), strict=True)
+    )
+    assert all(
+        np.allclose(x, y, atol=1e-15) for x, y in zip(near, along(Active(3), weights), strict=True)
+    )
     wanted = np.sqrt(sum(float(jnp.sum((x - y) ** 2)) for x, y in zip(weights, near, strict=True)))
     assert float(distance(Active(3), weights)) == pytest.approx(wanted, rel=1e-14)
     a, b = (float(x) for x in Active(3).coordinates(weights))
     for da, db in [(1e-3, 0), (0, 1e-3), (-1e-3, 1e-3)]:
         other = embed(jnp.asarray(a + da), jnp.asarray(b + db), 3)
-        assert wanted < np.sqrt(sum(float(jnp.sum((x - y) ** 2)) for x, y in zip(weights, other, strict=True)))
+        assert wanted < np.sqrt(
+            sum(float(jnp.sum((x - y) ** 2)) for x, y in zip(weights, other, strict=True))
+        )
 
 
 # --- gradients
@@ -161,9 +180,10 @@ def test_inactive_blocks_have_gradient_exactly_zero_in_every_sample(name):
 def by_hand(objective, weights, sample):
     """The gradient of a one-layer objective in all of (P, Q).
 
-    With z = (0; q), G = Z Z^T = diag(S, q q^T), g = Q z, u = G g and v = z + P u the output is f = v_bottom, or v_bottom/|v|.
-    w = dl/df is 2 (f - y), or 2 (I - V V^T) f. Pulled back to v: e = (0; w), and with LN (e - (N.e) N)/|v|, N = v/|v|.
-    Then dl/dP = e u^T and dl/dQ = (G P^T e) z^T, whose first d columns are 0 because z = (0; q).
+    With z = (0; q), G = Z Z^T = diag(S, q q^T), g = Q z, u = G g and v = z + P u the output is f =
+    v_bottom, or v_bottom/|v|. w = dl/df is 2 (f - y), or 2 (I - V V^T) f. Pulled back to v: e = (0;
+    w), and with LN (e - (N.e) N)/|v|, N = v/|v|. Then dl/dP = e u^T and dl/dQ = (G P^T e) z^T,
+    whose first d columns are 0 because z = (0; q).
     """
     X, q, V = (np.asarray(x) for x in sample[:3])
     P, Q = (np.asarray(M) for M in weights)
@@ -188,7 +208,9 @@ def by_hand(objective, weights, sample):
 @pytest.mark.parametrize("name", ONE_LAYER)
 def test_autodiff_is_the_closed_form_at_general_weights(name):
     weights, sample = Weights(*matrices(7, 2, 6)), draw(8, 3, 5)
-    for found, wanted in zip(gradient(name)(weights, sample), by_hand(OBJECTIVES[name], weights, sample), strict=True):
+    for found, wanted in zip(
+        gradient(name)(weights, sample), by_hand(OBJECTIVES[name], weights, sample), strict=True
+    ):
         assert relative(found, wanted) < GRADIENT
 
 
@@ -213,7 +235,9 @@ def test_autodiff_is_the_closed_form_in_the_active_blocks(name):
 
 @pytest.mark.parametrize("name", ONE_LAYER)
 def test_blocks_that_never_reach_the_output_of_one_layer(name):
-    """Q11 and Q21 at every point; without LN P11 and P12 too. The others do have a gradient at a general point."""
+    """Q11 and Q21 at every point; without LN P11 and P12 too. The others do have a gradient at a
+    general point.
+    """
     grad = gradient(name)(Weights(*matrices(11, 2, 6)), draw(12, 3, 5))
     P, Q = blocks(grad.P), blocks(grad.Q)
     silent = [Q.b11, Q.b21] + ([] if OBJECTIVES[name].layer_norm else [P.b11, P.b12])
@@ -226,7 +250,11 @@ def test_no_gradient_flows_through_the_principal_subspace():
     """V is data: the loss does not move it with X, and a repeated eigenvalue makes no NaN."""
     X = jnp.asarray(np.repeat(np.eye(3), [2, 2, 1], axis=1))
     sample = Sample(X, jnp.asarray([0.6, 0.0, 0.8]), jnp.eye(3)[:, :2])
-    to_V = jax.grad(lambda V: OBJECTIVES["4.1, L = 1"](embed(jnp.asarray(1.0), jnp.asarray(1.0), 3), sample._replace(V=V)))
+    to_V = jax.grad(
+        lambda V: OBJECTIVES["4.1, L = 1"](
+            embed(jnp.asarray(1.0), jnp.asarray(1.0), 3), sample._replace(V=V)
+        )
+    )
     assert not np.any(to_V(sample.V))
     grad = gradient("4.1, L = 1")(embed(jnp.asarray(1.0), jnp.asarray(1.0), 3), sample)
     assert all(np.isfinite(x).all() for x in grad)

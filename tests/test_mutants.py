@@ -1,7 +1,8 @@
-"""Every claim can be refuted: a mistake planted in the package must turn the claims named beside it.
+"""Every claim can be refuted: a mistake planted in the package must turn the claims named beside
+it.
 
-The list stands in experiments/; `python experiments/validation/mutation.py` prints it with its score. The measurements that a mutant
-does not touch are those of the shared runs.
+The list stands in experiments/; `python experiments/validation/mutation.py` prints it with its
+score. The measurements that a mutant does not touch are those of the shared runs.
 """
 
 import pytest
@@ -29,12 +30,17 @@ def unbroken():
 
 @pytest.mark.parametrize(
     "mutant",
-    [pytest.param(m, id=f"{m.theorem}: {m.name}", marks=[pytest.mark.slow] if m.slow else []) for m in MUTANTS],
+    [
+        pytest.param(m, id=f"{m.theorem}: {m.name}", marks=[pytest.mark.slow] if m.slow else [])
+        for m in MUTANTS
+    ],
 )
 def test_mutant(mutant):
     found = refuted(mutant, study(*mutant.theorem.split()))
     if mutant.survives:
-        assert not set(mutant.claims) & found, f"{mutant.name} is caught after all: drop its `survives`"
+        assert not set(mutant.claims) & found, (
+            f"{mutant.name} is caught after all: drop its `survives`"
+        )
     else:
         assert set(mutant.claims) <= found, f"{mutant.name} survives {set(mutant.claims) - found}"
 
@@ -46,7 +52,12 @@ def test_the_unbroken_package_is_not_refuted():
 
 def test_every_claim_has_a_mutant_in_the_default_suite():
     claims = {claim.id.split("@")[0] for theorem in NAMES for claim in both(report(theorem))}
-    killed = {claim for mutant in MUTANTS if not (mutant.survives or mutant.slow) for claim in mutant.claims}
+    killed = {
+        claim
+        for mutant in MUTANTS
+        if not (mutant.survives or mutant.slow)
+        for claim in mutant.claims
+    }
     assert claims <= set(YIELDS)
     assert claims <= killed, f"no mutant refutes {claims - killed}"
 

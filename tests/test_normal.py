@@ -20,19 +20,27 @@ def test_they_are_those_of_jax(seed, dtype):
 
 
 def test_the_generator_has_the_published_values():
-    """Known answers of Random123 1.09 (kat_vectors, threefry2x32, 20 rounds), and JAX's own on other words."""
+    """Known answers of Random123 1.09 (kat_vectors, threefry2x32, 20 rounds), and JAX's own on
+    other words.
+    """
     zeros, ones = (np.full(2, word, np.uint32) for word in (0, 0xFFFFFFFF))
     for key, x, wanted in [
         (zeros, zeros, (0x6B200159, 0x99BA4EFE)),
         (ones, ones, (0x1CB996FC, 0xBB002BE7)),
         ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
     ]:
-        found = threefry(jnp.asarray(key, jnp.uint32), *(jnp.asarray(word, jnp.uint32) for word in x))
+        found = threefry(
+            jnp.asarray(key, jnp.uint32), *(jnp.asarray(word, jnp.uint32) for word in x)
+        )
         assert tuple(int(word) for word in found) == wanted
     key, words = jnp.asarray([5, 6], jnp.uint32), jnp.arange(8, dtype=jnp.uint32)
-    assert np.array_equal(np.concatenate(threefry(key, words[:4], words[4:])), threefry_2x32(key, words))
+    assert np.array_equal(
+        np.concatenate(threefry(key, words[:4], words[4:])), threefry_2x32(key, words)
+    )
 
 
 def test_a_key_of_another_generator_has_its_own():
     key = jax.random.key(0, impl="rbg")
-    assert np.array_equal(normal(key, (3, 4), jnp.dtype("float32")), jax.random.normal(key, (3, 4), "float32"))
+    assert np.array_equal(
+        normal(key, (3, 4), jnp.dtype("float32")), jax.random.normal(key, (3, 4), "float32")
+    )

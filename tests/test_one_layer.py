@@ -1,4 +1,6 @@
-"""The exact loss of one layer against many digits in the plane, where the three terms of 4.3 cancel and beside the manifold."""
+"""The exact loss of one layer against many digits in the plane, where the three terms of 4.3 cancel
+and beside the manifold.
+"""
 
 from fractions import Fraction
 
@@ -38,19 +40,34 @@ def layer_loss(lam, alpha, beta, m, c):
     total = mp.mpf(0)
     for weight, q, s in samples(lam):
         lower = [(1 + m) * x + c * y for x, y in zip(q, s, strict=True)]
-        v = mp.sqrt(sum(x * x for x in lower) + sum((alpha * y + beta * x) ** 2 for x, y in zip(q, s, strict=True)))
-        total += weight * sum((x / v - y / mp.hypot(*s)) ** 2 for x, y in zip(lower, s, strict=True))
+        v = mp.sqrt(
+            sum(x * x for x in lower)
+            + sum((alpha * y + beta * x) ** 2 for x, y in zip(q, s, strict=True))
+        )
+        total += weight * sum(
+            (x / v - y / mp.hypot(*s)) ** 2 for x, y in zip(lower, s, strict=True)
+        )
     return total
 
 
 POINTS = (
     *((0, 0, 0, c) for c in (0.0, 1.0, 1e6, 1e8)),
-    *((0, 0, -0.5, 1e4), (1e-8, 1e-9, 0, 1e8), (1.0, 0.3, 0.2, 1.0), (100.0, 0, 0, 1e8), (1.0, 0.3, -3.0, 1.0)),
+    *(
+        (0, 0, -0.5, 1e4),
+        (1e-8, 1e-9, 0, 1e8),
+        (1.0, 0.3, 0.2, 1.0),
+        (100.0, 0, 0, 1e8),
+        (1.0, 0.3, -3.0, 1.0),
+    ),
 )
 
 
 @pytest.mark.parametrize(
-    "lam", [(3.0, 1.0), *(pytest.param(x, marks=SLOW) for x in [(1 + 1e-6, 1 - 1e-6), (100.0, 1.0), (1e3, 1.0)])]
+    "lam",
+    [
+        (3.0, 1.0),
+        *(pytest.param(x, marks=SLOW) for x in [(1 + 1e-6, 1 - 1e-6), (100.0, 1.0), (1e3, 1.0)]),
+    ],
 )
 def test_layer_loses_no_digits(lam):
     """As 1 + E||f||^2 - 2 E f.y it is 100 times the truth at (3, 1) and c = 1e8."""
@@ -70,7 +87,10 @@ def test_its_derivatives_lose_none(c):
     loss = one_layer.loss(LAYER, spectrum)
     slope, H = jax.grad(loss)(at), jax.jit(jax.hessian(loss))(at)
     known = float(quadrature.layer_slope(spectrum, jnp.asarray(c)).value)
-    assert abs(float(slope[2]) / known - 1) < DIGITS and abs(float(H[3, 7]) / (-c * known) - 1) < DIGITS
+    assert (
+        abs(float(slope[2]) / known - 1) < DIGITS
+        and abs(float(H[3, 7]) / (-c * known) - 1) < DIGITS
+    )
     with mp.workdps(40):
         wanted = mp.mpf(0)
         for weight, q, s in samples(lam):
@@ -82,7 +102,9 @@ def test_its_derivatives_lose_none(c):
 
 @pytest.mark.parametrize("target", ["unnormalised", pytest.param("normalised", marks=SLOW)])
 def test_without_layer_norm_near_isotropy(target):
-    """At the best fit, where the six terms cancel 10 digits of 4.2's loss; half an ulp of 1 - 1e-5 moves it by 4e-11."""
+    """At the best fit, where the six terms cancel 10 digits of 4.2's loss; half an ulp of 1 - 1e-5
+    moves it by 4e-11.
+    """
     E = Fraction(1, 10**5)
     spectrum = Spectrum(jnp.asarray([float(1 + E), float(1 - E)]), jnp.ones(2))
     loss = one_layer.loss(PowerIteration(target, layer_norm=False), spectrum)
@@ -92,13 +114,17 @@ def test_without_layer_norm_near_isotropy(target):
             wanted = mp.mpf(0)
             for weight, q, s in samples(lam):
                 y = s if target == "unnormalised" else [x / mp.hypot(*s) for x in s]
-                wanted += weight * sum(((1 + m) * a + c * b - z) ** 2 for a, b, z in zip(q, s, y, strict=True))
+                wanted += weight * sum(
+                    ((1 + m) * a + c * b - z) ** 2 for a, b, z in zip(q, s, y, strict=True)
+                )
             assert abs(float(loss(theta(0, 0, m, c))) - wanted) <= 1e-10 * wanted
 
 
 def test_without_layer_norm_the_power_step_is_exact():
     lam = np.array([3.0, 1.0])
-    loss = one_layer.loss(PowerIteration("unnormalised", layer_norm=False), Spectrum(jnp.asarray(lam), jnp.ones(2)))
+    loss = one_layer.loss(
+        PowerIteration("unnormalised", layer_norm=False), Spectrum(jnp.asarray(lam), jnp.ones(2))
+    )
     assert float(loss(theta(0, 0, -1.0, 1.0))) == 0.0
     for e in (1e-3, 1e-9):
         found = float(loss(theta(0, 0, -1.0, 1.0 + e)))

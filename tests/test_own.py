@@ -1,4 +1,6 @@
-"""A theorem of the user's own, in her file: edited, upgraded, resumed and rechecked, as she would do it."""
+"""A theorem of the user's own, in her file: edited, upgraded, resumed and rechecked, as she would
+do it.
+"""
 
 import importlib.metadata
 import json
@@ -33,15 +35,17 @@ def study(setting, objective, progress, memory):
 def is_d(study):
     """What she predicts."""
     # it is d
-    yield Evidence("is-d", "The value is d", "exercise", 1 * study.law.d, study.values["value"], 0.0, 0.0, 0.1, "exact")
+    yield Evidence("is-d", "The value is d", "exercise", 1 * study.law.d, study.values["value"],
+                   0.0, 0.0, 0.1, "exact")
 
 
 def more(study):
     yield Evidence("more", "More", "exercise", 0.0, 0.0, 0.0, 0.0, 0.1, "exact")
 
 
-OWN = Theorem("own.small", "small", "The value is d.", "exercise", ("d", "n", "covariance"), (), make_law, lambda law, L: 1.0,
-              lambda setting, target: SquaredError(1), hypotheses, study, (is_d,), lambda s: {}, {"n": 5, "L": 1})
+OWN = Theorem("own.small", "small", "The value is d.", "exercise", ("d", "n", "covariance"), (),
+              make_law, lambda law, L: 1.0, lambda setting, target: SquaredError(1), hypotheses,
+              study, (is_d,), lambda s: {}, {"n": 5, "L": 1})
 '''
 HELPER = """import pathlib
 import numpy as np
@@ -55,7 +59,10 @@ def goes_on():
         raise RuntimeError("stopped")
 """
 VALUES = {**dict.fromkeys(TABLE), "theorem": "own.small", "d": "2", "out": "run"}
-AGAIN, AFRESH = "judged again from the recorded path", "measured afresh; the old report stays until the new one is written"
+AGAIN, AFRESH = (
+    "judged again from the recorded path",
+    "measured afresh; the old report stays until the new one is written",
+)
 
 
 class User:
@@ -70,10 +77,14 @@ class User:
         """Her file, as a new process would run it."""
         sys.modules.pop("helper", None)
         theorems()["own.small"] = own.load(Path("mine.py"))["own.small"]
-        return self.told(run._job, VALUES, False)  # without Hydra, which takes longer than all the rest
+        return self.told(
+            run._job, VALUES, False
+        )  # without Hydra, which takes longer than all the rest
 
     def does(self, *words):
-        """The command line in another process, which knows none of her theorems unless it loads them."""
+        """The command line in another process, which knows none of her theorems unless it loads
+        them.
+        """
         theorems().pop("own.small", None)
         return self.told(run.main, list(words))
 
@@ -110,11 +121,17 @@ def finished(user):
 
 def test_a_false_prediction_is_refuted_from_the_recorded_path(finished):
     finished.edits("1 * study", "2 * study")
-    finished.edits('raise RuntimeError("stopped")', "raise", "helper.py")  # of the path, were it the file's
+    finished.edits(
+        'raise RuntimeError("stopped")', "raise", "helper.py"
+    )  # of the path, were it the file's
     finished.edits("raise", 'raise RuntimeError("stopped")', "helper.py")
     before = contents(Path("run") / "sources")
     assert finished.runs() == 1
-    assert AGAIN in finished.error and finished.error.count("\n") == 1 and "is-d: REFUTED" in finished.out
+    assert (
+        AGAIN in finished.error
+        and finished.error.count("\n") == 1
+        and "is-d: REFUTED" in finished.out
+    )
     assert finished.measured == 2
     assert contents(Path("run") / "sources") != before  # the copy is that of the code that judged
     assert finished.runs() == 1 and "already finished" in finished.out and finished.error == ""
@@ -153,18 +170,34 @@ def test_what_only_judges_is_judged_again(finished, old, new):
 
 
 PATHS = [
-    ("mine.py", "once(lambda: [measure(setting)], (0,))\n    goes_on", "once(lambda: [1 * measure(setting)], (0,))\n    goes_on"),
+    (
+        "mine.py",
+        "once(lambda: [measure(setting)], (0,))\n    goes_on",
+        "once(lambda: [1 * measure(setting)], (0,))\n    goes_on",
+    ),
     ("helper.py", "np.float64(setting.law.d)", "np.float64(1 * setting.law.d)"),
-    ("mine.py", "lambda setting, target: SquaredError(1)", "lambda setting, target: SquaredError(2)"),
-    pytest.param("mine.py", '"n": 5, "L": 1', '"n": 5, "L": 1, "samples": 2**15', marks=pytest.mark.slow),
-    pytest.param("helper.py", "import pathlib", "import pathlib\nprint('late')", marks=pytest.mark.slow),
+    (
+        "mine.py",
+        "lambda setting, target: SquaredError(1)",
+        "lambda setting, target: SquaredError(2)",
+    ),
+    pytest.param(
+        "mine.py", '"n": 5, "L": 1', '"n": 5, "L": 1, "samples": 2**15', marks=pytest.mark.slow
+    ),
+    pytest.param(
+        "helper.py", "import pathlib", "import pathlib\nprint('late')", marks=pytest.mark.slow
+    ),
 ]
 
 
 @pytest.mark.parametrize(("file", "old", "new"), PATHS)
 def test_what_measures_is_run_afresh(finished, file, old, new):
     finished.edits(old, new, file)
-    assert finished.runs() == 0 and "the code that measures" in finished.error and AFRESH in finished.error
+    assert (
+        finished.runs() == 0
+        and "the code that measures" in finished.error
+        and AFRESH in finished.error
+    )
     assert finished.measured == 4
     assert finished.runs() == 0 and "already finished" in finished.out
 
@@ -173,8 +206,16 @@ def test_other_versions_and_another_processor_are_run_afresh(finished, monkeypat
     plain, measured = importlib.metadata.version, 2
     old = plain("jax")
     for name, other, told in (
-        ("importlib.metadata.version", lambda name: "9.9" if name == "jax" else plain(name), f"versions (jax {old} -> 9.9)"),
-        ("importlib.metadata.version", lambda name: "0" if name == "hypothesis" else plain(name), "hypothesis"),  # she imports it
+        (
+            "importlib.metadata.version",
+            lambda name: "9.9" if name == "jax" else plain(name),
+            f"versions (jax {old} -> 9.9)",
+        ),
+        (
+            "importlib.metadata.version",
+            lambda name: "0" if name == "hypothesis" else plain(name),
+            "hypothesis",
+        ),  # she imports it
         ("popgd.runs.digest.cpu", lambda: "Z80", "the processor ("),
     ):
         monkeypatch.setattr(name, other)
@@ -191,8 +232,14 @@ def test_the_old_report_stays_until_the_new_one_is_there(finished, monkeypatch):
     assert finished.runs() == run.INTERNAL and (Path("run") / store.REPORT).read_bytes() == report
     assert finished.measured == 3
     Path("stop").unlink()
-    assert finished.runs() == 1 and finished.measured == 4 and "gone on with from its recorded path" in finished.error
-    assert (Path("run") / store.REPORT).read_bytes() != report and not (Path("run") / store.BEFORE).exists()
+    assert (
+        finished.runs() == 1
+        and finished.measured == 4
+        and "gone on with from its recorded path" in finished.error
+    )
+    assert (Path("run") / store.REPORT).read_bytes() != report and not (
+        Path("run") / store.BEFORE
+    ).exists()
 
 
 @pytest.fixture
@@ -214,13 +261,18 @@ def test_a_changed_comment_or_claim_kills_no_unfinished_run(stopped):
 def test_an_unfinished_run_of_other_code_is_begun_afresh(stopped):
     stopped.edits("np.float64(", "1 * np.float64(", "helper.py")
     assert stopped.runs() == 0 and stopped.measured == 3
-    assert "the code that measures: begun afresh; what was done (first) is kept in path-before.npz" in stopped.error
+    assert (
+        "the code that measures: begun afresh; what was done (first) is kept in path-before.npz"
+        in stopped.error
+    )
     assert not (Path("run") / store.BEFORE).exists()
 
 
 def test_what_an_older_popgd_went_on_from_is_not_used_in_silence(stopped):
     (Path("run") / store.CHECKPOINT).rename(Path("run") / store.FORMER)
-    assert stopped.runs() == 0 and stopped.measured == 3 and "checkpoint.npz is older" in stopped.error
+    assert (
+        stopped.runs() == 0 and stopped.measured == 3 and "checkpoint.npz is older" in stopped.error
+    )
     assert not (Path("run") / store.FORMER).exists()
 
 
@@ -233,17 +285,24 @@ def test_a_users_run_is_resumed_and_rechecked(finished, command):
     finished.edits("1 * study", "2 * study")
     assert finished.does(f"{command}=run") == 0
     copy = Path("run") / "sources" / "mine.py"
-    assert f"mine.py has been edited since (or what it imports): the copy {copy} is run" in finished.error
+    assert (
+        f"mine.py has been edited since (or what it imports): the copy {copy} is run"
+        in finished.error
+    )
     Path("mine.py").unlink()
     assert finished.does(f"{command}=run") == 0
-    assert f"own.small is foreign, its file is not here: the code in {copy} is run" in finished.error
+    assert (
+        f"own.small is foreign, its file is not here: the code in {copy} is run" in finished.error
+    )
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
 def test_an_unfinished_one_goes_on_without_its_file(stopped):
     Path("mine.py").unlink()
     Path("helper.py").unlink()
-    assert stopped.does("resume=run") == 0 and stopped.measured == 2 and "is foreign" in stopped.error
+    assert (
+        stopped.does("resume=run") == 0 and stopped.measured == 2 and "is foreign" in stopped.error
+    )
 
 
 def test_a_recheck_with_the_copy_still_tells_a_forged_report(finished):
@@ -265,7 +324,9 @@ def test_damaged_foreign_older_and_edited_are_four_things(finished):
     says(0, "resume=run")
     assert "has been edited since" in lines[-1]
     report = json.loads((Path("run") / store.REPORT).read_text())
-    (Path("run") / store.REPORT).write_text(json.dumps({**{k: v for k, v in report.items() if k != "digests"}, "format": 2}))
+    (Path("run") / store.REPORT).write_text(
+        json.dumps({**{k: v for k, v in report.items() if k != "digests"}, "format": 2})
+    )
     (Path("run") / store.CHECKPOINT).unlink()
     assert finished.runs() == 0 and finished.measured == 4
     lines.append(finished.error)
@@ -279,7 +340,9 @@ def test_damaged_foreign_older_and_edited_are_four_things(finished):
     (Path("run") / "sources").rmdir()
     says(2, "resume=run")
     assert "is of own.small, no theorem of popgd, and its source was not kept" in lines[-1]
-    assert len(set(lines)) == 4 and all(line.startswith("popgd: ") and line.count("\n") == 1 for line in lines)
+    assert len(set(lines)) == 4 and all(
+        line.startswith("popgd: ") and line.count("\n") == 1 for line in lines
+    )
 
 
 @pytest.mark.parametrize(
@@ -300,7 +363,9 @@ def test_a_file_without_a_theorem_is_one_line(user, text, told):
 
 
 def test_what_was_typed_is_never_taken_for_finished(user, monkeypatch):
-    """Into a notebook: its text is kept, or the run says that it is not; what else was typed nobody knows."""
+    """Into a notebook: its text is kept, or the run says that it is not; what else was typed nobody
+    knows.
+    """
     text = MINE.replace("from helper import goes_on, measure", HELPER)
     made = {"__name__": "typed_here"}
     exec(compile(text, "<cell 1>", "exec"), made)
@@ -319,7 +384,10 @@ def test_digests_do_not_depend_on_where_a_file_is(user):
         Path("helper.py").rename(Path(place) / "helper.py")
         sys.modules.pop("helper", None)
         found.append(digest.of(own.load(Path(place) / "mine.py")["own.small"]))
-        assert code.sources(own.load(Path(place) / "mine.py")["own.small"], ()).files.keys() == {"mine", "helper"}
+        assert code.sources(own.load(Path(place) / "mine.py")["own.small"], ()).files.keys() == {
+            "mine",
+            "helper",
+        }
         (Path(place) / "mine.py").rename("mine.py")
         (Path(place) / "helper.py").rename("helper.py")
     assert found[0] == found[1]

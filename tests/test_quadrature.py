@@ -24,20 +24,29 @@ q = SimpleNamespace(  # the same names, compiled once
     **{
         name: jax.jit(
             getattr(quadrature, name),
-            static_argnames=[s for s in STATIC if s in signature(getattr(quadrature, name)).parameters],
+            static_argnames=[
+                s for s in STATIC if s in signature(getattr(quadrature, name)).parameters
+            ],
         )
         for name in quadrature.__all__
         if name.startswith(("looped", "layer", "mean", "c_star", "loss_min", "moments", "norm"))
     },
 )
 REFERENCE = json.loads((Path(__file__).parent / "data" / "reference.json").read_text())
-DIGITS_20 = 1e-14  # against 20-digit strings; worst seen 2.9e-15 (slope at c = 1e4: ten roundings in log rho)
-RECURSION = 1e-12  # slopes at 0 and c*, L* of the file are float64 numbers "about 1e-12"; worst seen 4e-15
+# against 20-digit strings; worst seen 2.9e-15 (slope at c = 1e4: ten roundings in log rho)
+DIGITS_20 = 1e-14
+RECURSION = (
+    1e-12  # slopes at 0 and c*, L* of the file are float64 numbers "about 1e-12"; worst seen 4e-15
+)
 CLOSED = 5e-14  # against closed forms of d = 2; worst seen 4e-15 at condition 1e6
 AUTODIFF = 1e-11  # autodiff of the loss cancels as c grows; worst seen 1e-13 for c <= 1e3
-LARGEST_BOUND = 4e-12  # largest relative bound on the hard cases (L = 50, condition 1e6: exponents of 1400)
+LARGEST_BOUND = (
+    4e-12  # largest relative bound on the hard cases (L = 50, condition 1e6: exponents of 1400)
+)
 
-spectra = {name: q.Spectrum.of(entry["spectrum"]) for name, entry in REFERENCE.items() if name in "AB"}
+spectra = {
+    name: q.Spectrum.of(entry["spectrum"]) for name, entry in REFERENCE.items() if name in "AB"
+}
 
 
 def close(got: q.Bounded, wanted, tol: float) -> None:
@@ -45,8 +54,9 @@ def close(got: q.Bounded, wanted, tol: float) -> None:
 
 
 def honest(got: q.Bounded, wanted, spec: q.Spectrum) -> None:
-    """value, log, and both bounds against a many-digit number. Half an ulp of each eigenvalue is in the bound: relative to
-    the square of their least difference 17 2^-53 lam_1 over that, at most."""
+    """value, log, and both bounds against a many-digit number. Half an ulp of each eigenvalue is in
+    the bound: relative to the square of their least difference 17 2^-53 lam_1 over that, at most.
+    """
     size = abs(mp.mpf(wanted))
     assert abs(abs(mp.mpf(float(got.value))) - size) <= float(got.bound)
     assert abs(mp.mpf(float(got.log)) - mp.log(size)) <= float(got.log_bound)
@@ -54,7 +64,9 @@ def honest(got: q.Bounded, wanted, spec: q.Spectrum) -> None:
     assert float(got.log_bound) <= LARGEST_BOUND + 17 * 2.0**-53 * lam[0] / -np.diff(lam).max()
 
 
-SLOW = pytest.mark.slow  # each case compiles for seconds; its siblings in the default suite keep the formula honest
+SLOW = (
+    pytest.mark.slow
+)  # each case compiles for seconds; its siblings in the default suite keep the formula honest
 
 
 @pytest.mark.parametrize("name", ["A", pytest.param("B", marks=SLOW)])
@@ -89,7 +101,11 @@ HARD_LOOPED = {  # lam, mult, c (None: infinity), L; few shapes, so that few pro
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(k, marks=[SLOW] if k.startswith(("peak far", "plateau")) else []) for k in HARD_LOOPED]
+    "case",
+    [
+        pytest.param(k, marks=[SLOW] if k.startswith(("peak far", "plateau")) else [])
+        for k in HARD_LOOPED
+    ],
 )
 def test_looped_bound_is_honest_on_hard_cases(case):
     lam, mult, c, L = HARD_LOOPED[case]
@@ -117,7 +133,13 @@ def test_layer_bound_is_honest_on_hard_cases(case):
 
 @pytest.mark.parametrize(
     ("cond", "c"),
-    [(1e3, 1e12), *(pytest.param(*case, marks=SLOW) for case in [(1e6, 1.0), (3.0, 0.0), (1e6, 0.0), (1 + 1e-7, 0.5)])],
+    [
+        (1e3, 1e12),
+        *(
+            pytest.param(*case, marks=SLOW)
+            for case in [(1e6, 1.0), (3.0, 0.0), (1e6, 0.0), (1 + 1e-7, 0.5)]
+        ),
+    ],
 )
 def test_layer_in_the_plane(cond, c):
     spec = q.Spectrum(jnp.array([cond, 1.0]), jnp.ones(2))
@@ -127,12 +149,16 @@ def test_layer_in_the_plane(cond, c):
 
 
 def test_double_step_fails_where_it_should(monkeypatch):
-    """Half the nodes: e^{-pi^2/h} = 3e-9 at d = 1000 is beyond the allowance, and the bound says so."""
+    """Half the nodes: e^{-pi^2/h} = 3e-9 at d = 1000 is beyond the allowance, and the bound says
+    so.
+    """
     lam, mult, c, L = HARD_LOOPED["d = 1000, sharpest growth of |f| off the axis"]
     spec = q.Spectrum(jnp.array(lam, float), jnp.array(mult, float))
     _, slope = oracles.looped(lam, mult, c, L)
     widest = (40.0 / 2 + 40.0 / 500 + 13.0) / 32  # the range that the grid really spans here
-    monkeypatch.setattr("popgd.papers.power_method.quadrature.looped.node_count", lambda *_: int(widest * 32 / 0.5))
+    monkeypatch.setattr(
+        "popgd.papers.power_method.quadrature.looped.node_count", lambda *_: int(widest * 32 / 0.5)
+    )
     coarse = jax.jit(lambda x: quadrature.looped_slope(spec, x, L))(c)
     error = abs(abs(float(coarse.value)) / float(slope) - 1)
     assert 1e-12 < error <= float(coarse.log_bound)
@@ -149,7 +175,9 @@ def test_outside_the_laid_out_condition_the_bound_says_so():
 @SLOW
 @pytest.mark.parametrize(("ratio", "L"), [(2.0, 1), (1e6, 1), (2.0, 3), (1e6, 3)])
 def test_plane_closed_forms(ratio, L):
-    """d = 2: l = k/(1+k), k = ((1+c lam_2)/(1+c lam_1))^L, from mean of k^2 sin^2/(cos^2 + k^2 sin^2)."""
+    """d = 2: l = k/(1+k), k = ((1+c lam_2)/(1+c lam_1))^L, from mean of k^2 sin^2/(cos^2 + k^2
+    sin^2).
+    """
     spec = q.Spectrum(jnp.array([ratio, 1.0]), jnp.ones(2))
     a, b = 1 - 1 / ratio, 1 - 1 / ratio**2
     k = ratio**-L
@@ -185,7 +213,9 @@ def test_norm_excess_agrees_with_the_difference_and_survives_isotropy():
             excess, A = mean_norm - (x + y) / 2, (x * x + y * y) / 2
             honest(q.norm_excess(spec), excess, spec)
             honest(q.c_star(spec, "normalised"), excess / A, spec)
-            got = q.c_star(spec, "unnormalised")  # of these very numbers, whose sum is not 2: no digits are claimed
+            got = q.c_star(
+                spec, "unnormalised"
+            )  # of these very numbers, whose sum is not 2: no digits are claimed
             assert abs(mp.mpf(float(got.value)) - (1 - (x + y) / 2 / A)) <= float(got.bound)
             honest(q.loss_min(spec, "unnormalised"), 1 - ((x + y) / 2) ** 2 / A, spec)
             loss = oracles.plane_layer(float(x), float(y), 0.0)[0]
@@ -193,7 +223,9 @@ def test_norm_excess_agrees_with_the_difference_and_survives_isotropy():
 
 
 def near_isotropy(E):
-    """Spectra of whole trace, as exact fractions and multiplicities: d = 2, 3 and 5, n = d and n > d."""
+    """Spectra of whole trace, as exact fractions and multiplicities: d = 2, 3 and 5, n = d and n >
+    d.
+    """
     return (
         ([1 + E, 1 - E], [1, 1]),
         ([1 + E, 1 - 2 * E], [2, 1]),
@@ -202,7 +234,9 @@ def near_isotropy(E):
     )
 
 
-@pytest.mark.parametrize("digits", [3, 7, pytest.param(10, marks=SLOW), pytest.param(12, marks=SLOW)])
+@pytest.mark.parametrize(
+    "digits", [3, 7, pytest.param(10, marks=SLOW), pytest.param(12, marks=SLOW)]
+)
 def test_decimals_that_float64_rounds_are_covered_near_isotropy(digits):
     """y = Sq against exact fractions of the numbers that were meant; tr S = n is known and kept."""
     for lam, mult in near_isotropy(Fraction(1, 10**digits)):
@@ -236,7 +270,11 @@ def test_decimals_near_isotropy_for_the_other_curves(digits):
 
 def test_isotropy_is_exact():
     spec = q.Spectrum.of([3.0, 3.0, 3.0])
-    assert float(q.c_star(spec, "normalised").value) == float(q.loss_min(spec, "normalised").value) == 0.0
+    assert (
+        float(q.c_star(spec, "normalised").value)
+        == float(q.loss_min(spec, "normalised").value)
+        == 0.0
+    )
     close(q.c_star(spec, "unnormalised"), 2 / 3, CLOSED)
     with pytest.raises(ValueError, match="every direction is leading"):
         q.looped_loss(spec, 1.0, 2)
@@ -263,7 +301,9 @@ def test_slope_is_the_finite_difference_at_large_c():
 
 @pytest.mark.parametrize("name", ["A", pytest.param("B", marks=SLOW)])
 def test_corrections_are_the_next_order(name):
-    """Richardson: (kappa + c^2 l') c and (C1 + c^3 l') c extrapolated from c and 2c; the rest is O(1/c^2)."""
+    """Richardson: (kappa + c^2 l') c and (C1 + c^3 l') c extrapolated from c and 2c; the rest is
+    O(1/c^2).
+    """
     spec, L = spectra[name], REFERENCE[name]["loops_L"]
     kappa, C1 = float(q.looped_kappa(spec, L).value), float(q.layer_C1(spec).value)
 
@@ -274,16 +314,22 @@ def test_corrections_are_the_next_order(name):
         return (C1 + c**3 * float(q.layer_slope(spec, c).value)) * c
 
     c = 3e3
-    assert abs((2 * looped(2 * c) - looped(c)) / float(q.looped_correction(spec, L).value) - 1) < 1e-5
+    assert (
+        abs((2 * looped(2 * c) - looped(c)) / float(q.looped_correction(spec, L).value) - 1) < 1e-5
+    )
     assert abs((2 * layer(2 * c) - layer(c)) / float(q.layer_correction(spec).value) - 1) < 1e-5
     assert abs(2 * float(q.layer_loss(spec, 1e8).value) * 1e16 / C1 - 1) < 1e-6
-    assert abs(float(q.looped_loss(spec, 1e12, L).value / q.looped_limit(spec, L).value) - 1) < 1e-12
+    assert (
+        abs(float(q.looped_loss(spec, 1e12, L).value / q.looped_limit(spec, L).value) - 1) < 1e-12
+    )
 
 
 def test_layer_loss_at_zero_is_the_mean_cosine():
     for spec in spectra.values():
         wanted = 2 - 2 * float(q.mean_cosine(spec).value)
-        close(q.layer_loss(spec, 0.0), wanted, 2e-14)  # worst seen 3e-15: two digits lost in the difference
+        close(
+            q.layer_loss(spec, 0.0), wanted, 2e-14
+        )  # worst seen 3e-15: two digits lost in the difference
 
 
 @SLOW
@@ -312,7 +358,9 @@ def test_vmap_and_gradient_in_the_spectrum():
     assert out.value.shape == (2, 3) and abs(float(out.value[1, 1] / one.value) - 1) < 1e-14
     spec = spectra["A"]
     grad = jax.jit(jax.grad(lambda lam: q.layer_C1(spec._replace(lam=lam)).value))(spec.lam)
-    assert abs(float(grad @ spec.lam) / float(q.layer_C1(spec).value) + 2) < 1e-12  # homogeneous of degree -2
+    assert (
+        abs(float(grad @ spec.lam) / float(q.layer_C1(spec).value) + 2) < 1e-12
+    )  # homogeneous of degree -2
 
 
 def test_gamma_ratio():

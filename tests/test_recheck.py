@@ -1,4 +1,6 @@
-"""A stored run judged again: whatever is changed in its report or its trajectory is told, and an honest one passes."""
+"""A stored run judged again: whatever is changed in its report or its trajectory is told, and an
+honest one passes.
+"""
 
 import json
 import math
@@ -80,7 +82,9 @@ def test_a_run_of_this_code_comes_out_as_it_was(tiny, capsys):
     before = contents(tiny)
     assert run.main([f"recheck={tiny}"]) == 0
     shown = capsys.readouterr().out
-    assert "then: popgd 0.1.0" in shown and f"now:  popgd 0.1.0, revision {store.revision()}" in shown
+    assert (
+        "then: popgd 0.1.0" in shown and f"now:  popgd 0.1.0, revision {store.revision()}" in shown
+    )
     assert "0 of " in shown
     assert contents(tiny) == before
     found = again(tiny)
@@ -92,7 +96,9 @@ def test_a_run_of_this_code_comes_out_as_it_was(tiny, capsys):
 
 
 def test_a_run_of_older_code_has_the_same_outcomes_and_values(tmp_path, monkeypatch, judged):
-    """Its bounds may be others, and it has no trajectory: that is told, and nothing else but what was meant."""
+    """Its bounds may be others, and it has no trajectory: that is told, and nothing else but what
+    was meant.
+    """
     monkeypatch.setattr("popgd.runs.recheck.check_setting", lambda *_: judged)
     found = again(shutil.copytree(OLDER, tmp_path / "run"))
     assert ("digests", older.CORRECTED[2]["digests"]) in found.corrections
@@ -126,12 +132,16 @@ def test_an_older_report_is_read_in_todays_words(before, capsys, monkeypatch):
     forge(before, lambda r: r["quantities"].update(c_end=r["quantities"].pop("c_star")))
     both = ["claim c-limit", "claim limit-c", "quantity c_end", "quantity c_star"]
     assert told(before) == both
-    monkeypatch.setitem(older.RENAMED, 2, {**older.RENAMED[2], "c-limit": "limit-c", "c_end": "c_star"})
+    monkeypatch.setitem(
+        older.RENAMED, 2, {**older.RENAMED[2], "c-limit": "limit-c", "c_end": "c_star"}
+    )
     assert told(before) == []
     FORGERY["c_star"](before_todays := {"quantities": {"c_star": {}}})
     forge(before, lambda r: r["quantities"]["c_end"].update(before_todays["quantities"]["c_star"]))
     assert told(before) == ["c_star", "c_star: error"]
-    monkeypatch.setitem(older.CORRECTED, 2, {**older.CORRECTED[2], "c_star: error": "it was too large"})
+    monkeypatch.setitem(
+        older.CORRECTED, 2, {**older.CORRECTED[2], "c_star: error": "it was too large"}
+    )
     assert run.main([f"recheck={before}"]) == 1
     shown = capsys.readouterr().out
     assert "a correction since then: c_star: error: it was too large" in shown and "1 of " in shown
@@ -170,15 +180,21 @@ def test_a_report_forged_in_its_versions_too_is_told(tiny, capsys, name):
 def number_fields(report):
     """(entry, key, row) of every number of a report."""
     for claim in (*report["claims"], *report["self_checks"]):
-        yield from ((claim, key, f"{claim['id']}: {key}") for key in ("predicted", "measured", *TRUST))
+        yield from (
+            (claim, key, f"{claim['id']}: {key}") for key in ("predicted", "measured", *TRUST)
+        )
     for name, quantity in report["quantities"].items():
-        yield from ((quantity, key, name + suffix) for key, suffix in (("value", ""), ("error", ": error")))
+        yield from (
+            (quantity, key, name + suffix) for key, suffix in (("value", ""), ("error", ": error"))
+        )
 
 
 def least(entry, key):
     """What is just beyond rounding, and for values beyond 4 sqrt(2) errors."""
     size = max(1.0, *(abs(x or 0.0) for x in entry.values() if not isinstance(x, str)))
-    error = 1.01 * APART * (entry["error"] or 0.0) if key in ("predicted", "measured", "value") else 0.0
+    error = (
+        1.01 * APART * (entry["error"] or 0.0) if key in ("predicted", "measured", "value") else 0.0
+    )
     return 100 * math.ulp(1.0) * size + 1e-8 * abs(entry[key] or 0.0) + error
 
 
@@ -195,7 +211,10 @@ CHANGES = {
 def test_every_number_of_every_claim_and_quantity_is_compared(tiny, change):
     """All of them forged at once, and each kind by itself: no stored number excuses another."""
     kept = json.loads((tiny / store.REPORT).read_text())
-    fields = [(entry, key, row, entry[key], change(entry[key], least(entry, key))) for entry, key, row in number_fields(kept)]
+    fields = [
+        (entry, key, row, entry[key], change(entry[key], least(entry, key)))
+        for entry, key, row in number_fields(kept)
+    ]
     for kind in (None, "predicted", "measured", "value", *TRUST):
         chosen = [field for field in fields if kind in (None, field[1])]
         for entry, key, _, _, new in chosen:
@@ -218,11 +237,16 @@ TEXTS = [
     (lambda r: r.update(reason="heavy tails"), ["reason"]),
     (
         lambda r: check_of(r, "engines-agree-raw").update(
-            reason=check_of(r, "engines-agree-raw")["reason"].replace("1024 samples", "10240 samples")
+            reason=check_of(r, "engines-agree-raw")["reason"].replace(
+                "1024 samples", "10240 samples"
+            )
         ),
         ["engines-agree-raw: reason"],
     ),
-    (lambda r: check_of(r, "engines-agree-raw").update(self_check="slope"), ["engines-agree-raw: self_check"]),
+    (
+        lambda r: check_of(r, "engines-agree-raw").update(self_check="slope"),
+        ["engines-agree-raw: self_check"],
+    ),
     (lambda r: r["environment"].update(seed=7), ["seed"]),
     (lambda r: r.update(signed="by me"), ["signed"]),
     (lambda r: r["claims"].pop(3), ["claim active-gradient-scalar"]),
@@ -311,7 +335,10 @@ def test_a_damaged_report_is_one_line(tiny, capsys, plant):
     forge(tiny, plant)
     assert run.main([f"recheck={tiny}"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"popgd: recheck={tiny}: report.json is damaged") and error.count("\n") == 1
+    assert (
+        error.startswith(f"popgd: recheck={tiny}: report.json is damaged")
+        and error.count("\n") == 1
+    )
 
 
 def test_recheck_wants_a_finished_run_with_its_own_settings(tiny):
@@ -353,9 +380,13 @@ def test_every_array_of_the_trajectory_is_compared(tiny, entry):
         if array.dtype.kind == "i":
             at[entry] += 1
         else:
-            at[entry] = at[entry] + 1e-8 * max(1.0, abs(at[entry])) if np.isfinite(at[entry]) else 0.0
+            at[entry] = (
+                at[entry] + 1e-8 * max(1.0, abs(at[entry])) if np.isfinite(at[entry]) else 0.0
+            )
     save(tiny, kept)
-    assert [name.partition(" [")[0] for name in told(tiny)] == [f"trajectory.npz {name}" for name in kept]
+    assert [name.partition(" [")[0] for name in told(tiny)] == [
+        f"trajectory.npz {name}" for name in kept
+    ]
 
 
 def test_a_trajectory_of_other_arrays_is_told(tiny):
@@ -398,7 +429,9 @@ def test_what_is_no_number_is_compared_too(number):
     assert found.then == found.now
 
 
-@pytest.mark.parametrize(("bound", "same"), [(0.0, False), (0.04, False), (0.06, True), (np.inf, True)])
+@pytest.mark.parametrize(
+    ("bound", "same"), [(0.0, False), (0.04, False), (0.06, True), (np.inf, True)]
+)
 def test_an_array_with_a_bound_may_move_by_two_of_them_as_they_are_now(bound, same):
     """The stored bound is of no account, and an infinite one excuses no other entry."""
     then = {"x/log_sin": np.array([-36.0, -1.1]), "x/rounding": np.array([1e9, 1e9])}
@@ -410,7 +443,9 @@ def test_an_array_with_a_bound_may_move_by_two_of_them_as_they_are_now(bound, sa
 @pytest.mark.parametrize("content", [b"", b"PK", None])
 def test_a_damaged_trajectory_is_one_line(tiny, content):
     stored = (tiny / store.TRAJECTORY).read_bytes()
-    (tiny / store.TRAJECTORY).write_bytes(stored[: len(stored) // 2] if content is None else content)
+    (tiny / store.TRAJECTORY).write_bytes(
+        stored[: len(stored) // 2] if content is None else content
+    )
     with pytest.raises(SettingError, match=r"trajectory\.npz is damaged") as caught:
         again(tiny)
     assert "\n" not in str(caught.value)
@@ -453,7 +488,9 @@ def test_a_run_in_other_chunks_comes_out_as_it_was(whole, monkeypatch):
 
 @pytest.mark.slow
 def test_other_seeds_differ(whole, tmp_path, monkeypatch):
-    """The same settings with other samples, as other code may draw them: most of what is sampled is told on this code."""
+    """The same settings with other samples, as other code may draw them: most of what is sampled is
+    told on this code.
+    """
     settings = store.read(TINY / store.SETTINGS)
     other = check_setting(restore({**settings, "seed": 1}))
     monkeypatch.setattr("popgd.runs.recheck.check_setting", lambda *_: other)

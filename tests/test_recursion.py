@@ -1,5 +1,6 @@
-"""The exact recursion against quadrature trajectories, 30-digit descents, itself in pieces, and its own
-bounds."""
+"""The exact recursion against quadrature trajectories, 30-digit descents, itself in pieces, and its
+own bounds.
+"""
 
 import json
 from functools import cache
@@ -20,7 +21,10 @@ from popgd.descent.recursion_optax import recurse_optax
 
 SPECTRUM, LOOPS, DIM = (8.0, 5.0, 4.0, 2.0, 1.0), 3, 5
 KAPPA, C1 = 0.05220567032766323, 0.03426756720485954
-THEOREMS = {"4.1": (lambda: looped_log(SPECTRUM, LOOPS), 2), "4.3": (lambda: layer_log(SPECTRUM), 3)}
+THEOREMS = {
+    "4.1": (lambda: looped_log(SPECTRUM, LOOPS), 2),
+    "4.3": (lambda: layer_log(SPECTRUM), 3),
+}
 REFERENCE = Path(__file__).parent / "data" / "reference.json"
 
 TRAJECTORY = 2e-12  # worst seen 8e-14; the reference claims 1e-12
@@ -52,7 +56,9 @@ def relative(found, wanted):
 
 
 def off_node(scale, seed=0, largest=1e15):
-    return jnp.asarray(scale * np.expm1(np.random.default_rng(seed).uniform(0, np.log(largest / scale), 400)))
+    return jnp.asarray(
+        scale * np.expm1(np.random.default_rng(seed).uniform(0, np.log(largest / scale), 400))
+    )
 
 
 @pytest.mark.slow
@@ -69,7 +75,9 @@ def test_interpolant_error_is_honest_and_small(theorem):
 def test_half_the_degree_misses_the_tolerance_and_says_so(theorem):
     with pytest.raises(ValueError, match="exceeds"):
         interpolate(direct(theorem), THEOREMS[theorem][1], degree=DEGREE // 2, width=WIDTH)
-    loose = interpolate(direct(theorem), THEOREMS[theorem][1], degree=DEGREE // 2, width=WIDTH, tolerance=1.0)
+    loose = interpolate(
+        direct(theorem), THEOREMS[theorem][1], degree=DEGREE // 2, width=WIDTH, tolerance=1.0
+    )
     c = off_node(float(loose.scale))
     seen = np.max(np.abs(np.log(-loose(c)) - direct(theorem)(c)))
     assert 1e-11 < seen <= float(loose.error)
@@ -78,7 +86,9 @@ def test_half_the_degree_misses_the_tolerance_and_says_so(theorem):
 @pytest.mark.slow
 def test_interpolant_holds_for_condition_1e6_and_50_loops():
     hard = looped_log(np.geomspace(8, 8e-6, 6), 50)
-    slope = interpolate(hard, 2, tolerance=1e-11)  # the quadrature's own logarithms round at 2e-13 there
+    slope = interpolate(
+        hard, 2, tolerance=1e-11
+    )  # the quadrature's own logarithms round at 2e-13 there
     c = off_node(float(slope.scale))
     assert np.max(np.abs(np.log(-slope(c)) - hard(c))) <= float(slope.error)
 
@@ -131,12 +141,17 @@ def test_interpolant_descent_equals_the_directly_evaluated_one():
 
 
 def test_Delta_goes_on_falling_below_the_rounding_of_its_factor():
-    """log Delta has -sum_{s>t} 1/(16 s^2) = -1/(16 t) to go in 4.1; from 2.4e7 on each term is below half
-    an ulp of 1."""
+    """log Delta has -sum_{s>t} 1/(16 s^2) = -1/(16 t) to go in 4.1; from 2.4e7 on each term is
+    below half an ulp of 1.
+    """
     found = recurse(plane_looped(3.0, 1.0), (1.0, 0.0), 1.0, 2, np.array([10**5, 10**6]))
     assert np.log(found.Delta[1] / found.Delta[0]) == pytest.approx(-(1e-5 - 1e-6) / 16, rel=0.02)
-    now = found.state._replace(c=found.state.c + 1e5, Delta_low=jnp.zeros(()))  # h = 2.5e-11, h^2 < 2^-54
-    later = recurse(plane_looped(3.0, 1.0), (1.0, 0.0), 1.0, 2, np.array([2 * 10**6]), state=now).state
+    now = found.state._replace(
+        c=found.state.c + 1e5, Delta_low=jnp.zeros(())
+    )  # h = 2.5e-11, h^2 < 2^-54
+    later = recurse(
+        plane_looped(3.0, 1.0), (1.0, 0.0), 1.0, 2, np.array([2 * 10**6]), state=now
+    ).state
     h = float(plane_looped(3.0, 1.0)(now.c)) / 2
     assert 1.0 - h * h == 1.0
     assert float(later.Delta_low) == pytest.approx(-(10**6) * h * h * float(now.Delta), rel=0.05)
@@ -156,9 +171,13 @@ def test_weights_of_have_no_cancellation():
         np.testing.assert_allclose(sign * b, [1e4, 0.0, 2.0, 0.0, -2.0], rtol=1e-15)
 
 
-@pytest.mark.parametrize("start", [(1.0, 0.0), (0.0, 1.0), (-0.7, 0.4), (0.8, -0.8), (-0.8, 0.8), (1.0, 1.0), (-1.0, -1.0)])
+@pytest.mark.parametrize(
+    "start",
+    [(1.0, 0.0), (0.0, 1.0), (-0.7, 0.4), (0.8, -0.8), (-0.8, 0.8), (1.0, 1.0), (-1.0, -1.0)],
+)
 def test_signs_of_the_weights_are_those_of_the_descent_on_the_weights(start):
-    """Where a step multiplies a + b by 1 - h < 0, or a - b by 1 + h < 0, they turn; a = b and a = -b stay so exactly.
+    """Where a step multiplies a + b by 1 - h < 0, or a - b by 1 + h < 0, they turn; a = b and a =
+    -b stay so exactly.
 
     4.2 on (3, 1), y normalised, from (1, 0) at eta = 0.7 ends with a < 0.
     """
@@ -179,7 +198,11 @@ def test_signs_of_the_weights_are_those_of_the_descent_on_the_weights(start):
         size = abs(wanted).max(axis=1)
         close = (abs(found.c - wanted.prod(axis=1)) < 1e-6 * size**2) & calm
         assert (close | ~calm)[:5].all()
-        np.testing.assert_allclose(np.stack([a, b], 1)[close] / size[close, None], wanted[close] / size[close, None], atol=1e-4)
+        np.testing.assert_allclose(
+            np.stack([a, b], 1)[close] / size[close, None],
+            wanted[close] / size[close, None],
+            atol=1e-4,
+        )
         turned += int((np.diff(np.sign(found.sign)) != 0).any())
         if start[0] == start[1]:
             assert (found.Delta[calm] == 0).all() and (a == b)[calm].all()
@@ -191,7 +214,9 @@ def test_signs_of_the_weights_are_those_of_the_descent_on_the_weights(start):
 def test_the_example_whose_sign_was_lost():
     from popgd import check
 
-    found = check("4.2", spectrum=[3, 1], target="normalised", eta=0.7, samples=64, sampled_steps=4, batch=8)
+    found = check(
+        "4.2", spectrum=[3, 1], target="normalised", eta=0.7, samples=64, sampled_steps=4, batch=8
+    )
     a, error = found.quantities["a_final"]
     assert abs(a + 0.2598870298) < 1e-9 and error < 1e-9
     assert found.quantities["b_final"][0] < 0
@@ -210,16 +235,22 @@ def test_affine_slope_converges_oscillates_and_diverges_with_a_status():
 
 def test_pieces_and_continuation_do_not_change_a_bit(monkeypatch):
     steps, calls = log_grid(200_000, 3), []
-    whole = recurse(fit("4.1"), (1.0, 0.0), 1.0, DIM, steps, callback=lambda *call: calls.append(call))
+    whole = recurse(
+        fit("4.1"), (1.0, 0.0), 1.0, DIM, steps, callback=lambda *call: calls.append(call)
+    )
     half = recurse(fit("4.1"), (1.0, 0.0), 1.0, DIM, steps[:9])
     rest = recurse(fit("4.1"), (1.0, 0.0), 1.0, DIM, steps[9:], state=half.state)
     for name in ("c", "Delta", "dc"):
         joined = np.concatenate([getattr(half, name), getattr(rest, name)])
         np.testing.assert_array_equal(joined, getattr(whole, name))
-    monkeypatch.setattr("popgd.descent.recursion.PIECE_SECONDS", (-1.0, -1.0))  # every piece is too long: down to one step
+    monkeypatch.setattr(
+        "popgd.descent.recursion.PIECE_SECONDS", (-1.0, -1.0)
+    )  # every piece is too long: down to one step
     short = recurse(fit("4.1"), (1.0, 0.0), 1.0, DIM, steps[:9])
     np.testing.assert_array_equal(short.c, whole.c[:9])
-    assert calls[-1] == (200_000, 200_000) and [step for step, _ in calls] == sorted(step for step, _ in calls)
+    assert calls[-1] == (200_000, 200_000) and [step for step, _ in calls] == sorted(
+        step for step, _ in calls
+    )
 
 
 def test_a_batch_equals_its_members():
@@ -272,8 +303,9 @@ def test_bad_input_is_one_line(call, message):
 
 
 def test_newton_weights_are_the_modified_equation_of_euler():
-    """For z+ = z + z^2 the modified equation is z^2 - z^3 + 3/2 z^4 - 8/3 z^5 + ... (f''f f/12 + f'f'f/3
-    = 3/2 z^4)."""
+    """For z+ = z + z^2 the modified equation is z^2 - z^3 + 3/2 z^4 - 8/3 z^5 + ... (f''f f/12 +
+    f'f'f/3 = 3/2 z^4).
+    """
     z = orbit = np.polynomial.Polynomial([0, 1])
     series = 0 * z
     for weight in newton_weights(4):
@@ -287,7 +319,13 @@ def test_gauss_integrates_degree_2s_minus_1_and_not_2s():
     assert abs(weights @ nodes**9 - 1 / 10) < 1e-15 < 1e-7 < abs(weights @ nodes**10 - 1 / 11)
 
 
-CASES = [(1.0, (1.0, 0.0)), (0.1, (1.0, 0.0)), (100.0, (1.0, 0.0)), (1.0, (0.5, 0.5)), (1e-2, (0.01, 0.01))]
+CASES = [
+    (1.0, (1.0, 0.0)),
+    (0.1, (1.0, 0.0)),
+    (100.0, (1.0, 0.0)),
+    (1.0, (0.5, 0.5)),
+    (1e-2, (0.01, 0.01)),
+]
 
 
 @pytest.mark.parametrize("theorem", THEOREMS)
@@ -313,7 +351,9 @@ def test_leap_agrees_with_brute_force_at_1e8(theorem):
 
 @pytest.mark.parametrize("order, holds", [(3, False), (leaps.ORDER, True)])
 def test_a_lower_order_violates_the_tolerance_where_it_should(order, holds):
-    """From t = 300, N = 3 (all trees of three nodes) is still seen at 1e-11, and its bound says so."""
+    """From t = 300, N = 3 (all trees of three nodes) is still seen at 1e-11, and its bound says
+    so.
+    """
     now = recurse(fit("4.1"), (1.0, 0.0), 1.0, DIM, np.array([300])).state
     steps = np.array([1000, 10**4, 10**5])
     begin = Bounded(now, jnp.zeros(()), jnp.zeros(()))
@@ -326,17 +366,24 @@ def test_a_lower_order_violates_the_tolerance_where_it_should(order, holds):
 
 @pytest.mark.parametrize("eta, start", CASES)
 def test_the_bound_covers_a_slope_that_is_wrong_by_its_stated_error(eta, start):
-    """A slope off by up to 1e-6, by a wiggle or all one way, moves c by less than the bound of a fit that
-    says 1e-6."""
+    """A slope off by up to 1e-6, by a wiggle or all one way, moves c by less than the bound of a
+    fit that says 1e-6.
+    """
     good = fit("4.1")
     claimed = jax.tree_util.tree_map(lambda v: v, good)
-    claimed = type(good)(good.coefficients, good.scale, good.tail, good.reach, jnp.asarray(1e-6), good.power)
+    claimed = type(good)(
+        good.coefficients, good.scale, good.tail, good.reach, jnp.asarray(1e-6), good.power
+    )
     bound = trajectory(claimed, start, eta, DIM, 10**6, 2, brute=2000)
     for wiggle in (0.0, 3.0):
-        wrong = jax.tree_util.Partial(lambda s, w, c: s(c) * (1 + 1e-6 * jnp.cos(w * jnp.log1p(c))), good, wiggle)
+        wrong = jax.tree_util.Partial(
+            lambda s, w, c: s(c) * (1 + 1e-6 * jnp.cos(w * jnp.log1p(c))), good, wiggle
+        )
         found = recurse(wrong, start, eta, DIM, bound.step)
         error = np.abs(found.c - bound.c)
-        assert (error <= bound.bound).all() and (np.abs(found.Delta - bound.Delta) <= bound.bound_Delta).all()
+        assert (error <= bound.bound).all() and (
+            np.abs(found.Delta - bound.Delta) <= bound.bound_Delta
+        ).all()
         assert error[-1] > bound.bound[-1] / 200  # nor is it idle
 
 
@@ -366,7 +413,9 @@ def test_large_steps_follow_the_other_law_until_they_are_balanced(theorem, early
 
 def test_the_front_end_reports_progress_and_matches_itself():
     calls = []
-    found = trajectory(fit("4.1"), (1.0, 0.0), 1.0, DIM, 10**12, 3, brute=3000, callback=lambda *c: calls.append(c))
+    found = trajectory(
+        fit("4.1"), (1.0, 0.0), 1.0, DIM, 10**12, 3, brute=3000, callback=lambda *c: calls.append(c)
+    )
     other = trajectory(fit("4.1"), (1.0, 0.0), 1.0, DIM, 10**12, 3, brute=50_000)
     assert (found.step == log_grid(10**12, 3)).all() and calls[-1] == (10**12, 10**12)
     assert relative(found.c[1:], other.c[1:]) < LEAP

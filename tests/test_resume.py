@@ -1,4 +1,6 @@
-"""Runs that are killed, interrupted, met by a full disk or another process, and go on; and stored runs judged again."""
+"""Runs that are killed, interrupted, met by a full disk or another process, and go on; and stored
+runs judged again.
+"""
 
 import errno
 import json
@@ -51,7 +53,9 @@ SAVED = "what was done is saved, continue with resume=run"
 
 
 def test_broken_off_in_every_way_it_ends_bit_for_bit_as_if_never_broken(tmp_path, processes):
-    """Killed at no particular moment and in every phase of writing: half of it written, all of it, renamed; and told to."""
+    """Killed at no particular moment and in every phase of writing: half of it written, all of it,
+    renamed; and told to.
+    """
     unbroken = processes.run(*SHORT, "out=unbroken", cwd=tmp_path, interval=1e9)
     assert unbroken.code in run.EXIT.values(), unbroken.error
     directory = tmp_path / "run"
@@ -61,13 +65,21 @@ def test_broken_off_in_every_way_it_ends_bit_for_bit_as_if_never_broken(tmp_path
         (at("step", 3, signal.SIGINT), 130, f"popgd: interrupted; {SAVED}\n"),
         (at("fsync", 4), -9, ""),
         (at("rename", 3), -9, ""),
-        (FULL, 2, "popgd: cannot write in run (No space left on device): make room there, then continue with resume=run\n"),
+        (
+            FULL,
+            2,
+            "popgd: cannot write in run (No space left on device): make room there, then continue "
+            "with resume=run\n",
+        ),
         (at("renamed", 2), -9, ""),
     ):
         command = ["resume=run"] if (directory / store.SETTINGS).exists() else [*SHORT, "out=run"]
         ended = processes.run(*command, cwd=tmp_path, **how)
         assert ended.code == code, (how, ended)
-        assert ended.error.startswith(error) and ended.error.count("\n") == (code != -9), (how, ended)
+        assert ended.error.startswith(error) and ended.error.count("\n") == (code != -9), (
+            how,
+            ended,
+        )
         if code in (2, 130):
             assert set(contents(directory)) <= {store.SETTINGS, store.CHECKPOINT}
     last = processes.run(*SHORT, "out=run", cwd=tmp_path)
@@ -99,7 +111,9 @@ class Kept(Memory):
 def test_from_each_state_offered_a_descent_ends_the_same():
     """One that diverges, and so knows when it has ended."""
     law = Rotated.with_spectrum([8, 4])
-    how = descent.Descent(PowerIteration("unnormalised", layer_norm=False), optax.sgd(1.0), model.Active(2))
+    how = descent.Descent(
+        PowerIteration("unnormalised", layer_norm=False), optax.sgd(1.0), model.Active(2)
+    )
     start, whole = model.embed(*jnp.asarray([1.0, 0.0]), 2), Kept()
     wanted = descent.descend(how, law, start, 100, 16, jax.random.key(0), memory=whole)
     for found in whole.offers[::4] + whole.offers[-1:]:
@@ -111,18 +125,30 @@ def test_from_each_state_offered_a_descent_ends_the_same():
 
 
 def test_a_state_offered_stays_that_of_its_moment():
-    """It may be saved later, by the thread that watches, while the descent has gone half a step on."""
+    """It may be saved later, by the thread that watches, while the descent has gone half a step
+    on.
+    """
     start, memory = model.embed(*jnp.asarray([1.0, 0.0]), 2), Kept()
-    how = descent.Descent(PowerIteration("unnormalised", layer_norm=False), optax.sgd(0.1), model.Active(2))
-    descent.descend(how, Rotated.with_spectrum([8, 4]), start, 12, 16, jax.random.key(0), memory=memory)
+    how = descent.Descent(
+        PowerIteration("unnormalised", layer_norm=False), optax.sgd(0.1), model.Active(2)
+    )
+    descent.descend(
+        how, Rotated.with_spectrum([8, 4]), start, 12, 16, jax.random.key(0), memory=memory
+    )
     assert len({len(found["window"]) for found in memory.offers}) > 1
     for pack, offered in zip(memory.packs, memory.offers, strict=True):
         jax.tree.map(np.testing.assert_array_equal, pack(), offered)
 
 
 def test_another_thread_saves_what_was_offered(tmp_path):
-    """And nothing is offered while it does: a dictionary that grows under it would break off the saving."""
-    memory, saving, go_on = Checkpoint(tmp_path / "checkpoint.npz", {"settings": "abc", "jax": "1"}), Event(), Event()
+    """And nothing is offered while it does: a dictionary that grows under it would break off the
+    saving.
+    """
+    memory, saving, go_on = (
+        Checkpoint(tmp_path / "checkpoint.npz", {"settings": "abc", "jax": "1"}),
+        Event(),
+        Event(),
+    )
 
     def pack():
         saving.set()
@@ -130,7 +156,10 @@ def test_another_thread_saves_what_was_offered(tmp_path):
         return ARRAYS
 
     memory.part("slow").offer(pack)
-    threads = [Thread(target=memory.flush), Thread(target=memory.part("late").offer, args=(ARRAYS.copy,))]
+    threads = [
+        Thread(target=memory.flush),
+        Thread(target=memory.part("late").offer, args=(ARRAYS.copy,)),
+    ]
     threads[0].start()
     assert saving.wait(30)
     threads[1].start()
@@ -140,11 +169,15 @@ def test_another_thread_saves_what_was_offered(tmp_path):
     for thread in threads:
         thread.join(30)
     found = Checkpoint(tmp_path / "checkpoint.npz", {"settings": "abc", "jax": "1"})
-    assert found.part("slow").recall().keys() == ARRAYS.keys() and found.part("late").recall() is None
+    assert (
+        found.part("slow").recall().keys() == ARRAYS.keys() and found.part("late").recall() is None
+    )
 
 
 def test_a_signal_ends_the_whole_sweep(tmp_path, processes):
-    ended = processes.run("-m", *EMPTY, "seed=1,2,3", "out=sweep", cwd=tmp_path, **at("renamed", 1, signal.SIGTERM))
+    ended = processes.run(
+        "-m", *EMPTY, "seed=1,2,3", "out=sweep", cwd=tmp_path, **at("renamed", 1, signal.SIGTERM)
+    )
     assert ended.code == 143
     assert "the same command goes on with the sweep" in ended.error
     assert len(list((tmp_path / "sweep").iterdir())) == 1
@@ -190,7 +223,10 @@ def test_stored_runs_that_are_none_are_refused(empty, capsys, command):
     for changed, words in (
         ({**settings, "format": 7}, ("format 7, of a newer popgd", f"to {store.FORMAT}")),
         ({**settings, "format": 1}, ("format 1, of an older popgd",)),
-        ({name: value for name, value in settings.items() if name != "format"}, ("not a run's, it has no format",)),
+        (
+            {name: value for name, value in settings.items() if name != "format"},
+            ("not a run's, it has no format",),
+        ),
         ({**settings, "batch": "many"}, ("batch=many",)),
         ({**settings, "batch": 2.0}, ()),
         ({**settings, "colour": "red"}, ("unknown setting colour",)),
@@ -204,7 +240,12 @@ def test_stored_runs_that_are_none_are_refused(empty, capsys, command):
     report = json.loads((empty / store.REPORT).read_text())
     (empty / store.REPORT).write_text(json.dumps({**report, "format": 7}))
     refused(capsys, [f"{command}=run"], "format 7", f"to {store.FORMAT}")
-    for broken in ({"outcome": "MAYBE"}, {"claims": None}, {"claims": [{"id": "x"}]}, {"digests": None}):
+    for broken in (
+        {"outcome": "MAYBE"},
+        {"claims": None},
+        {"claims": [{"id": "x"}]},
+        {"digests": None},
+    ):
         (empty / store.REPORT).write_text(json.dumps({**report, **broken}))
         refused(capsys, [f"{command}=run"], "report.json is damaged")
 
@@ -213,9 +254,29 @@ def test_stored_runs_that_are_none_are_refused(empty, capsys, command):
     "values",
     [
         {"theorem": "4.1"},
-        {"theorem": "4.1", "law": "uniform", "d": 3, "n": 9, "L": 1, "seed": 9 * 10**18, "claim.exponent": "1/3"},
-        {"theorem": "4.2", "spectrum": [2.5, 1.2, 0.3], "target": "normalised", "dtype": "float32", "bank": True},
-        {"theorem": "4.2", "eta": 0.1 + 0.2, "optimiser": "adam", "init": "Q12", "false_alarm": 1e-300},
+        {
+            "theorem": "4.1",
+            "law": "uniform",
+            "d": 3,
+            "n": 9,
+            "L": 1,
+            "seed": 9 * 10**18,
+            "claim.exponent": "1/3",
+        },
+        {
+            "theorem": "4.2",
+            "spectrum": [2.5, 1.2, 0.3],
+            "target": "normalised",
+            "dtype": "float32",
+            "bank": True,
+        },
+        {
+            "theorem": "4.2",
+            "eta": 0.1 + 0.2,
+            "optimiser": "adam",
+            "init": "Q12",
+            "false_alarm": 1e-300,
+        },
         {"theorem": "4.3", "steps": 9 * 10**18, "assume": "ignore"},
     ],
 )
@@ -234,7 +295,9 @@ def test_every_setting_survives_being_stored(values):
 
 
 def test_two_processes_do_not_share_a_directory(here, capsys):
-    """A lock on a deleted file is none; one on the file that is there is exclusive, and vanishes when it is let go."""
+    """A lock on a deleted file is none; one on the file that is there is exclusive, and vanishes
+    when it is let go.
+    """
     settings = resolve(dict(word.split("=") for word in EMPTY)).describe()
     with store.claimed(here / "run", settings, ""):
         refused(capsys, [*EMPTY, "out=run"], "in use by another process")
@@ -305,7 +368,9 @@ def kept(tmp_path):
 
 
 def recalled(path, **identity):
-    return Checkpoint(path, {"settings": "abc", "jax": "1", **identity}).part("").part("raw").recall()
+    return (
+        Checkpoint(path, {"settings": "abc", "jax": "1", **identity}).part("").part("raw").recall()
+    )
 
 
 def test_a_checkpoint_gives_back_what_it_got(kept):
@@ -322,7 +387,9 @@ def test_a_damaged_checkpoint_is_refused(kept):
     content, rng = kept.read_bytes(), np.random.default_rng(0)
     damaged = [content[:k] for k in (0, 1, 100, len(content) // 2, len(content) - 1)]
     for k in rng.integers(0, len(content), 200):
-        damaged.append(content[:k] + bytes([content[k] ^ int(rng.integers(1, 256))]) + content[k + 1 :])
+        damaged.append(
+            content[:k] + bytes([content[k] ^ int(rng.integers(1, 256))]) + content[k + 1 :]
+        )
     for bad in damaged:
         kept.write_bytes(bad)
         with pytest.raises(SettingError, match="delete it to start the run afresh"):

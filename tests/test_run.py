@@ -1,4 +1,6 @@
-"""The command line as a user meets it: bad input, run directories, exit codes, the report's schema."""
+"""The command line as a user meets it: bad input, run directories, exit codes, the report's
+schema.
+"""
 
 import json
 import os
@@ -21,8 +23,16 @@ from popgd.runs.store import FORMAT
 from popgd.theorem import settings as config
 from popgd.theorem.settings import TABLE
 
-#: A run of a few seconds: enough for the schema, not for every verdict. The shapes are those of `runs.py`, compiled before.
-SMALL = ["theorem=4.2", "target=unnormalised", "spectrum=[3,2,1]", "samples=1024", "sampled_steps=20", "batch=64"]
+#: A run of a few seconds: enough for the schema, not for every verdict. The shapes are those of
+#: `runs.py`, compiled before.
+SMALL = [
+    "theorem=4.2",
+    "target=unnormalised",
+    "spectrum=[3,2,1]",
+    "samples=1024",
+    "sampled_steps=20",
+    "batch=64",
+]
 
 BAD = [
     (["theorem=4.9"], "unknown theorem 4.9; did you mean 4."),
@@ -72,7 +82,10 @@ BAD = [
     (["theorem=4.1", "d=5", "n=1e12"], "use less"),
     (["theorem=4.1", "spectrum=[1e300,1]"], "sums to more than 2^53"),
     (["theorem=4.1", "law=uniform", "spectra=1e12"], "spectra=1000000000000 needs about"),
-    (["theorem=gatmiry.ood", "shift=[1,-1]"], "a list of positive numbers like [3,2,1] was wanted, and -1 is not positive"),
+    (
+        ["theorem=gatmiry.ood", "shift=[1,-1]"],
+        "a list of positive numbers like [3,2,1] was wanted, and -1 is not positive",
+    ),
     (["theorem=gatmiry.ood", "covariance=[1e200,1]"], "wanted a ratio above"),
     (["theorem=gatmiry.ood", "init=P21"], "does not take init"),
     (["theorem=4.1", "out=/dev/null/run"], "cannot be written"),
@@ -99,7 +112,10 @@ BAD_CALLS = [
     (lambda: UniformSphere(0, 3), "got d = 0, wanted a whole number >= 1"),
     (lambda: Rotated.matrix(np.zeros((2, 0))), "non-empty"),
     (lambda: Rotated.matrix(np.full((2, 2), np.nan)), "finite"),
-    (lambda: Rotated.matrix(np.array([[1.0, 0.0], [0.0, 2.0]])), "column 1 of the matrix has norm 2"),
+    (
+        lambda: Rotated.matrix(np.array([[1.0, 0.0], [0.0, 2.0]])),
+        "column 1 of the matrix has norm 2",
+    ),
     (lambda: Rotated.with_spectrum([2.0, -1.0]), "must be positive"),
     (lambda: Rotated.with_spectrum([1.5, 1.2]), "must be an integer"),
     (lambda: SubspaceDistance(0), "got L = 0, wanted a whole number >= 1"),
@@ -109,7 +125,9 @@ BAD_CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "message"), BAD_CALLS, ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("call", "message"), BAD_CALLS, ids=lambda x: x if isinstance(x, str) else ""
+)
 def test_bad_calls_are_one_line(call, message):
     with pytest.raises(ValueError) as caught:
         call()
@@ -125,7 +143,9 @@ def here(tmp_path, monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD, ids=lambda x: " ".join(x) if isinstance(x, list) else ""
+)
 def test_bad_input_is_one_line_and_writes_nothing(here, capsys, arguments, message):
     assert run.main(arguments) == 2
     error = capsys.readouterr().err
@@ -165,26 +185,62 @@ def finished(tmp_path_factory):
     return path, code
 
 
-CLAIM_KEYS = {"id", "statement", "source", "predicted", "measured", "error", "allowance", "resolution", "detectable",
-              "outcome", "reason", "origin", "self_check"}  # fmt: skip
+CLAIM_KEYS = {
+    "id",
+    "statement",
+    "source",
+    "predicted",
+    "measured",
+    "error",
+    "allowance",
+    "resolution",
+    "detectable",
+    "outcome",
+    "reason",
+    "origin",
+    "self_check",
+}
 
 
 def test_report_has_the_published_schema(finished):
     path, code = finished
-    report = json.loads((path / "report.json").read_text(), parse_constant=lambda x: pytest.fail(f"bare {x}"))
+    report = json.loads(
+        (path / "report.json").read_text(), parse_constant=lambda x: pytest.fail(f"bare {x}")
+    )
     assert report["format"] == FORMAT
     assert code == run.EXIT[report["outcome"]]
-    assert {"theorem", "outcome", "settings", "environment", "claims", "self_checks", "quantities"} <= set(report)
-    assert {"jax", "numpy", "python", "popgd", "devices", "seed", "revision"} <= set(report["environment"])
+    assert {
+        "theorem",
+        "outcome",
+        "settings",
+        "environment",
+        "claims",
+        "self_checks",
+        "quantities",
+    } <= set(report)
+    assert {"jax", "numpy", "python", "popgd", "devices", "seed", "revision"} <= set(
+        report["environment"]
+    )
     assert report["claims"] and report["self_checks"]
     for claim in (*report["claims"], *report["self_checks"]):
         assert bool(claim["self_check"]) is (claim in report["self_checks"])
         assert set(claim) == CLAIM_KEYS
         assert claim["origin"] in ("paper", "derived")
         assert claim["outcome"] in run.EXIT
-    named = {"c_star", "loss_min", "contraction", "stability", "c_final", "a_final", "b_final", "loss_final"}
+    named = {
+        "c_star",
+        "loss_min",
+        "contraction",
+        "stability",
+        "c_final",
+        "a_final",
+        "b_final",
+        "loss_final",
+    }
     assert named <= set(report["quantities"])
-    assert all(set(q) == {"value", "error"} and q["error"] >= 0 for q in report["quantities"].values())
+    assert all(
+        set(q) == {"value", "error"} and q["error"] >= 0 for q in report["quantities"].values()
+    )
 
 
 def test_run_directory_holds_trajectory_and_figures(finished):
@@ -266,10 +322,15 @@ def test_failed_write_leaves_no_half_file(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
 
 
-@pytest.mark.parametrize(("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],
+)
 def test_signals_end_with_a_line_and_their_code(tmp_path, number, code):
     command = [sys.executable, "-m", "popgd.run", "theorem=4.3", "out=run"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
     deadline = time.monotonic() + 60
     while not (Path(tmp_path) / "run" / "settings.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

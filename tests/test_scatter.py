@@ -22,15 +22,29 @@ from popgd.theorem.report import find_theorem, resolve
 FINDINGS = [theorem.name for theorem in stability.FINDINGS]
 
 SEEDS, FEW = 16, 12
-#: A ratio is out of its interval by chance this often if the errors are right, and the errors, themselves estimated
-#: from few and skew spectra, may be off by this factor.
+#: A ratio is out of its interval by chance this often if the errors are right, and the errors,
+#: themselves estimated from few and skew spectra, may be off by this factor.
 CHANCE, ESTIMATED = 1e-4, 1.5
-SIZES = {"law": "uniform", "d": 3, "n": 9, "spectra": 64, "samples": 2, "sampled_steps": 1, "batch": 2}
+SIZES = {
+    "law": "uniform",
+    "d": 3,
+    "n": 9,
+    "spectra": 64,
+    "samples": 2,
+    "sampled_steps": 1,
+    "batch": 2,
+}
 #: Numbers that no sampled spectrum moves beyond rounding, or whose error is no more than a bound.
-UNMOVED = {("4.3", "loss_final"),  # slopes that are larger lower the loss at c, and c is larger: the two errors are added up
-           ("4.1", "exponent_c"), ("4.3", "exponent_c"), ("4.3", "loss_limit"), ("4.3.stability", "limit_of_theorem"),
-           # p11 = p12 = 0 all along
-           *(("4.3.stability", f"end_{name}") for name in ("alpha", "beta", "mean_square_output"))}  # fmt: skip
+# slopes that are larger lower the loss at c, and c is larger: the two errors are added up
+UNMOVED = {
+    ("4.3", "loss_final"),
+    ("4.1", "exponent_c"),
+    ("4.3", "exponent_c"),
+    ("4.3", "loss_limit"),
+    ("4.3.stability", "limit_of_theorem"),
+    # p11 = p12 = 0 all along
+    *(("4.3.stability", f"end_{name}") for name in ("alpha", "beta", "mean_square_output")),
+}
 #: Of 4.6 and 4.7: what is one matrix's alone, and a count that 12 loops do not exhaust.
 OF_MATRIX = ("r_", "lambda_ratio_", "float64_loops_")
 #: The law of one matrix, so that every seed loops on the same: it is given, not estimated.
@@ -57,12 +71,19 @@ def quiet(*_):
 
 
 def numbers(theorem, seed, target="", **own):
-    """What the theorem reports for these sampled spectra, by its exact half alone where that is enough."""
-    setting, found = resolve({"theorem": theorem, "seed": seed, **SIZES, **own}), find_theorem(theorem)
+    """What the theorem reports for these sampled spectra, by its exact half alone where that is
+    enough.
+    """
+    setting, found = (
+        resolve({"theorem": theorem, "seed": seed, **SIZES, **own}),
+        find_theorem(theorem),
+    )
     if theorem in NAMES:
         return found.quantities(inference.study(setting, NAMES[theorem], quiet, FORGETFUL))
     if theorem in FINDINGS:
-        return found.quantities(measure.study(setting, found.objective(setting, target), quiet, FORGETFUL))
+        return found.quantities(
+            measure.study(setting, found.objective(setting, target), quiet, FORGETFUL)
+        )
     if theorem in CURVES:
         make, power = CURVES[theorem]
         exact = growth.descend_exactly(setting, make(setting), power, quiet)
@@ -72,7 +93,9 @@ def numbers(theorem, seed, target="", **own):
 
 
 def ratios(theorem, seeds=SEEDS, **own):
-    """Scatter over the root mean square of the stated errors, number by number; 0 where nothing scatters."""
+    """Scatter over the root mean square of the stated errors, number by number; 0 where nothing
+    scatters.
+    """
     found = [numbers(theorem, seed, **own) for seed in range(seeds)]
     result = {}
     for name in found[0]:
@@ -85,7 +108,10 @@ def ratios(theorem, seeds=SEEDS, **own):
 
 def check(theorem, seeds=SEEDS, **own):
     found, free = ratios(theorem, seeds, **own), seeds - 1
-    least, most = np.sqrt(chi2.ppf([CHANCE / 2, 1 - CHANCE / 2], free) / free) * [1 / ESTIMATED, ESTIMATED]
+    least, most = np.sqrt(chi2.ppf([CHANCE / 2, 1 - CHANCE / 2], free) / free) * [
+        1 / ESTIMATED,
+        ESTIMATED,
+    ]
     for name, ratio in found.items():
         if (theorem, name) in UNMOVED or (theorem in NAMES and name.startswith(OF_MATRIX)):
             assert ratio < most, (name, ratio)
@@ -136,14 +162,21 @@ def test_without_the_response_of_the_descent_it_fails(monkeypatch):
 @pytest.fixture
 def same_matrix(monkeypatch):
     """Every seed loops on the matrix and the queries of the first."""
-    first = inference.tests_of(resolve({"theorem": "4.7", "seed": 0, **SIZES, "test": ONE_MATRIX["test"]}))
+    first = inference.tests_of(
+        resolve({"theorem": "4.7", "seed": 0, **SIZES, "test": ONE_MATRIX["test"]})
+    )
     monkeypatch.setattr(inference, "tests_of", lambda setting: first)
 
 
 @pytest.fixture
 def same_start(monkeypatch):
-    """Every seed starts at the same point beside the manifold, and what no number depends on is left out."""
-    perturbation, first = measure.perturbation, resolve({"theorem": "4.1.stability", "seed": 0, **SIZES})
+    """Every seed starts at the same point beside the manifold, and what no number depends on is
+    left out.
+    """
+    perturbation, first = (
+        measure.perturbation,
+        resolve({"theorem": "4.1.stability", "seed": 0, **SIZES}),
+    )
     inside = lambda pushes: measure.Inside(
         measure._PATH, measure._PATH, measure._PATH if pushes else None, 0, 0 if pushes else None
     )  # pyright: ignore
@@ -165,9 +198,13 @@ def test_numbers_of_a_looped_layer(theorem, same_matrix):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("theorem", "own"),
-    [("4.1.stability", {}), ("4.2.stability", {"target": "unnormalised"}), ("4.2.stability", NORMALISED),
-     ("4.3.stability", {})],
-)  # fmt: skip
+    [
+        ("4.1.stability", {}),
+        ("4.2.stability", {"target": "unnormalised"}),
+        ("4.2.stability", NORMALISED),
+        ("4.3.stability", {}),
+    ],
+)
 def test_numbers_beside_the_manifold(theorem, own, same_start):
     check(theorem, FEW, **BESIDE, **own)
     jax.clear_caches()
@@ -198,11 +235,20 @@ def test_numbers_in_context_are_the_same_for_every_seed(theorem):
     many = {"n": 10**14} if "flow" in theorem else {}
     found = []
     for seed in range(3):
-        setting, told = resolve({"theorem": theorem, "seed": seed, **SMALL, **many}), find_theorem(theorem)
-        found.append(told.quantities(told.study(setting, told.objective(setting, ""), quiet, FORGETFUL)))
+        setting, told = (
+            resolve({"theorem": theorem, "seed": seed, **SMALL, **many}),
+            find_theorem(theorem),
+        )
+        found.append(
+            told.quantities(told.study(setting, told.objective(setting, ""), quiet, FORGETFUL))
+        )
     for name in found[0]:
         values, errors = np.array([run[name] for run in found]).T
-        assert np.isfinite(errors).all() and np.ptp(values) <= 2 * errors.min(), (name, values, errors)
+        assert np.isfinite(errors).all() and np.ptp(values) <= 2 * errors.min(), (
+            name,
+            values,
+            errors,
+        )
 
 
 def test_no_theorem_is_forgotten():
@@ -212,7 +258,9 @@ def test_no_theorem_is_forgotten():
 
 @pytest.mark.parametrize("apart", [1e-5, 1e-3, 0.5])
 def test_the_coupling_of_a_normalised_target_near_isotropy(apart):
-    """h = 2 (1 - E[y.q] + c n/d) by 40 digits: 1 and E[y.q] agree in ten of them at lam = 1 +- 1e-5."""
+    """h = 2 (1 - E[y.q] + c n/d) by 40 digits: 1 and E[y.q] agree in ten of them at lam = 1 +-
+    1e-5.
+    """
     known = curves.Linear.of(Spectrum.of(np.array([1 + apart, 1 - apart])), "normalised")
     c = float(known.c_star().value)
     with mpmath.workdps(40):
@@ -225,5 +273,7 @@ def test_the_coupling_of_a_normalised_target_near_isotropy(apart):
 
         mean = mpmath.quad(cosine, mpmath.linspace(0, mpmath.pi / 2, 5)) * 2 / mpmath.pi
         wanted = float(2 * (1 - mean + c * (high + low) / 2))
-    found, _ = prediction.coupling(known, PowerIteration("normalised", layer_norm=False), np.array([c]))
+    found, _ = prediction.coupling(
+        known, PowerIteration("normalised", layer_norm=False), np.array([c])
+    )
     assert found[0] == pytest.approx(wanted, rel=1e-10)

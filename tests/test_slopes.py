@@ -1,4 +1,6 @@
-"""Sampled slopes: where rare queries make the loss, their two stages, and how often they are off by their errors."""
+"""Sampled slopes: where rare queries make the loss, their two stages, and how often they are off by
+their errors.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -23,16 +25,24 @@ BELIEVED = 0.06
 
 
 def exact_of(objective, rows):
-    many = Spectrum.of(rows[0]) if len(rows) == 1 else Spectrum(jnp.asarray(rows), jnp.ones(rows.shape))
+    many = (
+        Spectrum.of(rows[0])
+        if len(rows) == 1
+        else Spectrum(jnp.asarray(rows), jnp.ones(rows.shape))
+    )
     if isinstance(objective, SubspaceDistance):
         return curves.Looped.of(many, objective.L)
-    return curves.Layer.of(many) if objective.layer_norm else curves.Linear.of(many, objective.target)
+    return (
+        curves.Layer.of(many) if objective.layer_norm else curves.Linear.of(many, objective.target)
+    )
 
 
 def sampled(objective, rows, r, c, key, samples=SAMPLES, loops=None):
     loops = objective.L if loops is None else loops
     spectral = getattr(objective, "target", "") == "normalised"
-    law = Tilted(jnp.asarray(rows), jnp.asarray(c), r, loops if objective.layer_norm else 0, spectral)
+    law = Tilted(
+        jnp.asarray(rows), jnp.asarray(c), r, loops if objective.layer_norm else 0, spectral
+    )
     weights = model.embed(jnp.ones(()), jnp.asarray(c), rows.shape[1])
     return gradient.population_average(SlopeOf(objective), weights, law, key, samples)
 
@@ -45,27 +55,40 @@ ROWS = {
     "uniform": (UniformSphere(4, 8).eigenvalues(jax.random.key(3), 16), 1),
 }
 LINEAR = PowerIteration("normalised", layer_norm=False)
-CASES = [(SubspaceDistance(10), "one far ahead"), (SubspaceDistance(3), "plain"), (SubspaceDistance(8), "two lead"),
-         (PowerIteration(), "one far ahead"), (PowerIteration(), "three sizes"),
-         (PowerIteration(), "uniform"), (LINEAR, "plain")]  # fmt: skip
+CASES = [
+    (SubspaceDistance(10), "one far ahead"),
+    (SubspaceDistance(3), "plain"),
+    (SubspaceDistance(8), "two lead"),
+    (PowerIteration(), "one far ahead"),
+    (PowerIteration(), "three sizes"),
+    (PowerIteration(), "uniform"),
+    (LINEAR, "plain"),
+]
 
 
 @pytest.mark.parametrize(
-    ("objective", "name"), [pytest.param(*case, id=f"{case}", marks=[SLOW] if i else []) for i, case in enumerate(CASES)]
+    ("objective", "name"),
+    [pytest.param(*case, id=f"{case}", marks=[SLOW] if i else []) for i, case in enumerate(CASES)],
 )
 def test_slopes_where_rare_queries_make_the_loss(objective, name):
-    """Up to c = 1e8, where l' is down to 1e-33: quadrature in other coordinates says the same, and the error is known."""
+    """Up to c = 1e8, where l' is down to 1e-33: quadrature in other coordinates says the same, and
+    the error is known.
+    """
     rows, r = ROWS[name]
     known = exact_of(objective, rows)
     for number, c in enumerate((0.0, 1.0, 30.0, 1e4, 1e8)):
         mean, stderr, _ = sampled(objective, rows, r, c, jax.random.key(number))
         wanted = float(known.slope(np.array([c])).value[0])
         assert abs(float(mean.value) - wanted) < FAR * float(stderr.value), c
-        assert float(stderr.value) < 0.04 * abs(wanted) and float(stderr.square) < BELIEVED * float(mean.square), c
+        assert float(stderr.value) < 0.04 * abs(wanted) and float(stderr.square) < BELIEVED * float(
+            mean.square
+        ), c
 
 
 def test_uniform_queries_miss_them():
-    """A mixture with the uniform law alone: no error that is stated is believed, or the slope is far off."""
+    """A mixture with the uniform law alone: no error that is stated is believed, or the slope is
+    far off.
+    """
     rows, r = ROWS["one far ahead"]
     mean, stderr, _ = sampled(SubspaceDistance(10), rows, r, 1.0, jax.random.key(0), loops=0)
     wanted = float(exact_of(SubspaceDistance(10), rows).slope(np.ones(1)).value[0])
@@ -76,7 +99,9 @@ def test_uniform_queries_miss_them():
 def test_weights_are_densities():
     """Means over the mixture of 1 and of q_1^2, which are 1 and 1/d under the uniform law."""
     law = Tilted(jnp.asarray(ROWS["plain"][0]), jnp.asarray(5.0), 1, 3, True)
-    draws = jax.jit(jax.vmap(lambda key: law.sample(key, jnp.dtype("float64"))))(jax.random.split(jax.random.key(0), SAMPLES))
+    draws = jax.jit(jax.vmap(lambda key: law.sample(key, jnp.dtype("float64"))))(
+        jax.random.split(jax.random.key(0), SAMPLES)
+    )
     weight, first = np.asarray(draws.weight), np.asarray(draws.orbit.Q)[:, 0, 0] ** 2
     for values, wanted in ((weight, 1.0), (weight * first, 1 / 5)):
         assert abs(values.mean() - wanted) < FAR * values.std() / SAMPLES**0.5
@@ -102,7 +127,10 @@ def test_a_second_stage_is_as_large_as_the_pilot_asks_for(spread, stages, to_a_p
     found, wanted = slopes.two_stages(draw, lambda e: slopes.wanted_of(e, 0.0), 2**18)
     sizes = [size for _, size in draw.sizes]
     assert [stage for stage, _ in draw.sizes] == list(range(stages)) and found.samples == sizes[-1]
-    assert sizes[-1] == max(2**18, int(np.ceil(wanted))) and sizes[-1] <= slopes.SHARE * sizes[-2] * 1.2
+    assert (
+        sizes[-1] == max(2**18, int(np.ceil(wanted)))
+        and sizes[-1] <= slopes.SHARE * sizes[-2] * 1.2
+    )
     assert wanted == pytest.approx((slopes.SEEN * spread / 0.01) ** 2, rel=0.1)
 
 
@@ -115,14 +143,18 @@ def test_more_than_there_is_time_for_is_said(to_a_percent):
 
 @SLOW
 def test_errors_of_the_second_stage_are_those_of_a_normal_law(monkeypatch):
-    """300 seeds of (slope - exact)/stderr, at a tenth of the default resolution: Kolmogorov-Smirnov at 1e-4."""
+    """300 seeds of (slope - exact)/stderr, at a tenth of the default resolution: Kolmogorov-Smirnov
+    at 1e-4.
+    """
     monkeypatch.setattr(slopes, "RESOLUTION", 0.2)
     rows, r = ROWS["plain"]
     objective = SubspaceDistance(3)
     wanted = float(exact_of(objective, rows).slope(np.ones(1)).value[0])
     z = []
     for seed in range(300):
-        draw = lambda stage, samples, seed=seed: sampled(objective, rows, r, 1.0, jax.random.key(1000 * seed + stage), samples)
+        draw = lambda stage, samples, seed=seed: sampled(
+            objective, rows, r, 1.0, jax.random.key(1000 * seed + stage), samples
+        )
         value, stderr, *_ = slopes.examined(draw, 0.0, 512)
         z.append((value - wanted) / stderr)
     assert kstest(z, "norm").pvalue > 1e-4

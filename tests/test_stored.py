@@ -1,4 +1,6 @@
-"""A finished run read back: what `check` found, its arrays and figures; and what is no finished run."""
+"""A finished run read back: what `check` found, its arrays and figures; and what is no finished
+run.
+"""
 
 import json
 import shutil
@@ -15,14 +17,23 @@ from popgd.theorem.report import restore
 from popgd.theorem.verdict import Claim
 
 OLDER = Path(__file__).parent / "data" / "tiny_run_2"
-SETTINGS = {"theorem": "4.2", "target": "unnormalised", "spectrum": [3, 2, 1], "samples": 64, "batch": 8, "sampled_steps": 4}
+SETTINGS = {
+    "theorem": "4.2",
+    "target": "unnormalised",
+    "spectrum": [3, 2, 1],
+    "samples": 64,
+    "batch": 8,
+    "sampled_steps": 4,
+}
 
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
     found = popgd.check(**SETTINGS)
-    (path / store.SETTINGS).write_text(json.dumps({"format": store.FORMAT, **found.setting.describe()}))
+    (path / store.SETTINGS).write_text(
+        json.dumps({"format": store.FORMAT, **found.setting.describe()})
+    )
     save_report(path, found)
     return found, path
 
@@ -36,20 +47,33 @@ def test_a_run_is_read_as_it_was_judged(judged):
     found, path = judged
     read = popgd.load(path)
     assert (read.theorem, read.outcome, read.reason) == ("4.2", found.outcome, found.reason)
-    assert read.claims == found.claims and read.self_checks == found.self_checks and read.claims and read.self_checks
+    assert (
+        read.claims == found.claims
+        and read.self_checks == found.self_checks
+        and read.claims
+        and read.self_checks
+    )
     assert read.quantities == dict(found.quantities)
     assert restore(read.settings).describe() == found.setting.describe()
     wanted = store.trajectories(found)
     assert read.path.keys() == wanted.keys()
     for name, array in wanted.items():
         np.testing.assert_array_equal(read.path[name], array)
-    assert set(read.figures) == set(found.figures()) and all(file.exists() for file in read.figures.values())
+    assert set(read.figures) == set(found.figures()) and all(
+        file.exists() for file in read.figures.values()
+    )
 
 
 def test_a_run_of_an_earlier_version_is_read_in_todays_words():
     read = popgd.load(str(OLDER))
-    assert {check.id for check in read.self_checks} >= {"reduced-dynamics", "engines-agree-gradient"}
-    assert all(isinstance(claim, Claim) and not claim.self_check for claim in read.claims) and read.path == {}
+    assert {check.id for check in read.self_checks} >= {
+        "reduced-dynamics",
+        "engines-agree-gradient",
+    }
+    assert (
+        all(isinstance(claim, Claim) and not claim.self_check for claim in read.claims)
+        and read.path == {}
+    )
 
 
 DAMAGES = {

@@ -1,4 +1,6 @@
-"""The structured statistic: the part of the full gradient along the manifold, sample by sample, and its law."""
+"""The structured statistic: the part of the full gradient along the manifold, sample by sample, and
+its law.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +20,15 @@ LAWS = {
     "uniform": UniformSphere(4, 9),
     "n < d": UniformSphere(4, 2),
 }
-OBJECTIVES = (SubspaceDistance(3), PowerIteration(), PowerIteration("unnormalised", layer_norm=False), SubspaceDistance(2, False))
+OBJECTIVES = (
+    SubspaceDistance(3),
+    PowerIteration(),
+    PowerIteration("unnormalised", layer_norm=False),
+    SubspaceDistance(2, False),
+)
 POINTS = ((1.0, 0.0), (0.4, 0.9), (5.0, 4.0))
-#: Rounding of a sample's slope by either route, relative (measured worst 1.1e-13 at c = 20, where the slope is small).
+#: Rounding of a sample's slope by either route, relative (measured worst 1.1e-13 at c = 20, where
+#: the slope is small).
 ROUNDING = 1e-12
 
 
@@ -33,13 +41,20 @@ def as_orbits(sample: Sample) -> tuple[Orbit, Orbit]:
     S = np.asarray(sample.X @ sample.X.T)
     lam, O = (x[..., ::-1] for x in np.linalg.eigh(S))
     V = jnp.eye(len(lam), sample.V.shape[1])
-    return Orbit(jnp.asarray(S), sample.q[:, None], sample.V), Orbit(jnp.asarray(lam), jnp.asarray(O.T @ sample.q)[:, None], V)
+    return Orbit(jnp.asarray(S), sample.q[:, None], sample.V), Orbit(
+        jnp.asarray(lam), jnp.asarray(O.T @ sample.q)[:, None], V
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "objective"),
     [
-        pytest.param(name, objective, id=f"{name}, {objective}", marks=[] if k % 4 == i else [pytest.mark.slow])
+        pytest.param(
+            name,
+            objective,
+            id=f"{name}, {objective}",
+            marks=[] if k % 4 == i else [pytest.mark.slow],
+        )
         for i, name in enumerate(LAWS)
         for k, objective in enumerate(OBJECTIVES)
     ],
@@ -55,24 +70,38 @@ def test_same_slope_as_the_full_gradient_on_the_same_sample(name, objective):
             loss, slope = along(jnp.array([a, b]), orbit)
             np.testing.assert_allclose(loss, full.loss, rtol=ROUNDING, atol=ROUNDING)
             size = abs(full.coordinates).max()
-            np.testing.assert_allclose(slope / law.d, full.coordinates, rtol=ROUNDING, atol=ROUNDING * size)
+            np.testing.assert_allclose(
+                slope / law.d, full.coordinates, rtol=ROUNDING, atol=ROUNDING * size
+            )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("law", [LAWS["r = 2"], LAWS["uniform"]], ids=["r = 2", "uniform"])
 def test_same_mean_as_the_full_gradient_and_less_noise(law):
-    """Their own samples: means agree within the errors, and d shifts gain more than they cost (here 1.4 to 4 times)."""
-    full, (cheap, seen) = how(SubspaceDistance(2), law), structured(how(SubspaceDistance(2), law), law)
+    """Their own samples: means agree within the errors, and d shifts gain more than they cost (here
+    1.4 to 4 times).
+    """
+    full, (cheap, seen) = (
+        how(SubspaceDistance(2), law),
+        structured(how(SubspaceDistance(2), law), law),
+    )
     weights, key = model.embed(jnp.asarray(1.2), jnp.asarray(0.7), law.d), jax.random.key(5)
-    (m, s, _), (mean, stderr, _) = full.gradient(weights, law, key, 2**13), cheap.gradient(weights, seen, key, 2**13)
-    for x, y, error_x, error_y in ((m.loss, mean.loss, s.loss, stderr.loss),
-                                   (m.coordinates, mean.coordinates, s.coordinates, stderr.coordinates)):  # fmt: skip
+    (m, s, _), (mean, stderr, _) = (
+        full.gradient(weights, law, key, 2**13),
+        cheap.gradient(weights, seen, key, 2**13),
+    )
+    for x, y, error_x, error_y in (
+        (m.loss, mean.loss, s.loss, stderr.loss),
+        (m.coordinates, mean.coordinates, s.coordinates, stderr.coordinates),
+    ):
         assert np.all(abs(x - y) < 5.5 * np.hypot(error_x, error_y))
     assert np.all(s.coordinates**2 > law.d * np.asarray(stderr.coordinates) ** 2 * 0.9)
 
 
 def test_an_orbit_leaves_no_noise_in_squares():
-    """For one layer without LN and y = Sq they leave no noise: the loss is linear in the squares of q, whose sum is 1."""
+    """For one layer without LN and y = Sq they leave no noise: the loss is linear in the squares of
+    q, whose sum is 1.
+    """
     law = LAWS["rotated"]
     cheap, seen = structured(how(PowerIteration("unnormalised", layer_norm=False), law), law)
     weights = model.embed(jnp.asarray(1.2), jnp.asarray(0.7), law.d)

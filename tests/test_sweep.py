@@ -1,4 +1,6 @@
-"""Sweeps: gathered into one table and one figure, and done by a launcher's processes, of which one may die."""
+"""Sweeps: gathered into one table and one figure, and done by a launcher's processes, of which one
+may die.
+"""
 
 import csv
 import os
@@ -33,16 +35,28 @@ def test_all_runs_are_gathered_and_none_is_hidden(runs, capsys):
     assert collect.main([str(runs)]) == 0
     shown = capsys.readouterr().out
     rows = {row["run"]: row for row in csv.DictReader((runs / collect.CSV).open())}
-    assert [rows[name]["outcome"] for name in "abc"] == [store.read(TINY / store.REPORT)["outcome"], "UNFINISHED", "DAMAGED"]
+    assert [rows[name]["outcome"] for name in "abc"] == [
+        store.read(TINY / store.REPORT)["outcome"],
+        "UNFINISHED",
+        "DAMAGED",
+    ]
     quantity = store.read(TINY / store.REPORT)["quantities"]["c_star"]
-    assert float(rows["a"]["c_star"]) == quantity["value"] and float(rows["a"]["c_star error"]) == quantity["error"]
-    assert rows["b"]["c_star"] == "" and rows["b"]["seed"] == "1" and rows["a"]["spectrum"] == "[3.0, 2.0, 1.0]"
+    assert (
+        float(rows["a"]["c_star"]) == quantity["value"]
+        and float(rows["a"]["c_star error"]) == quantity["error"]
+    )
+    assert (
+        rows["b"]["c_star"] == ""
+        and rows["b"]["seed"] == "1"
+        and rows["a"]["spectrum"] == "[3.0, 2.0, 1.0]"
+    )
     assert (runs / collect.FIGURE).read_bytes().startswith(b"\x89PNG")
     assert "UNFINISHED" in shown and "seed" in shown and "false_alarm" not in shown
 
 
 @pytest.mark.parametrize(
-    ("words", "line"), [([], "one directory"), (["x", "y"], "one directory"), (["nowhere"], "no run is there")]
+    ("words", "line"),
+    [([], "one directory"), (["x", "y"], "one directory"), (["nowhere"], "no run is there")],
 )
 def test_nothing_to_gather_is_one_line(tmp_path, capsys, monkeypatch, words, line):
     monkeypatch.chdir(tmp_path)
@@ -64,14 +78,28 @@ def test_a_launcher_needs_a_sweep(tmp_path, capsys, monkeypatch):
 def test_a_killed_job_loses_no_other_and_is_made_up_for(tmp_path):
     """Two local workers, the first of which is killed in the middle of its descents."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install popgd[sweep]")
-    command = [sys.executable, "-m", "popgd.run", "-m", "theorem=4.2", "target=unnormalised", "samples=64", "batch=8",
-               "sampled_steps=3000", "seed=1,2", "hydra/launcher=submitit_local", "out=sweep"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "popgd.run",
+        "-m",
+        "theorem=4.2",
+        "target=unnormalised",
+        "samples=64",
+        "batch=8",
+        "sampled_steps=3000",
+        "seed=1,2",
+        "hydra/launcher=submitit_local",
+        "out=sweep",
+    ]
     first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
     while not list(tmp_path.glob(f"sweep/4.2-*/{store.CHECKPOINT}")):
         assert time.monotonic() < deadline and first.poll() is None
         time.sleep(0.1)
-    listed = subprocess.run(["pgrep", "-f", f"submitit.core._submit {tmp_path}"], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["pgrep", "-f", f"submitit.core._submit {tmp_path}"], capture_output=True, text=True
+    )
     os.kill(int(listed.stdout.split()[0]), signal.SIGKILL)
     assert first.wait(300) == run.INTERNAL
     assert "the same command, when those have ended, does what is missing" in first.communicate()[1]
@@ -104,7 +132,9 @@ def test_every_job_is_checked_as_it_will_run(tmp_path):
     done, checked = [], []
     codes = sweep.compose(words, True, lambda values: done.append(values) or 0, checked.append)
     assert codes == [0] * 4
-    assert checked == [{name: value for name, value in values.items() if value is not None} for values in done]
+    assert checked == [
+        {name: value for name, value in values.items() if value is not None} for values in done
+    ]
 
 
 def test_where_a_launcher_sends_jobs_there_may_be_more_memory(tmp_path, monkeypatch, capsys):

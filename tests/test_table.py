@@ -29,15 +29,27 @@ READ = {
     "no end of line, blanks": ("0.5 , 2\n 1,4", [[0.5, 2], [1, 4]], []),
     "pandas": (",0,1,2\n0,0.5,2.0,3.0\n1,1.0,4.0,5.0\n", [[0.5, 2, 3], [1, 4, 5]], [HEADER, INDEX]),
     "pandas, some rows": (",0,1\n7,0.5,2.0\n3,1.0,4.0\n", [[0.5, 2], [1, 4]], [HEADER, INDEX]),
-    "pandas, saved again": ("Unnamed: 0,0,1\n0,0.5,2.0\n1,1.0,4.0\n", [[0.5, 2], [1, 4]], [HEADER, INDEX]),
+    "pandas, saved again": (
+        "Unnamed: 0,0,1\n0,0.5,2.0\n1,1.0,4.0\n",
+        [[0.5, 2], [1, 4]],
+        [HEADER, INDEX],
+    ),
     "pandas, names": (",x,y\na,0.5,2.0\nb,1.0,4.0\n", [[0.5, 2], [1, 4]], [HEADER, INDEX]),
     "pandas, named index": ("who,x,y\na,0.5,2.0\nb,1.0,4.0\n", [[0.5, 2], [1, 4]], [HEADER, INDEX]),
-    "pandas, dates": (",x,y\n2020-01-01,0.5,2.0\n2020-01-02,1.0,4.0\n", [[0.5, 2], [1, 4]], [HEADER, INDEX]),
+    "pandas, dates": (
+        ",x,y\n2020-01-01,0.5,2.0\n2020-01-02,1.0,4.0\n",
+        [[0.5, 2], [1, 4]],
+        [HEADER, INDEX],
+    ),
     "pandas, index=False": ("x,y\n0.5,2.0\n1.0,4.0\n", [[0.5, 2], [1, 4]], [HEADER]),
     "pandas, header=False": ("a,0.5,2.0\nb,1.0,4.0\n", [[0.5, 2], [1, 4]], [INDEX]),
     "pandas, series": (",0\n0,0.5\n1,2.0\n", [[0.5], [2]], [HEADER, INDEX]),
     "R": ('"","V1","V2"\n"1",0.5,2\n"2",1,4\n', [[0.5, 2], [1, 4]], [HEADER, INDEX]),
-    "R, numbered columns": ('"","1","2"\n"1",0.5,2\n"2",1,4\n', [[0.5, 2], [1, 4]], [HEADER, INDEX]),
+    "R, numbered columns": (
+        '"","1","2"\n"1",0.5,2\n"2",1,4\n',
+        [[0.5, 2], [1, 4]],
+        [HEADER, INDEX],
+    ),
     "R, row.names=FALSE": ('"V1","V2"\n0.5,2\n1,4\n', [[0.5, 2], [1, 4]], [HEADER]),
     "R, no header": ('"1",0.5,2\n"2",1,4\n', [[0.5, 2], [1, 4]], [INDEX]),
     "savetxt": ("5.0e-01,2.0e+00\n1.0e+00,4.0e+00\n", [[0.5, 2], [1, 4]], []),
@@ -48,17 +60,35 @@ READ = {
     "one row": ("0.5,2\n", [[0.5, 2]], []),
     "one row of 0, 1, 2": ("0,1,2\n", [[0, 1, 2]], []),
     "one number": ("3", [[3]], []),
-}  # fmt: skip
+}
 
 #: What may be read in two ways, or in none, and what the line says of it.
 REFUSED = {
-    "pandas, index=False": ("0,1,2\n0.5,2,3\n1,4,5\n", "begins with the row 0, 1, 2, which may be data or a header"),
-    "pandas, series, index=False": ("0\n0.5\n2\n", "begins with the row 0, which may be data or a header"),
+    "pandas, index=False": (
+        "0,1,2\n0.5,2,3\n1,4,5\n",
+        "begins with the row 0, 1, 2, which may be data or a header",
+    ),
+    "pandas, series, index=False": (
+        "0\n0.5\n2\n",
+        "begins with the row 0, which may be data or a header",
+    ),
     "numbered from 1": ("1,2\n0.5,2\n", "which may be data or a header"),
-    "pandas, header=False": ("0,0.5,2\n1,1,4\n", "begins its rows with 0, 1, which may be data or an index"),
-    "R, no quotes": ("1,0.5,2\n2,1,4\n", "begins its rows with 1, 2, which may be data or an index"),
-    "numbers under names": ("id,x\n0,0.5\n1,2\n", "begins its rows with 0, 1, which may be data or an index"),
-    "numbers beside names": ("a,0,1\nb,0.5,2\n", "begins with the row a, 0, 1, which may be data or a header"),
+    "pandas, header=False": (
+        "0,0.5,2\n1,1,4\n",
+        "begins its rows with 0, 1, which may be data or an index",
+    ),
+    "R, no quotes": (
+        "1,0.5,2\n2,1,4\n",
+        "begins its rows with 1, 2, which may be data or an index",
+    ),
+    "numbers under names": (
+        "id,x\n0,0.5\n1,2\n",
+        "begins its rows with 0, 1, which may be data or an index",
+    ),
+    "numbers beside names": (
+        "a,0,1\nb,0.5,2\n",
+        "begins with the row a, 0, 1, which may be data or a header",
+    ),
     "named index, numbered columns": ("id,0,1\na,0.5,2\nb,1,4\n", "may be data or a header"),
     "an index saved twice": (",Unnamed: 0,0\n0,0,0.5\n1,1,2\n", "an index that was saved twice"),
     "a hole in the corner": (",0.5,2\n1,4,5\n", "has nothing in its first cell"),
@@ -83,15 +113,24 @@ REFUSED = {
     "quoted NA": ('0.5,"NA"\n', "has NA in line 1, cell 2"),
     "infinity": ("0.5,-inf\n1,4\n", "has -inf in line 1, cell 2: finite numbers"),
     "thousands": ('"1,234.5",2\n3,4\n', "a comma or a line break within quotes in line 1"),
-    "decimal commas": ('"0,5","2,0"\n"1,0","4,0"\n', "a comma or a line break within quotes in line 1"),
+    "decimal commas": (
+        '"0,5","2,0"\n"1,0","4,0"\n',
+        "a comma or a line break within quotes in line 1",
+    ),
     "line break": ('"a\nb",2\n', "a comma or a line break within quotes in line 1"),
     "complex": ("1+2j,3\n2j,4\n", "has the text 1+2j in line 1, cell 1"),
     "hexadecimal": ("0.5,0x1p3\n", "has the text 0x1p3 in line 1, cell 2"),
     "Python's own": ("1_000,2\n", "has the text 1_000 in line 1, cell 1"),
     "digits of others": ("\u0661,2\n", "has the text \\u0661 in line 1, cell 1"),
     "per cent": ("5%,2%\n1,4\n", "has the text 5% in line 1, cell 1"),
-    "quoted numbers": ('"0.5","2.5"\n"1.5","4.5"\n', 'has "0.5" in line 1, cell 1: write numbers without quotes'),
-    "a quoted number": ('0.5,"2"\n1,4\n', 'has "2" in line 1, cell 2: write numbers without quotes'),
+    "quoted numbers": (
+        '"0.5","2.5"\n"1.5","4.5"\n',
+        'has "0.5" in line 1, cell 1: write numbers without quotes',
+    ),
+    "a quoted number": (
+        '0.5,"2"\n1,4\n',
+        'has "2" in line 1, cell 2: write numbers without quotes',
+    ),
     "units": ("x,y\ncm,cm\n0.5,2\n", "has the text cm in line 2, cell 1"),
     "text": ("0.5,2\n1,many\n", "has the text many in line 2, cell 2"),
     "header alone": ("x,y\n", "has a header and no rows"),
@@ -99,7 +138,7 @@ REFUSED = {
     "comments alone": ("# x\n", "is empty"),
     "UTF-16": ("0.5,2\n".encode("utf-16"), "is no UTF-8 text"),
     "Latin": ("\xe4,2\n".encode("latin-1"), "is no UTF-8 text"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("content", "wanted", "left_out"), READ.values(), ids=READ)
@@ -114,7 +153,9 @@ def test_what_is_unambiguous_is_read(tmp_path, content, wanted, left_out):
 def test_what_is_not_is_refused_in_one_line(tmp_path, content, message):
     with pytest.raises(SettingError) as caught:
         read(tmp_path, content)
-    assert str(caught.value).startswith(f"data={tmp_path / 'points.csv'} ") and message in str(caught.value)
+    assert str(caught.value).startswith(f"data={tmp_path / 'points.csv'} ") and message in str(
+        caught.value
+    )
     assert "\n" not in str(caught.value) and ": " in str(caught.value)
 
 
@@ -137,8 +178,12 @@ def written(X, header, index, numbers):
 
 @settings(max_examples=60)
 @given(X=FLOATS, header=st.booleans(), index=st.booleans(), numbers=st.booleans())
-def test_every_table_comes_back_bit_for_bit_or_is_refused(tmp_path_factory, X, header, index, numbers):
-    """Refused only where one of header and index, without the other, is made of numbers: never another table."""
+def test_every_table_comes_back_bit_for_bit_or_is_refused(
+    tmp_path_factory, X, header, index, numbers
+):
+    """Refused only where one of header and index, without the other, is made of numbers: never
+    another table.
+    """
     path = tmp_path_factory.getbasetemp() / "round.csv"
     path.write_text(written(X, header, index, numbers))
     ambiguous = numbers and ((header and not index) or (index and not header and len(X) > 1))
@@ -148,7 +193,9 @@ def test_every_table_comes_back_bit_for_bit_or_is_refused(tmp_path_factory, X, h
         assert ambiguous and "may be data or" in str(error)
         return
     assert not ambiguous
-    if not (numbers and index and not header):  # one row that begins with 0: there is nothing to tell it by
+    if not (
+        numbers and index and not header
+    ):  # one row that begins with 0: there is nothing to tell it by
         np.testing.assert_array_equal(found.array, X, strict=True)
         assert found.left_out == (HEADER,) * header + (INDEX,) * index
 
@@ -224,6 +271,10 @@ def test_the_report_says_what_was_left_out(tmp_path):
     (tmp_path / "points.csv").write_text("# seen\n,0,1\n0,3.0,0.0\n1,4.0,2.0\n")
     loaded = inference_data.load(tmp_path / "points.csv", normalise=True)
     np.testing.assert_allclose(loaded.X, [[0.6, 0], [0.8, 1]], rtol=1e-15)
-    assert loaded.words.startswith("data=points.csv, 2 x 2 without 1 comment line and the header and the index column, ")
+    assert loaded.words.startswith(
+        "data=points.csv, 2 x 2 without 1 comment line and the header and the index column, "
+    )
     (tmp_path / "q.CSV").write_text("x\n3\n4\n")
-    np.testing.assert_allclose(inference_data.load_query(tmp_path / "q.CSV", 2), [0.6, 0.8], rtol=1e-15)
+    np.testing.assert_allclose(
+        inference_data.load_query(tmp_path / "q.CSV", 2), [0.6, 0.8], rtol=1e-15
+    )

@@ -1,4 +1,6 @@
-"""Every theorem in the list: complete, supported as it stands, refuted when misquoted, not applicable where it says nothing."""
+"""Every theorem in the list: complete, supported as it stands, refuted when misquoted, not
+applicable where it says nothing.
+"""
 
 import dataclasses
 import inspect
@@ -73,14 +75,18 @@ def missing_results(theorem):
         yield "name its quantities"
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in NAMES else [pytest.mark.slow]) for n in theorems()])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in NAMES else [pytest.mark.slow]) for n in theorems()]
+)
 def test_theorem_is_complete(name):
     assert theorems()[name].name == name
     missing = [*missing_steps(theorems()[name])] or [*missing_results(theorems()[name])]
     assert not missing, f"Theorem {name} is half added: " + "; ".join(missing)
 
 
-@pytest.mark.parametrize("change", [{"source": " "}, {"claims": ()}, {"title": ""}, {"claims": (lambda study: [],)}])
+@pytest.mark.parametrize(
+    "change", [{"source": " "}, {"claims": ()}, {"title": ""}, {"claims": (lambda study: [],)}]
+)
 def test_a_half_added_theorem_is_told_what_is_missing(change):
     half = dataclasses.replace(theorems()["4.3"], **change)
     assert [*missing_steps(half)]
@@ -92,13 +98,17 @@ def test_a_half_added_theorem_is_told_what_is_missing(change):
 @pytest.mark.parametrize("name", NAMES)
 def test_supported(name):
     found = report(name)
-    assert {c.id: (str(c.outcome), c.reason) for c in found.claims if c.outcome is not Outcome.SUPPORTED} == {}
+    assert {
+        c.id: (str(c.outcome), c.reason) for c in found.claims if c.outcome is not Outcome.SUPPORTED
+    } == {}
     assert found.outcome is Outcome.SUPPORTED
     assert set(found.studies) == ({"@" + t for t in theorems()[name].targets} or {""})
 
 
 def test_quantities_are_the_closed_forms():
-    """4.2 with spectrum (3, 2, 1): A = 14/3, c* = 1 - 2/A, L* = 1 - 4/A. 4.1 with L = 2 at infinity: below the start 2/3."""
+    """4.2 with spectrum (3, 2, 1): A = 14/3, c* = 1 - 2/A, L* = 1 - 4/A. 4.1 with L = 2 at
+    infinity: below the start 2/3.
+    """
     values = report("4.2").quantities
     assert values["c_star_unnormalised"][0] == pytest.approx(4 / 7, rel=QUANTITY)
     assert values["loss_min_unnormalised"][0] == pytest.approx(1 / 7, rel=QUANTITY)
@@ -107,7 +117,10 @@ def test_quantities_are_the_closed_forms():
     assert growing["exponent_c"][0] == pytest.approx(1 / 2, abs=1e-6)
     assert report("4.3").quantities["exponent_c"][0] == pytest.approx(1 / 3, abs=1e-5)
     for theorem in NAMES:
-        assert all(np.isfinite(value) and error >= 0 for value, error in report(theorem).quantities.values())
+        assert all(
+            np.isfinite(value) and error >= 0
+            for value, error in report(theorem).quantities.values()
+        )
 
 
 def test_step_rate_of_the_constants():
@@ -147,10 +160,14 @@ def test_the_report_is_plain_json():
 
 
 def test_noise_of_a_mean_over_the_last_records_where_descent_damps_it():
-    """Against the sum over kicks: x_t = sum_j (1 - rate)^(t - 1 - j) kick, averaged over the records 10, 13 and 40."""
+    """Against the sum over kicks: x_t = sum_j (1 - rate)^(t - 1 - j) kick, averaged over the
+    records 10, 13 and 40.
+    """
     step = np.array([0, 1, 2, 4, 7, 10, 13, 40])
     rate, kick, late = 0.2, 0.3, 3
-    weights = [sum((1 - rate) ** (t - 1 - j) for t in step[-late:] if j < t) / late for j in range(40)]
+    weights = [
+        sum((1 - rate) ** (t - 1 - j) for t in step[-late:] if j < t) / late for j in range(40)
+    ]
     found = damped_noise(np.full(8, kick), np.full(8, rate), step, late)
     assert found == pytest.approx(kick * np.sqrt(np.sum(np.square(weights))), rel=1e-12)
 
@@ -165,7 +182,9 @@ def judged(evidence):
 def test_the_shared_runs_are_not_blind():
     for theorem in NAMES:
         for found in report(theorem).studies.values():
-            assert [manifold.blind(found, run) for run in (None, found.projected, found.raw)] == [""] * 3
+            assert [manifold.blind(found, run) for run in (None, found.projected, found.raw)] == [
+                ""
+            ] * 3
 
 
 def test_heavy_tails_conclude_nothing():
@@ -187,8 +206,13 @@ def test_heavy_tails_conclude_nothing():
 def test_a_slope_that_is_two_percent_off_is_refuted(to_a_percent):
     found = measured("4.1")
     known, draw = found.exact.curve, found.slopes
-    # The shared study is to a tenth: its errors and resolution for a percent, as of a hundred times the samples
-    fine = draw._replace(stderr=draw.stderr / 10, skewness=0 * draw.skewness, value=np.asarray(known.slope(draw.c).value))
+    # The shared study is to a tenth: its errors and resolution for a percent, as of a hundred times
+    # the samples
+    fine = draw._replace(
+        stderr=draw.stderr / 10,
+        skewness=0 * draw.skewness,
+        value=np.asarray(known.slope(draw.c).value),
+    )
     outcome = lambda s: judge([slopes.agree_with(known, s, 1024)], 1e-6)[0].outcome
     assert outcome(fine) is Outcome.SUPPORTED
     assert outcome(fine._replace(value=1.02 * fine.value)) is Outcome.REFUTED
@@ -196,10 +220,14 @@ def test_a_slope_that_is_two_percent_off_is_refuted(to_a_percent):
 
 
 def test_a_step_size_at_which_noise_is_never_forgotten_concludes_nothing_about_descents():
-    """The first steps make |a^2 - b^2| several times what it was: only what holds at exact points is judged."""
+    """The first steps make |a^2 - b^2| several times what it was: only what holds at exact points
+    is judged.
+    """
     found = measured("4.3")
     short = found.exact.short
-    grown = dataclasses.replace(found.exact, short=short._replace(Delta=short.Delta * np.where(short.step > 1, 4.0, 1.0)))
+    grown = dataclasses.replace(
+        found.exact, short=short._replace(Delta=short.Delta * np.where(short.step > 1, 4.0, 1.0))
+    )
     claims = judged(manifold.cross_examination(dataclasses.replace(found, exact=grown)))
     assert claims["engines-agree-slope"].outcome is Outcome.SUPPORTED
     for name in ("engines-agree-descent", "engines-agree-raw"):
@@ -214,7 +242,9 @@ def test_a_step_size_at_which_noise_is_never_forgotten_concludes_nothing_about_d
 def test_too_few_columns(theorem):
     found = check(theorem, law="uniform", d=5, n=6)
     assert found.outcome is Outcome.NOT_APPLICABLE
-    assert found.reason == "(A3) fails: E[1/lambda_d] < infinity needs n >= d + 2; here n = 6, d = 5"
+    assert (
+        found.reason == "(A3) fails: E[1/lambda_d] < infinity needs n >= d + 2; here n = 6, d = 5"
+    )
     assert found.claims == ()
 
 
@@ -228,18 +258,25 @@ def test_no_gap(theorem):
 def test_another_optimiser_is_not_gradient_descent():
     found = check("4.1", optimiser="adam")
     assert (found.outcome, found.reason) == (
-        Outcome.NOT_APPLICABLE, "gradient descent fails: the optimiser is adam, not plain sgd")  # fmt: skip
+        Outcome.NOT_APPLICABLE,
+        "gradient descent fails: the optimiser is adam, not plain sgd",
+    )
 
 
 def test_a_failing_hypothesis_can_be_ignored():
     """The claims are judged all the same, and the report says what was ignored."""
     found = hasty("4.2", target="unnormalised", optimiser="momentum", assume="ignore")
     assert found.claims and found.outcome is not Outcome.NOT_APPLICABLE
-    assert "gradient descent fails and is ignored: the optimiser is momentum, not plain sgd" in found.reason
+    assert (
+        "gradient descent fails and is ignored: the optimiser is momentum, not plain sgd"
+        in found.reason
+    )
 
 
 def test_a_soft_hypothesis_excuses_only_what_fails():
-    """4.2 beyond the sufficient step size: what holds is still said, what fails is no refutation."""
+    """4.2 beyond the sufficient step size: what holds is still said, what fails is no
+    refutation.
+    """
     found = hasty("4.2", target="unnormalised", eta=20.0)
     outcomes = {claim.outcome for claim in found.claims}
     assert "small step: eta = 20 is beyond the sufficient bound" in found.reason
@@ -256,7 +293,9 @@ def test_a_curve_that_cannot_be_resolved_is_inconclusive(monkeypatch):
 
 @pytest.mark.slow
 def test_rounding_and_multiplicative_noise_refute_nothing():
-    """Condition 10^8 and n = 1000: q + A S B q cancels, and with y = Sq the noise vanishes as descent converges."""
+    """Condition 10^8 and n = 1000: q + A S B q cancels, and with y = Sq the noise vanishes as
+    descent converges.
+    """
     for theorem in NAMES:
         found = hasty(theorem, spectrum=[999.99999, 0.00001], sampled_steps=50, batch=64)
         assert refuted(found) == set()
@@ -266,36 +305,61 @@ def test_settings_fill_in():
     setting = report("4.1").setting
     assert isinstance(setting, Setting) and isinstance(setting.law, Rotated)
     assert theorems()["4.1"].step_size(setting.law, 3) == pytest.approx(3 / (14 / 3))
-    assert report("4.2").studies["@normalised"].objective == PowerIteration("normalised", layer_norm=False)
+    assert report("4.2").studies["@normalised"].objective == PowerIteration(
+        "normalised", layer_norm=False
+    )
     assert setting.key(1, 2) == setting.key(1, 2) != setting.key(2, 1)
 
 
 def test_eigenvalues_that_are_nearly_equal_refute_nothing():
-    """c* is 1e-8 there: the slope of y = Sq, which has no noise, is a difference of numbers that are so much larger."""
-    found = hasty("4.2", target="unnormalised", spectrum=[1.0001, 0.9999], sampled_steps=50, batch=64)
+    """c* is 1e-8 there: the slope of y = Sq, which has no noise, is a difference of numbers that
+    are so much larger.
+    """
+    found = hasty(
+        "4.2", target="unnormalised", spectrum=[1.0001, 0.9999], sampled_steps=50, batch=64
+    )
     assert refuted(found) == set()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [462143, 2, 9])
 def test_noise_in_the_blocks_of_a_raw_descent_refutes_nothing(seed):
-    """Large steps on eigenvalues that are close to each other: noise in the blocks moves c by a fifth, and by chance as much in
-    both descents, so that their difference shows no bias."""
+    """Large steps on eigenvalues that are close to each other: noise in the blocks moves c by a
+    fifth, and by chance as much in both descents, so that their difference shows no bias.
+    """
     spectrum = [13.5, 12.94, 10.38, 6.70, 6.48]
-    found = check("4.3", spectrum=spectrum, eta=0.11, samples=1024, sampled_steps=64, batch=64, steps=1000, seed=seed)
+    found = check(
+        "4.3",
+        spectrum=spectrum,
+        eta=0.11,
+        samples=1024,
+        sampled_steps=64,
+        batch=64,
+        steps=1000,
+        seed=seed,
+    )
     assert "engines-agree-raw" not in refuted(found)
 
 
 def test_what_sampled_spectra_do_to_a_descent_that_converges():
-    """The delta method against sixteen sets of spectra; little at first, in the end what they do to c*."""
+    """The delta method against sixteen sets of spectra; little at first, in the end what they do to
+    c*.
+    """
     setting = resolve({"theorem": "4.2", "law": "uniform", "d": 3, "n": 12})
     rows, steps = setting.law.eigenvalues(setting.key(5), 512), np.array([0, 1, 4, 16, 1000])
-    whole, *parts = (Linear.of(Spectrum(x, np.ones(x.shape)), "normalised") for x in (rows, *np.split(np.asarray(rows), 16)))
+    whole, *parts = (
+        Linear.of(Spectrum(x, np.ones(x.shape)), "normalised")
+        for x in (rows, *np.split(np.asarray(rows), 16))
+    )
     c, error = convergence.under(whole, setting, steps)
     each = np.array([convergence.under(part, setting, steps)[0] for part in parts])
     scatter = each.std(axis=0, ddof=1) / 4
     # Fifteen degrees of freedom: scatter is known to 18 %
-    assert np.all(abs(scatter[1:] / error[1:] - 1) < 0.5) and np.all(abs(each.mean(axis=0) - c)[1:] < 3 * error[1:])
+    assert np.all(abs(scatter[1:] / error[1:] - 1) < 0.5) and np.all(
+        abs(each.mean(axis=0) - c)[1:] < 3 * error[1:]
+    )
     star = whole.c_star()
     assert c[0] == error[0] == 0 and error[1] < 0.2 * star.stderr
-    assert c[-1] == pytest.approx(float(star.value), rel=1e-12) and error[-1] == pytest.approx(float(star.stderr), rel=1e-2)
+    assert c[-1] == pytest.approx(float(star.value), rel=1e-12) and error[-1] == pytest.approx(
+        float(star.stderr), rel=1e-2
+    )

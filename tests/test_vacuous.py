@@ -1,6 +1,8 @@
-"""No claim is SUPPORTED by a measurement that never moved, that is wrong by a factor 2, or that is 0.
+"""No claim is SUPPORTED by a measurement that never moved, that is wrong by a factor 2, or that is
+0.
 
-At ordinary settings, and at extreme ones, where the thing itself is small, early or slow. `plants.py` says what is planted.
+At ordinary settings, and at extreme ones, where the thing itself is small, early or slow.
+`plants.py` says what is planted.
 """
 
 import pytest
@@ -24,7 +26,11 @@ EARLY = {f"steps={steps}": {"steps": steps} for steps in (1, 10)}
 STEP_SIZES = {f"eta={eta:g}": {"eta": eta} for eta in (1e3, 1e-3, 1e-9, 1e-15)}
 EXTREME = [
     *(("4.2", name, sizes) for name, sizes in NEARLY_EQUAL.items()),
-    *((theorem, name, sizes) for theorem in ("4.1", "4.2", "4.3") for name, sizes in (EARLY | STEP_SIZES).items()),
+    *(
+        (theorem, name, sizes)
+        for theorem in ("4.1", "4.2", "4.3")
+        for name, sizes in (EARLY | STEP_SIZES).items()
+    ),
     *((theorem, "e=0.0001", NEARLY_EQUAL["e=0.0001"]) for theorem in ("4.1", "4.3", "4.6", "4.7")),
 ]
 #: One of them in the default suite: c* is 2.5e-10.
@@ -49,9 +55,13 @@ def vacuous(theorem, studies):
     """What is SUPPORTED under a plant, and not excused."""
     found = []
     for e, function, study in claims_of(theorem, studies):
-        for plant, factor in ((plant, factor) for plant, factors in PLANTS.items() for factor in factors):
+        for plant, factor in (
+            (plant, factor) for plant, factors in PLANTS.items() for factor in factors
+        ):
             if not excused(e, plant, factor):
-                outcomes = {c.outcome for c in judge(evidence(function, study, factor, e.id), FALSE_ALARM)}
+                outcomes = {
+                    c.outcome for c in judge(evidence(function, study, factor, e.id), FALSE_ALARM)
+                }
                 if Outcome.SUPPORTED in outcomes or not outcomes:
                     found.append(f"{e.id}: {plant} ({factor})")
     return found
@@ -75,7 +85,12 @@ def test_ordinary_loops(theorem):
 @pytest.mark.parametrize(
     ("theorem", "sizes"),
     [
-        pytest.param(theorem, sizes, id=f"{theorem} {name}", marks=[] if (theorem, name) == QUICK else [pytest.mark.slow])
+        pytest.param(
+            theorem,
+            sizes,
+            id=f"{theorem} {name}",
+            marks=[] if (theorem, name) == QUICK else [pytest.mark.slow],
+        )
         for theorem, name, sizes in EXTREME
     ],
 )
@@ -84,15 +99,21 @@ def test_extreme(theorem, sizes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("theorem", [name for name in SECOND if "flow" not in name and "loops" not in name])
+@pytest.mark.parametrize(
+    "theorem", [name for name in SECOND if "flow" not in name and "loops" not in name]
+)
 def test_ordinary_in_context(theorem):
     studies = {"": descended()} if theorem == "gatmiry.minimiser" else report(theorem).studies
     assert vacuous(theorem, studies) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("theorem", ["gatmiry.minimiser-all", "gatmiry.dominance", "gatmiry.ood", "gatmiry.loops"])
-@pytest.mark.parametrize("sizes", [{"n": 1}, {"n": 10**14}, {"n": 100, "L": 1}], ids=["n=1", "n=1e14", "L=1"])
+@pytest.mark.parametrize(
+    "theorem", ["gatmiry.minimiser-all", "gatmiry.dominance", "gatmiry.ood", "gatmiry.loops"]
+)
+@pytest.mark.parametrize(
+    "sizes", [{"n": 1}, {"n": 10**14}, {"n": 100, "L": 1}], ids=["n=1", "n=1e14", "L=1"]
+)
 def test_extreme_in_context(theorem, sizes):
     few = {"d": 2, "samples": 2**12, "sampled_steps": 64, "batch": 64, "assume": "ignore"}
     assert vacuous(theorem, check(theorem, **few, **sizes).studies) == []
@@ -100,17 +121,25 @@ def test_extreme_in_context(theorem, sizes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", ["4.1", "4.2", "4.3"])
-@pytest.mark.parametrize("sizes", [{}, {"steps": 12, "sampled_steps": 20, "samples": 512}], ids=["ordinary", "few steps"])
+@pytest.mark.parametrize(
+    "sizes", [{}, {"steps": 12, "sampled_steps": 20, "samples": 512}], ids=["ordinary", "few steps"]
+)
 def test_beside_the_manifold(number, sizes):
     assert vacuous(f"{number}.stability", judged(number, **sizes).studies) == []
 
 
 def test_every_claim_says_what_is_measured():
-    """So that a new one is not forgotten: `YIELDS` is complete by a test of its own, and the findings' are looked up."""
-    assert set(YIELDS) <= set(MEASURED), f"plants.py must say what {set(YIELDS) - set(MEASURED)} measure"
+    """So that a new one is not forgotten: `YIELDS` is complete by a test of its own, and the
+    findings' are looked up.
+    """
+    assert set(YIELDS) <= set(MEASURED), (
+        f"plants.py must say what {set(YIELDS) - set(MEASURED)} measure"
+    )
 
 
 def test_what_is_excused_is_seen_elsewhere():
     for (claim, plant), (_, other) in EXCUSED.items():
         assert claim in MEASURED and (plant in PLANTS or plant in PLANTS["a factor 2"])
-        assert not other or (other in MEASURED and (other, plant) not in EXCUSED), f"{other} does not see {plant} of {claim}"
+        assert not other or (other in MEASURED and (other, plant) not in EXCUSED), (
+            f"{other} does not see {plant} of {claim}"
+        )

@@ -10,11 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popgd.claims.evidence import Evidence
-from popgd.theorem.verdict import POWER, Claim, Outcome, judge, not_applicable, overall, unchecked, z_score
+from popgd.theorem.verdict import (
+    POWER,
+    Claim,
+    Outcome,
+    judge,
+    not_applicable,
+    overall,
+    unchecked,
+    z_score,
+)
 
 QUANTILE = 1e-12  # worst seen 2e-16 relative
 NULL_SEEDS, POWER_SEEDS = 2000, 2000
-FALSE_ALARM = 1e-6  # of each test of a rate below: binomial counts must lie within this two-sided interval
+FALSE_ALARM = (
+    1e-6  # of each test of a rate below: binomial counts must lie within this two-sided interval
+)
 WIDE = NormalDist().inv_cdf(1 - FALSE_ALARM / 2)
 
 finite = st.floats(-1e6, 1e6)
@@ -22,8 +33,17 @@ positive = st.floats(1e-9, 1e6)
 
 
 def evidence(**changes):
-    base = {"id": "x", "statement": "x is 1", "source": "here", "predicted": 1.0, "measured": 1.0, "error": 0.01,
-            "allowance": 0.0, "resolution": 0.5, "reason": "sampling"}  # fmt: skip
+    base = {
+        "id": "x",
+        "statement": "x is 1",
+        "source": "here",
+        "predicted": 1.0,
+        "measured": 1.0,
+        "error": 0.01,
+        "allowance": 0.0,
+        "resolution": 0.5,
+        "reason": "sampling",
+    }
     return Evidence(**{**base, **changes})
 
 
@@ -50,7 +70,9 @@ def test_each_outcome():
     assert verdict().outcome is Outcome.SUPPORTED
     assert verdict(measured=1.2).outcome is Outcome.REFUTED
     assert verdict(error=0.2).outcome is Outcome.INCONCLUSIVE
-    assert verdict(measured=100.0, error=0.2).outcome is Outcome.INCONCLUSIVE  # blind, whatever it saw
+    assert (
+        verdict(measured=100.0, error=0.2).outcome is Outcome.INCONCLUSIVE
+    )  # blind, whatever it saw
 
 
 @pytest.mark.parametrize(
@@ -69,12 +91,20 @@ def test_senses(sense, above, below):
 def test_deterministic_error_is_a_bound_and_is_taken_once():
     claim = verdict(statistical=False, error=0.1, allowance=0.05, measured=1.149)
     assert claim.outcome is Outcome.SUPPORTED
-    assert verdict(statistical=False, error=0.1, allowance=0.05, measured=1.151).outcome is Outcome.REFUTED
+    assert (
+        verdict(statistical=False, error=0.1, allowance=0.05, measured=1.151).outcome
+        is Outcome.REFUTED
+    )
     assert claim.detectable == pytest.approx(0.25)
 
 
 def test_an_exact_claim_refutes_the_least_difference():
-    exact = {"predicted": 0.0, "error": 0.0, "resolution": np.finfo(float).tiny, "statistical": False}
+    exact = {
+        "predicted": 0.0,
+        "error": 0.0,
+        "resolution": np.finfo(float).tiny,
+        "statistical": False,
+    }
     assert verdict(measured=0.0, **exact).outcome is Outcome.SUPPORTED
     assert verdict(measured=5e-324, **exact).outcome is Outcome.REFUTED
 
@@ -119,12 +149,16 @@ def test_the_rate_is_split_over_claims_and_entries():
         for _ in range(60):
             middle = (low + high) / 2
             first = evidence(measured=np.append(np.ones(entries - 1), 1 + middle), resolution=2.0)
-            refuted = judge([first] + [evidence()] * (claims - 1), 1e-3)[0].outcome is Outcome.REFUTED
+            refuted = (
+                judge([first] + [evidence()] * (claims - 1), 1e-3)[0].outcome is Outcome.REFUTED
+            )
             low, high = (low, middle) if refuted else (middle, high)
         return high
 
     for claims, entries in [(1, 1), (5, 1), (1, 7), (3, 4)]:
-        assert threshold(claims, entries) == pytest.approx(0.01 * z_score(1e-3 / 2 / claims / entries), rel=1e-9)
+        assert threshold(claims, entries) == pytest.approx(
+            0.01 * z_score(1e-3 / 2 / claims / entries), rel=1e-9
+        )
 
 
 def test_claims_without_sampling_take_no_share():
@@ -142,8 +176,13 @@ S, R, I, N = Outcome.SUPPORTED, Outcome.REFUTED, Outcome.INCONCLUSIVE, Outcome.N
 
 
 def judged(*claims, **checks):
-    every = [("x", outcome, "") for outcome in claims] + [("y", outcome, kind) for kind, outcome in checks.items()]
-    return [dataclasses.replace(verdict(), id=id, outcome=outcome, self_check=kind) for id, outcome, kind in every]
+    every = [("x", outcome, "") for outcome in claims] + [
+        ("y", outcome, kind) for kind, outcome in checks.items()
+    ]
+    return [
+        dataclasses.replace(verdict(), id=id, outcome=outcome, self_check=kind)
+        for id, outcome, kind in every
+    ]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +213,9 @@ def test_no_claim_is_supported_by_an_engine_that_nothing_has_examined():
 def test_only_the_engine_of_its_own_target_matters():
     mine, other = judged(S, S)
     check = dataclasses.replace(judged(slope=I)[0], id="y@a")
-    found = unchecked([dataclasses.replace(mine, id="x@a"), dataclasses.replace(other, id="x@b"), check])
+    found = unchecked(
+        [dataclasses.replace(mine, id="x@a"), dataclasses.replace(other, id="x@b"), check]
+    )
     assert [claim.outcome for claim in found] == [I, S, I]
 
 
@@ -187,17 +228,24 @@ def inside(count, trials, p):
 
 @pytest.mark.parametrize("sense", ["equal", "at least", "at most"])
 def test_false_alarms_come_at_the_stated_rate(sense):
-    """A report of two one-number claims at level 5%: 2,000 reports of true claims, binomial interval at 1e-6."""
+    """A report of two one-number claims at level 5%: 2,000 reports of true claims, binomial
+    interval at 1e-6.
+    """
     noise = np.random.default_rng(1).normal(size=(NULL_SEEDS, 2)) * 0.01
     wrong = sum(
-        any(c.outcome is Outcome.REFUTED for c in judge([evidence(measured=1 + x, sense=sense) for x in row], 0.05))
+        any(
+            c.outcome is Outcome.REFUTED
+            for c in judge([evidence(measured=1 + x, sense=sense) for x in row], 0.05)
+        )
         for row in noise
     )
     assert inside(wrong, NULL_SEEDS, 1 - (1 - 0.025) ** 2)
 
 
 def test_false_alarms_of_skewed_means():
-    """Means of 256 exponential samples, downwards: the normal law alone errs almost twice as often as stated at 1 %."""
+    """Means of 256 exponential samples, downwards: the normal law alone errs almost twice as often
+    as stated at 1 %.
+    """
     x = 1 - np.random.default_rng(5).exponential(size=(10 * NULL_SEEDS, 256))
     t = x.mean(axis=1) / (x.std(axis=1, ddof=1) / 16)
 
@@ -222,7 +270,10 @@ def test_the_gap_called_detectable_is_caught_with_probability_099(sense, allowan
     seen = verdict(sense=sense, allowance=allowance)
     noise = np.random.default_rng(3).normal(size=POWER_SEEDS) * seen.error
     truth = 1 + seen.detectable * (1 if sense == "at most" else -1)
-    caught = sum(verdict(sense=sense, allowance=allowance, measured=truth + x).outcome is Outcome.REFUTED for x in noise)
+    caught = sum(
+        verdict(sense=sense, allowance=allowance, measured=truth + x).outcome is Outcome.REFUTED
+        for x in noise
+    )
     assert inside(caught, POWER_SEEDS, POWER)
 
 
@@ -230,7 +281,10 @@ def test_the_gap_called_detectable_is_caught_in_one_entry_of_many():
     entries = np.ones(20)
     entries[7] += verdict(measured=entries).detectable
     noise = np.random.default_rng(4).normal(size=POWER_SEEDS) * 0.01
-    caught = sum(verdict(measured=entries + x * (np.arange(20) == 7)).outcome is Outcome.REFUTED for x in noise)
+    caught = sum(
+        verdict(measured=entries + x * (np.arange(20) == 7)).outcome is Outcome.REFUTED
+        for x in noise
+    )
     assert inside(caught, POWER_SEEDS, POWER)
 
 
@@ -247,16 +301,33 @@ def test_the_gap_called_detectable_is_caught_in_one_entry_of_many():
     statistical=st.booleans(),
     factor=st.floats(1, 1e6),
 )
-def test_an_error_beyond_the_resolution_supports_nothing(measured, error, allowance, resolution, sense, statistical, factor):
-    claim = verdict(measured=measured, error=resolution * factor + error, allowance=allowance, resolution=resolution, sense=sense,
-                    statistical=statistical)  # fmt: skip
+def test_an_error_beyond_the_resolution_supports_nothing(
+    measured, error, allowance, resolution, sense, statistical, factor
+):
+    claim = verdict(
+        measured=measured,
+        error=resolution * factor + error,
+        allowance=allowance,
+        resolution=resolution,
+        sense=sense,
+        statistical=statistical,
+    )
     assert claim.outcome is Outcome.INCONCLUSIVE
 
 
 @settings(deadline=None, max_examples=200)
-@given(measured=st.lists(finite, min_size=1, max_size=6), error=positive, allowance=st.floats(0, 1e3), resolution=positive)
-def test_supported_means_detectable_within_resolution_and_gap_within_threshold(measured, error, allowance, resolution):
-    claim = verdict(measured=np.array(measured), error=error, allowance=allowance, resolution=resolution)
+@given(
+    measured=st.lists(finite, min_size=1, max_size=6),
+    error=positive,
+    allowance=st.floats(0, 1e3),
+    resolution=positive,
+)
+def test_supported_means_detectable_within_resolution_and_gap_within_threshold(
+    measured, error, allowance, resolution
+):
+    claim = verdict(
+        measured=np.array(measured), error=error, allowance=allowance, resolution=resolution
+    )
     z = z_score(1e-6 / 2 / len(measured))
     if claim.outcome is Outcome.SUPPORTED:
         assert claim.detectable <= resolution
@@ -278,4 +349,6 @@ def test_the_order_of_entries_does_not_matter(measured, order):
 
 def test_claim_and_evidence_are_plain_data():
     claim = verdict(measured=np.float64(1.0), error=np.float32(0.01))
-    assert all(x is None or type(x) in (str, float, Outcome) for x in dataclasses.asdict(claim).values())
+    assert all(
+        x is None or type(x) in (str, float, Outcome) for x in dataclasses.asdict(claim).values()
+    )

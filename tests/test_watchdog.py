@@ -128,7 +128,9 @@ def test_a_run_in_a_computation_without_end(tmp_path, monkeypatch, number, word)
     assert process.returncode == 128 + number and time.monotonic() - start < 10
     assert error[-1] == f"popgd: {word}; {SAVED}"
     assert "no progress for" in error[-2]
-    assert re.search(r"\d of \d+ steps done \(in popgd\.descent\.descend\)", error[-2])  # whichever descent was under way
+    assert re.search(
+        r"\d of \d+ steps done \(in popgd\.descent\.descend\)", error[-2]
+    )  # whichever descent was under way
     assert {store.SETTINGS, store.CHECKPOINT} <= contents(tmp_path / "run").keys()
     for arguments in (["resume=run"], [*words, "out=whole"]):
         command = [sys.executable, "-m", "popgd.run", *arguments]

@@ -1,4 +1,6 @@
-"""The loss on the line a I: moments, a*, the least loss, free step sizes and the Hessian, each by a second route."""
+"""The loss on the line a I: moments, a*, the least loss, free step sizes and the Hessian, each by a
+second route.
+"""
 
 from fractions import Fraction
 from itertools import pairwise, product
@@ -14,7 +16,9 @@ from popgd.problem.numeric import whole
 pytestmark = pytest.mark.slow  # the default suite is for what theorems use
 
 SAME = 1e-15  # both numbers are right to the last bit or two
-REFERENCE = 1e-13  # Gauss-Hermite sums: 5e-15 measured, more where the loss is small against its terms
+REFERENCE = (
+    1e-13  # Gauss-Hermite sums: 5e-15 measured, more where the loss is small against its terms
+)
 LIMIT = 1e-5  # corrections of relative size d^2/n at n = 10^7
 # (d, n, L): a*, least loss; from another implementation
 LEAST = {
@@ -26,14 +30,18 @@ LEAST = {
 
 
 def gauss_hermite(d: int, n: int, degree: int):
-    """Nodes X (N, d, n) and weights (N,) exact for polynomials of that degree in each entry of X."""
+    """Nodes X (N, d, n) and weights (N,) exact for polynomials of that degree in each entry of
+    X.
+    """
     x, weight = np.polynomial.hermite_e.hermegauss(degree // 2 + 1)
     nodes = np.array(list(product(x, repeat=d * n))).reshape(-1, d, n)
     return nodes, np.array([prod(row) for row in product(weight / weight.sum(), repeat=d * n)])
 
 
 def full_loss(d: int, n: int, L: int, A: np.ndarray):
-    """E ||(I - S A)^L||_F^2 for any matrix A, as the polynomial in the entries of A that it is (no conjugate)."""
+    """E ||(I - S A)^L||_F^2 for any matrix A, as the polynomial in the entries of A that it is (no
+    conjugate).
+    """
     X, weight = gauss_hermite(d, n, 4 * L)
     step = np.eye(d) - X @ X.swapaxes(1, 2) / n @ A
     G = np.linalg.matrix_power(step, L)
@@ -41,7 +49,9 @@ def full_loss(d: int, n: int, L: int, A: np.ndarray):
 
 
 def second_derivative(d: int, n: int, L: int, a: float, K: np.ndarray) -> float:
-    """d^2/de^2 of the loss at aI + eK: 2 times a coefficient of a polynomial in e, from its values on a circle."""
+    """d^2/de^2 of the loss at aI + eK: 2 times a coefficient of a polynomial in e, from its values
+    on a circle.
+    """
     turns = np.exp(2j * np.pi * np.arange(2 * L + 1) / (2 * L + 1))
     return 2 * np.mean([full_loss(d, n, L, a * np.eye(d) + e * K) / e**2 for e in turns]).real
 
@@ -54,7 +64,9 @@ def test_first_moments(n, d):
 
 @pytest.mark.parametrize("n", [1, 4, 10**14])
 def test_moments_of_one_feature_are_those_of_chi_squared(n):
-    assert w.moments(n, 1, 12) == tuple(Fraction(prod(n + 2 * i for i in range(k)), n**k) for k in range(13))
+    assert w.moments(n, 1, 12) == tuple(
+        Fraction(prod(n + 2 * i for i in range(k)), n**k) for k in range(13)
+    )
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 3), (2, 2), (2, 3)])
@@ -91,7 +103,11 @@ def test_minimum_against_mpmath(n, L):
     with mpmath.workdps(100 * L):
         m = [mpmath.mpf(x.numerator) / x.denominator for x in w.moments(n, d, 2 * L)]
         slope = [comb(2 * L - 1, j) * (-1) ** j * m[j + 1] for j in range(2 * L)]
-        [a] = [mpmath.re(z) for z in mpmath.polyroots(slope[::-1], 200, extraprec=400) if abs(mpmath.im(z)) < 1e-20]
+        [a] = [
+            mpmath.re(z)
+            for z in mpmath.polyroots(slope[::-1], 200, extraprec=400)
+            if abs(mpmath.im(z)) < 1e-20
+        ]
         least = d * sum(comb(2 * L, j) * (-a) ** j * x for j, x in enumerate(m))
         assert w.a_star(n, d, L) == float(a) < 1
         assert abs(w.least_loss(n, d, L) / float(least) - 1) < SAME
@@ -144,13 +160,20 @@ def test_unlooped_by_least_squares(n, d, L):
     rows = np.sqrt(np.repeat(weight, d))
     powers = np.stack([s.ravel() ** k * rows for k in range(1, L + 1)], axis=1)
     residual = rows + powers @ np.linalg.lstsq(powers, -rows, rcond=None)[0]
-    assert abs(residual @ residual / w.unlooped(n, d, L) - 1) < 1e-11  # the powers of s are nearly dependent
+    assert (
+        abs(residual @ residual / w.unlooped(n, d, L) - 1) < 1e-11
+    )  # the powers of s are nearly dependent
 
 
 def test_loss_on_the_line():
-    assert w.isotropic_loss(50, 5, 3, 0.0) == 5 and w.isotropic_loss(50, 5, 3, w.a_star(50, 5, 3)) == w.least_loss(50, 5, 3)
+    assert w.isotropic_loss(50, 5, 3, 0.0) == 5 and w.isotropic_loss(
+        50, 5, 3, w.a_star(50, 5, 3)
+    ) == w.least_loss(50, 5, 3)
     for d, n, L in ((2, 2, 2), (1, 4, 3)):
-        assert abs(full_loss(d, n, L, 0.7 * np.eye(d)) / w.isotropic_loss(n, d, L, 0.7) - 1) < REFERENCE
+        assert (
+            abs(full_loss(d, n, L, 0.7 * np.eye(d)) / w.isotropic_loss(n, d, L, 0.7) - 1)
+            < REFERENCE
+        )
     s = np.random.default_rng(0).chisquare(20, size=400_000) / 20
     sample = (1 - 0.9 * s) ** 4
     assert abs(sample.mean() - w.isotropic_loss(20, 1, 2, 0.9)) < 4.5 * sample.std() / len(s) ** 0.5
@@ -172,17 +195,31 @@ def test_hessian_reference(L):
     assert np.allclose(w.hessian(50, 5, 1, 0.3), 2 * (50 + 5 + 1) / 50, rtol=SAME)
 
 
-@pytest.mark.parametrize(("d", "n", "L", "a"), [(2, 3, 2, 0.4), (3, 2, 2, 0.5), (2, 2, 3, 0.3), (3, 1, 2, 1.0), (2, 2, 1, 1)])
+@pytest.mark.parametrize(
+    ("d", "n", "L", "a"),
+    [(2, 3, 2, 0.4), (3, 2, 2, 0.5), (2, 2, 3, 0.3), (3, 1, 2, 1.0), (2, 2, 1, 1)],
+)
 def test_hessian_against_the_full_matrix(d, n, L, a):
     """Directions that are neither symmetric nor antisymmetric; its twin takes h_sym for h_asym."""
     h = w.hessian(n, d, L, a)
     for seed in range(2):
         K = np.random.default_rng(seed).normal(size=(d, d))
         K /= np.linalg.norm(K)
-        trace, symmetric, turned = np.trace(K) ** 2 / d, ((K + K.T) ** 2).sum() / 4, ((K - K.T) ** 2).sum() / 4
+        trace, symmetric, turned = (
+            np.trace(K) ** 2 / d,
+            ((K + K.T) ** 2).sum() / 4,
+            ((K - K.T) ** 2).sum() / 4,
+        )
         measured = second_derivative(d, n, L, a, K)
-        assert abs(h.h_tr * trace + h.h_sym * (symmetric - trace) + h.h_asym * turned - measured) < REFERENCE * measured
-        assert L == 1 or abs(h.h_tr * trace + h.h_sym * (symmetric + turned - trace) - measured) > 1e-2 * measured
+        assert (
+            abs(h.h_tr * trace + h.h_sym * (symmetric - trace) + h.h_asym * turned - measured)
+            < REFERENCE * measured
+        )
+        assert (
+            L == 1
+            or abs(h.h_tr * trace + h.h_sym * (symmetric + turned - trace) - measured)
+            > 1e-2 * measured
+        )
 
 
 @pytest.mark.parametrize("n", [50, 10**14])
@@ -190,7 +227,12 @@ def test_hessian_against_the_full_matrix(d, n, L, a):
 def test_trace_direction_is_the_second_derivative_on_the_line(n, L):
     a, d = Fraction(7, 8), 4
     m = w.moments(n, d, 2 * L)
-    second = 2 * L * (2 * L - 1) * sum(comb(2 * L - 2, j) * (-a) ** j * m[j + 2] for j in range(2 * L - 1))
+    second = (
+        2
+        * L
+        * (2 * L - 1)
+        * sum(comb(2 * L - 2, j) * (-a) ** j * m[j + 2] for j in range(2 * L - 1))
+    )
     assert abs(w.hessian(n, d, L, a).h_tr / float(second) - 1) < SAME
 
 

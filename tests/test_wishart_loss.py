@@ -1,4 +1,6 @@
-"""The polynomial of the loss: against quadrature over every matrix, the line, one feature and Monte Carlo; descent."""
+"""The polynomial of the loss: against quadrature over every matrix, the line, one feature and Monte
+Carlo; descent.
+"""
 
 from fractions import Fraction
 from functools import partial
@@ -14,23 +16,35 @@ from popgd.papers.in_context import wishart as line
 from popgd.papers.in_context import wishart_loss as w
 from popgd.papers.in_context import wishart_words as words
 
-pytestmark = pytest.mark.slow  # half a minute of compiling; the exact arithmetic beneath is in test_wishart.py
+pytestmark = (
+    pytest.mark.slow
+)  # half a minute of compiling; the exact arithmetic beneath is in test_wishart.py
 
 SIGMAS = 4.5  # two-sided false alarm 7e-6
 REFERENCE = 1e-12  # Gauss-Hermite sums over 10^5 nodes; 1e-13 measured
 SAME = 1e-12  # two orders of the same float64 operations, where terms cancel at most 100-fold
-LIMIT = 1e-3  # corrections of relative size 1/n and, late in the flow, d/(n b^2) for b = 1 - eigenvalue
+LIMIT = (
+    1e-3  # corrections of relative size 1/n and, late in the flow, d/(n b^2) for b = 1 - eigenvalue
+)
 ARRIVED = 1e-8
 
 # Compiled whole, quicker than operation by operation.
-loss, gradient, rounding, loss_with_covariance = map(jax.jit, (w.loss, w.gradient, w.rounding, w.loss_with_covariance))
+loss, gradient, rounding, loss_with_covariance = map(
+    jax.jit, (w.loss, w.gradient, w.rounding, w.loss_with_covariance)
+)
 
 
 def gauss_hermite_loss(d: int, n: int, L: int, A: np.ndarray) -> float:
-    """E ||(I - S A)^L||_F^2 for any matrix A: a polynomial of degree 4L in each of the d n normal variables."""
+    """E ||(I - S A)^L||_F^2 for any matrix A: a polynomial of degree 4L in each of the d n normal
+    variables.
+    """
     x, weight = np.polynomial.hermite_e.hermegauss(2 * L + 1)
     X = np.stack(np.meshgrid(*[x] * (d * n)), axis=-1).reshape(-1, d, n)
-    weights = np.stack(np.meshgrid(*[weight / weight.sum()] * (d * n)), axis=-1).reshape(-1, d * n).prod(axis=1)
+    weights = (
+        np.stack(np.meshgrid(*[weight / weight.sum()] * (d * n)), axis=-1)
+        .reshape(-1, d * n)
+        .prod(axis=1)
+    )
     G = np.linalg.matrix_power(np.eye(d) - X @ X.swapaxes(1, 2) / n @ A, L)
     return weights @ (G**2).sum(axis=(1, 2))
 
@@ -48,7 +62,10 @@ def exact_loss(n: int, L: int, A: np.ndarray, centre: Fraction | float = 1) -> F
     """The exact polynomial at the floats of A, without rounding."""
     d = len(A)
     terms = w.exact_polynomial(n, d, L, centre)
-    E = [[(Fraction(centre) if i == j else 0) - Fraction(A[i, j]) for j in range(d)] for i in range(d)]
+    E = [
+        [(Fraction(centre) if i == j else 0) - Fraction(A[i, j]) for j in range(d)]
+        for i in range(d)
+    ]
     power, q = [[Fraction(i == j) for j in range(d)] for i in range(d)], []
     for _ in range(2 * L + 1):
         q.append(sum(power[i][i] for i in range(d)))
@@ -57,7 +74,8 @@ def exact_loss(n: int, L: int, A: np.ndarray, centre: Fraction | float = 1) -> F
 
 
 @pytest.mark.parametrize(
-    ("d", "n", "L"), [(2, 1, 1), (3, 2, 1), (2, 3, 2), (3, 2, 2), (2, 2, 3), (4, 1, 2), (2, 2, 4), (2, 1, 5)]
+    ("d", "n", "L"),
+    [(2, 1, 1), (3, 2, 1), (2, 3, 2), (3, 2, 2), (2, 2, 3), (4, 1, 2), (2, 2, 4), (2, 1, 5)],
 )
 def test_polynomial_against_quadrature(d, n, L):
     A = symmetric(d)
@@ -89,7 +107,9 @@ def test_polynomial_on_the_line(L):
     for n, d, a, centre in ((3, 4, Fraction(1, 3), 1), (10**14, 7, Fraction(9, 10), 0.625)):
         terms = w.exact_polynomial(n, d, L, centre)
         b = Fraction(centre) - a
-        assert sum(factor * prod(d * b**k for k in word) for word, factor in terms.items()) == line._on_the_line(n, d, L, a)
+        assert sum(
+            factor * prod(d * b**k for k in word) for word, factor in terms.items()
+        ) == line._on_the_line(n, d, L, a)
 
 
 @pytest.mark.parametrize("L", [1, 2, 3, 4])
@@ -99,7 +119,9 @@ def test_one_feature(L):
     terms = w.exact_polynomial(n, 1, L)
     moment = [Fraction(prod(n + 2 * i for i in range(j)), n**j) for j in range(2 * L + 1)]
     wanted = sum(comb(2 * L, j) * (-a) ** j * moment[j] for j in range(2 * L + 1))
-    assert sum(factor * prod((1 - a) ** k for k in word) for word, factor in terms.items()) == wanted
+    assert (
+        sum(factor * prod((1 - a) ** k for k in word) for word, factor in terms.items()) == wanted
+    )
 
 
 def test_number_of_terms_and_one_loop():
@@ -114,7 +136,9 @@ def test_number_of_terms_and_one_loop():
 
 @pytest.mark.parametrize("L", [1, 2, 3, 4])
 def test_about_a_star(L):
-    """The constant is the least loss, the slope is 0, and the second order holds two numbers of the Hessian."""
+    """The constant is the least loss, the slope is 0, and the second order holds two numbers of the
+    Hessian.
+    """
     n, d = 50, 5
     a = line.a_star(n, d, L)
     terms = w.exact_polynomial(n, d, L, a)
@@ -155,7 +179,9 @@ def test_gradient_of_one_loop():
     wanted = 2 * ((n + d + 1) / n * A - np.eye(d))
     got = gradient(w.polynomial(n, d, 1), jnp.asarray(A))
     assert np.allclose(got, wanted, rtol=0, atol=1e-14)
-    assert not np.allclose(gradient(w.polynomial(n + 1, d, 1), jnp.asarray(A)), wanted, rtol=0, atol=1e-4)
+    assert not np.allclose(
+        gradient(w.polynomial(n + 1, d, 1), jnp.asarray(A)), wanted, rtol=0, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(("d", "n", "L"), [(3, 2, 2), (3, 1, 3)])
@@ -164,7 +190,10 @@ def test_gradient_over_all_matrices(d, n, L):
     A, K = symmetric(d), np.random.default_rng(3).normal(size=(d, d))
     turns = 0.5 * np.exp(2j * np.pi * np.arange(2 * L + 1) / (2 * L + 1))
     got = float(jnp.sum(gradient(w.polynomial(n, d, L), jnp.asarray(A)) * K))
-    assert abs(got / np.mean([gauss_hermite_loss(d, n, L, A + e * K) / e for e in turns]).real - 1) < REFERENCE
+    assert (
+        abs(got / np.mean([gauss_hermite_loss(d, n, L, A + e * K) / e for e in turns]).real - 1)
+        < REFERENCE
+    )
 
 
 @pytest.mark.parametrize("L", [2, 3])
@@ -176,7 +205,9 @@ def test_eigenvalues_are_a_system_of_their_own(L):
     assert abs(loss(polynomial, A) / loss(polynomial, a) - 1) < SAME
     G = gradient(polynomial, A)
     assert (G == G.T).all()
-    assert np.allclose(R.T @ G @ R, np.diag(gradient(polynomial, a)), rtol=0, atol=SAME * float(abs(G).max()))
+    assert np.allclose(
+        R.T @ G @ R, np.diag(gradient(polynomial, a)), rtol=0, atol=SAME * float(abs(G).max())
+    )
 
 
 def test_jit_vmap_and_one_program_for_every_n():
@@ -198,14 +229,24 @@ def descend(polynomial, A, root, eta, steps):
 
 
 def test_descent_reference():
-    """d = 5, n = 50, L = 3, eta = 0.02 from 0; any rotation of the covariance gives the same losses."""
+    """d = 5, n = 50, L = 3, eta = 0.02 from 0; any rotation of the covariance gives the same
+    losses.
+    """
     R = rotation(5)
     root = w.square_root((R * np.array([2, 1.5, 1, 0.75, 0.5])) @ R.T)
     polynomial, zero = w.polynomial(50, 5, 3), jnp.zeros((5, 5))
-    for steps, wanted in ((0, 5), (10, 0.6947791961), (100, 0.09610652229), (1000, 0.03453689135), (5000, 0.03413262594)):
+    for steps, wanted in (
+        (0, 5),
+        (10, 0.6947791961),
+        (100, 0.09610652229),
+        (1000, 0.03453689135),
+        (5000, 0.03413262594),
+    ):
         got = loss_with_covariance(polynomial, descend(polynomial, zero, root, 0.02, steps), root)
         assert abs(float(got) / wanted - 1) < 2e-10  # ten digits are known
-    wrong = loss_with_covariance(polynomial, descend(polynomial, zero, jnp.eye(5), 0.02, 100), jnp.eye(5))
+    wrong = loss_with_covariance(
+        polynomial, descend(polynomial, zero, jnp.eye(5), 0.02, 100), jnp.eye(5)
+    )
     assert abs(float(wrong) / 0.09610652229 - 1) > 1e-2
 
 
@@ -214,7 +255,11 @@ def test_descent_among_symmetric_matrices_ends_at_a_star(L):
     d, n, R = 5, 60, rotation(5)
     root = w.square_root((R * np.array([1.5, 1.2, 1, 0.8, 0.7])) @ R.T)
     polynomial = w.polynomial(n, d, L)
-    for start in (jnp.zeros((d, d)), jnp.asarray(symmetric(d, 2, 0.2)), jnp.asarray(symmetric(d, 5, 0.3))):
+    for start in (
+        jnp.zeros((d, d)),
+        jnp.asarray(symmetric(d, 2, 0.2)),
+        jnp.asarray(symmetric(d, 5, 0.3)),
+    ):
         A = descend(polynomial, start, root, 0.1, 20_000)
         assert abs(root @ A @ root - line.a_star(n, d, L) * jnp.eye(d)).max() < ARRIVED
 
@@ -223,7 +268,9 @@ def test_descent_among_symmetric_matrices_ends_at_a_star(L):
 def test_gradient_with_covariance(n):
     Sigma, A = symmetric(3, 7) + 2 * np.eye(3), symmetric(3, 8)
     root = w.square_root(Sigma)
-    assert np.allclose(root @ root, Sigma, rtol=0, atol=1e-14) and (abs(root - root.T) < 1e-15).all()
+    assert (
+        np.allclose(root @ root, Sigma, rtol=0, atol=1e-14) and (abs(root - root.T) < 1e-15).all()
+    )
     polynomial = w.polynomial(n, 3, 2)
     got = jax.jit(jax.grad(w.loss_with_covariance, argnums=1))(polynomial, jnp.asarray(A), root)
     inner = gradient(polynomial, root @ jnp.asarray(A) @ root)
@@ -232,16 +279,25 @@ def test_gradient_with_covariance(n):
 
 @pytest.mark.parametrize("L", [1, 3])
 def test_another_covariance_at_test(L):
-    """Eigenvalues of a product that is not symmetric against the matrix in the coordinates of the inputs."""
+    """Eigenvalues of a product that is not symmetric against the matrix in the coordinates of the
+    inputs.
+    """
     d = 3
     train, other = symmetric(d, 3) + 2 * np.eye(d), symmetric(d, 4) + 2 * np.eye(d)
     mu = jnp.asarray(np.sort(np.linalg.eigvals(np.linalg.solve(train, other)).real))
     for n in (30, 10**12):
         polynomial, a = w.polynomial(n, d, L), line.a_star(n, d, L)
-        got = loss_with_covariance(polynomial, jnp.asarray(a * np.linalg.inv(train)), w.square_root(other))
+        got = loss_with_covariance(
+            polynomial, jnp.asarray(a * np.linalg.inv(train)), w.square_root(other)
+        )
         assert abs(got / loss(polynomial, a * mu) - 1) < SAME
     assert abs(got / w.loss_infinite(mu, L) - 1) < 1e-8  # n = 10^12
-    assert w.loss_infinite(jnp.array([0.1, 1.9]), 200) < 1e-15 < 1 < w.loss_infinite(jnp.array([0.1, 2.1]), 200)
+    assert (
+        w.loss_infinite(jnp.array([0.1, 1.9]), 200)
+        < 1e-15
+        < 1
+        < w.loss_infinite(jnp.array([0.1, 2.1]), 200)
+    )
 
 
 @pytest.mark.parametrize("L", [1, 2])
@@ -249,7 +305,9 @@ def test_gradient_flow_for_large_n(L):
     lam, t = jnp.array([2.0, 1.0, 0.5]), jnp.array([0.0, 0.3, 3.0, 30.0][: 3 if L == 1 else 4])
     polynomial = w.polynomial(10**7, 3, L)
     slope = jax.jit(jax.grad(lambda a: loss(polynomial, lam * a)))
-    flow = solve_ivp(lambda _, a: -slope(a), (0, float(t[-1])), np.zeros(3), "LSODA", t, rtol=1e-9, atol=1e-12)
+    flow = solve_ivp(
+        lambda _, a: -slope(a), (0, float(t[-1])), np.zeros(3), "LSODA", t, rtol=1e-9, atol=1e-12
+    )
     losses = jnp.stack([loss(polynomial, lam * jnp.asarray(a)) for a in flow.y.T])
     assert np.allclose(losses, w.flow_loss_infinite(lam, L, t), rtol=LIMIT)
     assert not np.allclose(losses[1:], w.flow_loss_infinite(lam, L, 1.01 * t[1:]), rtol=LIMIT)
@@ -262,7 +320,9 @@ def test_refusals():
             w.polynomial(50, 3, L)
     with pytest.raises(ValueError, match="finite"):
         w.exact_polynomial(50, 3, 2, float("nan"))
-    with pytest.raises(ValueError, match=r"coefficient at n = 10*, d = 3, L = 2 outside the range of float64"):
+    with pytest.raises(
+        ValueError, match=r"coefficient at n = 10*, d = 3, L = 2 outside the range of float64"
+    ):
         w.polynomial(10**170, 3, 2)
     for function in (w.loss, w.gradient, w.rounding):
         for A in (jnp.zeros((2, 2)), jnp.zeros(4), jnp.zeros((3, 3), jnp.float32)):
@@ -270,7 +330,12 @@ def test_refusals():
                 function(polynomial, A)
         with pytest.raises(ValueError, match="not symmetric"):
             function(polynomial, jnp.eye(3).at[0, 1].set(1e-6))
-    for Sigma in (np.diag([1.0, 0]), np.diag([1.0, -1]), np.array([[1.0, 0.1], [0, 1]]), np.array([[np.nan, 0], [0, 1]])):
+    for Sigma in (
+        np.diag([1.0, 0]),
+        np.diag([1.0, -1]),
+        np.array([[1.0, 0.1], [0, 1]]),
+        np.array([[np.nan, 0], [0, 1]]),
+    ):
         with pytest.raises(ValueError, match="wanted"):
             w.square_root(Sigma)
     with pytest.raises(ValueError, match="whole number"):

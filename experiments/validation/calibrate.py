@@ -1,4 +1,6 @@
-"""False alarms under the truth and power at `detectable` of one claim, over many seeds measured side by side."""
+"""False alarms under the truth and power at `detectable` of one claim, over many seeds measured
+side by side.
+"""
 
 import ast
 import dataclasses
@@ -47,8 +49,9 @@ def quiet(name: str, done: int, total: int) -> None:
 class Case:
     """One setting whose statistical claims are calibrated.
 
-    sizes are settings beside the theorem; one measures seed 0 by popgd's own code, from setting and objective, and many makes
-    the studies of many seeds out of that, both as far as the statistical claims read them.
+    sizes are settings beside the theorem; one measures seed 0 by popgd's own code, from setting and
+    objective, and many makes the studies of many seeds out of that, both as far as the statistical
+    claims read them.
     """
 
     name: str
@@ -74,24 +77,44 @@ def whole(setting: Setting, objective: Any) -> Any:
 
 @cache
 def stated(claim: Callable[..., Any]) -> set[str]:
-    """The ids of the statistical evidence that a claim can yield, by the source: of itself and of what it calls in its module."""
+    """The ids of the statistical evidence that a claim can yield, by the source: of itself and of
+    what it calls in its module.
+    """
     functions = {
-        n.name: n for n in ast.parse(inspect.getsource(sys.modules[claim.__module__])).body if isinstance(n, ast.FunctionDef)
+        n.name: n
+        for n in ast.parse(inspect.getsource(sys.modules[claim.__module__])).body
+        if isinstance(n, ast.FunctionDef)
     }
     seen, todo = set(), {claim.__name__}
     while todo - seen:
         name = (todo - seen).pop()
         seen.add(name)
-        todo |= {n.id for n in ast.walk(functions[name]) if isinstance(n, ast.Name) and n.id in functions}
+        todo |= {
+            n.id for n in ast.walk(functions[name]) if isinstance(n, ast.Name) and n.id in functions
+        }
     return set().union(*(_ids(functions[name]) for name in seen))
 
 
 def _ids(function: ast.FunctionDef) -> set[str]:
     """Ids of the `Evidence` that is not marked statistical=False, itself or by a dict."""
-    exact = {ast.unparse(n.targets[0]) for n in ast.walk(function) if isinstance(n, ast.Assign) and _exact(n.value)}
+    exact = {
+        ast.unparse(n.targets[0])
+        for n in ast.walk(function)
+        if isinstance(n, ast.Assign) and _exact(n.value)
+    }
     ids = set()
-    for call in (n for n in ast.walk(function) if isinstance(n, ast.Call) and ast.unparse(n.func) == "Evidence"):
-        shared = (n.id for k in call.keywords if k.arg is None for n in ast.walk(k.value) if isinstance(n, ast.Name))
+    for call in (
+        n
+        for n in ast.walk(function)
+        if isinstance(n, ast.Call) and ast.unparse(n.func) == "Evidence"
+    ):
+        shared = (
+            n.id
+            for k in call.keywords
+            if k.arg is None
+            for n in ast.walk(k.value)
+            if isinstance(n, ast.Name)
+        )
         if not exact & set(shared) and not any(_exact(k) for k in call.keywords):
             ids.add(_start(call.args[0]))
     return ids
@@ -109,30 +132,51 @@ def _exact(node: ast.AST) -> bool:
     if isinstance(node, ast.keyword):
         return node.arg == "statistical" and ast.unparse(node.value) == "False"
     pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
-    return any(key is not None and ast.unparse(key) == "'statistical'" and ast.unparse(value) == "False" for key, value in pairs)
+    return any(
+        key is not None and ast.unparse(key) == "'statistical'" and ast.unparse(value) == "False"
+        for key, value in pairs
+    )
 
 
 def uncalibrated(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Statistical claims of theorems, and of popgd's findings, that these rows of numbers do not have."""
+    """Statistical claims of theorems, and of popgd's findings, that these rows of numbers do not
+    have.
+    """
     done = {(row["theorem"], row["claim"]) for row in rows}
-    every = ((name, id) for name, theorem in theorems().items() for claim in theorem.claims for id in stated(claim))
-    known = lambda name, id: any(name == n and (claim.startswith(id[:-1]) if id[-1] == "*" else claim == id) for n, claim in done)
-    return sorted(f"{name} {id}" for name, id in every if not known(name, id) and (name, id) not in NEVER)
+    every = (
+        (name, id)
+        for name, theorem in theorems().items()
+        for claim in theorem.claims
+        for id in stated(claim)
+    )
+    known = lambda name, id: any(
+        name == n and (claim.startswith(id[:-1]) if id[-1] == "*" else claim == id)
+        for n, claim in done
+    )
+    return sorted(
+        f"{name} {id}" for name, id in every if not known(name, id) and (name, id) not in NEVER
+    )
 
 
 # --- many seeds at once
 
 
 @partial(jax.jit, static_argnames=("statistic", "own_law"))
-def averages(statistic: Any, weights: Any, law: Any, keys: jax.Array, samples: Any, own_law: bool = False) -> tuple[Any, Any]:
-    """Mean and standard error of a statistic for every seed, as `gradient.population_average` has them.
+def averages(
+    statistic: Any, weights: Any, law: Any, keys: jax.Array, samples: Any, own_law: bool = False
+) -> tuple[Any, Any]:
+    """Mean and standard error of a statistic for every seed, as `gradient.population_average` has
+    them.
 
-    weights (and the law, if each seed has its `own_law`) lead with the seeds. One compilation for all `samples`.
+    weights (and the law, if each seed has its `own_law`) lead with the seeds. One compilation for
+    all `samples`.
     """
     one = lambda w, law, k: gradient._estimate(statistic, w, law, k, samples, CHUNK)
     if own_law:
         return jax.lax.map(lambda parts: one(*parts), (weights, law, keys), batch_size=ABREAST)
-    return jax.lax.map(lambda parts: one(parts[0], law, parts[1]), (weights, keys), batch_size=ABREAST)
+    return jax.lax.map(
+        lambda parts: one(parts[0], law, parts[1]), (weights, keys), batch_size=ABREAST
+    )
 
 
 def keys_of(setting: Setting, seeds: Sequence[int], *purpose: int) -> jax.Array:
@@ -164,7 +208,11 @@ def check_same(batched: Any, study: Any) -> None:
     """The batched measurement of seed 0 is that of popgd."""
     assert study.setting.seed == batched.setting.seed == 0
     for one, other in zip(statistical(batched), statistical(study), strict=True):
-        for mine, wanted in ((one.measured, other.measured), (one.error, other.error), (one.skewness, other.skewness)):
+        for mine, wanted in (
+            (one.measured, other.measured),
+            (one.error, other.error),
+            (one.skewness, other.skewness),
+        ):
             gap = np.max(abs(np.asarray(mine) - wanted) / np.maximum(abs(np.asarray(wanted)), 1e-3))
             assert gap < SAME, f"{one.id}: batched and single measurement differ by {gap:.1e}"
 
@@ -173,7 +221,9 @@ def check_same(batched: Any, study: Any) -> None:
 
 
 def interval(trials: int, p: float) -> tuple[int, int]:
-    """The CENTRAL part of the binomial law: counts outside have at most half of the rest on either side."""
+    """The CENTRAL part of the binomial law: counts outside have at most half of the rest on either
+    side.
+    """
     k = np.arange(trials + 1)
     ways = np.array([lgamma(trials + 1) - lgamma(i + 1) - lgamma(trials - i + 1) for i in k])
     law = np.cumsum(np.exp(ways + k * log(p) + (trials - k) * log1p(-p)))
@@ -185,7 +235,9 @@ def flat(e: Evidence) -> Evidence:
     """The same with one row of entries, judged at any size."""
     names = ("measured", "error", "allowance", "skewness")
     rows = np.broadcast_arrays(*(np.asarray(getattr(e, name), dtype=float) for name in names))
-    return dataclasses.replace(e, **dict(zip(names, map(np.ravel, rows), strict=True)), resolution=ANY, excuse="")
+    return dataclasses.replace(
+        e, **dict(zip(names, map(np.ravel, rows), strict=True)), resolution=ANY, excuse=""
+    )
 
 
 def refuted(e: Evidence, measured: np.ndarray) -> bool:
@@ -202,28 +254,54 @@ def detectable(e: Evidence, entry: int) -> float:
 def calibrate(found: Sequence[Evidence]) -> dict[str, Any]:
     """False alarms and power of one claim over its seeds.
 
-    What is claimed to be at most (or at least) a number is truly on that side of it: it is shifted to that boundary by its
-    mean over all seeds. Power: the truth is moved by exactly `detectable` in one entry that is sampled at all, of each
-    seed another one, and the others are silenced.
+    What is claimed to be at most (or at least) a number is truly on that side of it: it is shifted
+    to that boundary by its mean over all seeds. Power: the truth is moved by exactly `detectable`
+    in one entry that is sampled at all, of each seed another one, and the others are silenced.
     """
     excused, found = sum(bool(e.excuse) for e in found), [flat(e) for e in found]
     first, seeds = found[0], len(found)
-    measured, error, allowance = (np.stack([getattr(e, name) for e in found]) for name in ("measured", "error", "allowance"))
+    measured, error, allowance = (
+        np.stack([getattr(e, name) for e in found]) for name in ("measured", "error", "allowance")
+    )
     if first.sense != "equal":
         measured = measured - measured.mean(axis=0) + first.predicted
     alarms = sum(refuted(e, row) for e, row in zip(found, measured, strict=True))
     caught, live = 0, np.flatnonzero((error > 0).all(axis=0))
     for seed, (e, row) in enumerate(zip(found, measured, strict=True)):
-        entry, side = live[seed % live.size], {"equal": (-1) ** (seed // live.size), "at least": -1, "at most": 1}[e.sense]
+        entry, side = (
+            live[seed % live.size],
+            {"equal": (-1) ** (seed // live.size), "at least": -1, "at most": 1}[e.sense],
+        )
         moved = np.full(row.size, e.predicted)
         moved[entry] = row[entry] + side * detectable(e, entry)
         caught += refuted(e, moved)
     (low, high), least = interval(seeds, NOMINAL), interval(seeds, POWER)[0]
-    verdict = "not calibrated" if alarms > high or caught < least else "conservative" if alarms < low else "calibrated"
-    gaps = measured - np.array([[e.predicted] for e in found])  # growth is predicted for each seed's own direction
+    verdict = (
+        "not calibrated"
+        if alarms > high or caught < least
+        else "conservative"
+        if alarms < low
+        else "calibrated"
+    )
+    gaps = measured - np.array(
+        [[e.predicted] for e in found]
+    )  # growth is predicted for each seed's own direction
     t = (gaps[:, live] / error[:, live]).ravel()
-    return {"claim": first.id, "entries": measured.shape[1], "nominal": NOMINAL, "seeds": seeds, "alarms": alarms,
-            "interval": [low, high], "caught": caught, "promised": POWER, "at_least": least, "verdict": verdict,
-            "bias": t.mean(), "spread": t.std(), "excused": excused,
-            "allowance_in_errors": float(np.mean(np.max(allowance[:, live] / error[:, live], axis=1))),
-            "beyond": [int((abs(t) > z).sum()) for z in TAIL], "all": t.size}  # fmt: skip
+    return {
+        "claim": first.id,
+        "entries": measured.shape[1],
+        "nominal": NOMINAL,
+        "seeds": seeds,
+        "alarms": alarms,
+        "interval": [low, high],
+        "caught": caught,
+        "promised": POWER,
+        "at_least": least,
+        "verdict": verdict,
+        "bias": t.mean(),
+        "spread": t.std(),
+        "excused": excused,
+        "allowance_in_errors": float(np.mean(np.max(allowance[:, live] / error[:, live], axis=1))),
+        "beyond": [int((abs(t) > z).sum()) for z in TAIL],
+        "all": t.size,
+    }

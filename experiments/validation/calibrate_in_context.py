@@ -1,4 +1,6 @@
-"""The studies of arXiv 2410.08292 for many seeds, as far as claims about sampled numbers read them."""
+"""The studies of arXiv 2410.08292 for many seeds, as far as claims about sampled numbers read
+them.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,12 +22,23 @@ from popgd.papers.in_context.model import InContext
 from popgd.theorem.base import Setting
 
 #: Enough samples that popgd does not call the tails too heavy.
-SIZES: dict[str, Any] = {"covariance": (1.5, 0.5), "n": 100, "steps": 1000, "samples": 2**14, "sampled_steps": 32, "batch": 32}
+SIZES: dict[str, Any] = {
+    "covariance": (1.5, 0.5),
+    "n": 100,
+    "steps": 1000,
+    "samples": 2**14,
+    "sampled_steps": 32,
+    "batch": 32,
+}
 LOOPS: dict[str, Any] = {"covariance": (1.5, 0.5), "n": 20, "L": 2}
 
 
 def with_seed(study: Study, seed: int, **values: Any) -> Study:
-    return dataclasses.replace(study, setting=dataclasses.replace(study.setting, seed=seed), values={**study.values, **values})
+    return dataclasses.replace(
+        study,
+        setting=dataclasses.replace(study.setting, seed=seed),
+        values={**study.values, **values},
+    )
 
 
 def gradients(
@@ -35,9 +48,14 @@ def gradients(
     d = study.setting.law.d
     weights = stacked([in_context.embed(jnp.asarray(A), jnp.zeros(d)) for A in points])
     statistic = gradient.GradientOf(study.objective, in_context.Support(d))
-    mean, stderr = jax.device_get(averages(statistic, weights, laws, keys, study.setting.samples, own_law))
+    mean, stderr = jax.device_get(
+        averages(statistic, weights, laws, keys, study.setting.samples, own_law)
+    )
     skew = [
-        gradient.skewness(gradient.Estimate(one_of(mean, s), one_of(stderr, s), study.setting.samples)) for s in range(len(keys))
+        gradient.skewness(
+            gradient.Estimate(one_of(mean, s), one_of(stderr, s), study.setting.samples)
+        )
+        for s in range(len(keys))
     ]
     return mean, stderr, np.max(stderr.square / mean.square, axis=1), np.stack(skew)
 
@@ -45,7 +63,12 @@ def gradients(
 def minimiser(setting: Setting, objective: Any) -> Study:
     """Its Monte Carlo half."""
     found = descents.sample(setting, objective, sampled_law(setting.law), quiet, FORGETFUL)
-    return Study(setting, objective, {f"sampled/{k}": np.asarray(v) for k, v in found._asdict().items()}, pictures.minimiser)
+    return Study(
+        setting,
+        objective,
+        {f"sampled/{k}": np.asarray(v) for k, v in found._asdict().items()},
+        pictures.minimiser,
+    )
 
 
 def measure_minimiser(study: Study, seeds: Sequence[int]) -> list[Study]:
@@ -53,21 +76,39 @@ def measure_minimiser(study: Study, seeds: Sequence[int]) -> list[Study]:
     setting, law = study.setting, sampled_law(study.setting.law)
     n, d = law.n, law.d
     polynomial, inverse = wishart_loss.polynomial(n, d, setting.L), np.linalg.inv(law.Sigma)
-    random = [np.asarray(descents.starts(dataclasses.replace(setting, seed=seed), law)[1]) for seed in seeds]
+    random = [
+        np.asarray(descents.starts(dataclasses.replace(setting, seed=seed), law)[1])
+        for seed in seeds
+    ]
     points: list[Any] = []
-    for number, where in enumerate(([0.3 * inverse] * len(seeds), random, [0.6 * inverse] * len(seeds))):
-        mean, stderr, heavy, skewness = gradients(study, where, law, keys_of(setting, seeds, 1, number))
+    for number, where in enumerate(
+        ([0.3 * inverse] * len(seeds), random, [0.6 * inverse] * len(seeds))
+    ):
+        mean, stderr, heavy, skewness = gradients(
+            study, where, law, keys_of(setting, seeds, 1, number)
+        )
         exact = [descents.loss_and_slope(polynomial, law.root, A) for A in where]
-        losses = [np.array(x) for x in zip(mean.loss, stderr.loss, (loss for loss, _ in exact), strict=True)]
-        parts = (mean.weights.Q[:, :d, :d], stderr.weights.Q[:, :d, :d], [np.asarray(slope) for _, slope in exact])
+        losses = [
+            np.array(x)
+            for x in zip(mean.loss, stderr.loss, (loss for loss, _ in exact), strict=True)
+        ]
+        parts = (
+            mean.weights.Q[:, :d, :d],
+            stderr.weights.Q[:, :d, :d],
+            [np.asarray(slope) for _, slope in exact],
+        )
         points.append((losses, [np.stack(x) for x in zip(*parts, strict=True)], heavy, skewness))
     ends = monte_carlo(study, law, seeds)
     names = ("sampled/loss", "sampled/grad_A", "sampled/heavy", "sampled/skewness")
     return [
-        with_seed(study, seed, **{name: np.stack([point[i][s] for point in points]) for i, name in enumerate(names)},
-                  **{"sampled/ends": ends[s]})
+        with_seed(
+            study,
+            seed,
+            **{name: np.stack([point[i][s] for point in points]) for i, name in enumerate(names)},
+            **{"sampled/ends": ends[s]},
+        )
         for s, seed in enumerate(seeds)
-    ]  # fmt: skip
+    ]
 
 
 def monte_carlo(study: Study, law: InContext, seeds: Sequence[int]) -> Any:
@@ -89,7 +130,9 @@ def monte_carlo(study: Study, law: InContext, seeds: Sequence[int]) -> Any:
             mean, _ = averages(statistic, state.weights, law, now, setting.batch * (1 + size))
             state, _ = move(state, mean.coordinates)
         A, u = (np.asarray(x) for x in (state.weights.Q[:, :d, :d], state.weights.P[:, d, :d]))
-        ends = np.stack([np.trace(root @ A @ root, axis1=1, axis2=2) / d, u @ root @ R[:, 0]], axis=-1)
+        ends = np.stack(
+            [np.trace(root @ A @ root, axis1=1, axis2=2) / d, u @ root @ R[:, 0]], axis=-1
+        )
         found.append(ends.reshape(REPLICAS, len(seeds), 2).swapaxes(0, 1))
     return np.stack(found, axis=1)
 
@@ -99,13 +142,23 @@ def measure_shifted(study: Study, seeds: Sequence[int]) -> list[Study]:
     setting, (n, d, L) = study.setting, study.sizes
     settings = [dataclasses.replace(setting, seed=seed) for seed in seeds]
     few = [sampled_law(shifted.test_law(one, setting.law)) for one in settings]
-    common = [dataclasses.replace(law, covariance=setting.law.covariance) for law in few]  # unread, and not to be traced
+    common = [
+        dataclasses.replace(law, covariance=setting.law.covariance) for law in few
+    ]  # unread, and not to be traced
     A = wishart.a_star(n, d, L) * np.linalg.inv(setting.law.Sigma)
-    mean, stderr, heavy, skewness = gradients(study, [A] * len(seeds), stacked(common), keys_of(setting, seeds, 1), own_law=True)
-    polynomial, direct = wishart_loss.polynomial(few[0].n, d, L), jax.jit(wishart_loss.loss_with_covariance)
+    mean, stderr, heavy, skewness = gradients(
+        study, [A] * len(seeds), stacked(common), keys_of(setting, seeds, 1), own_law=True
+    )
+    polynomial, direct = (
+        wishart_loss.polynomial(few[0].n, d, L),
+        jax.jit(wishart_loss.loss_with_covariance),
+    )
     exact = [float(direct(polynomial, jnp.asarray(A), law.root)) for law in few]
     rows = zip(seeds, mean.loss, stderr.loss, exact, heavy, skewness[:, -1], strict=True)
-    return [with_seed(study, seed, sampled=np.array(row), heavy=worst, skewness=skew) for seed, *row, worst, skew in rows]
+    return [
+        with_seed(study, seed, sampled=np.array(row), heavy=worst, skewness=skew)
+        for seed, *row, worst, skew in rows
+    ]
 
 
 def measure_loops(study: Study, seeds: Sequence[int]) -> list[Study]:

@@ -1,4 +1,6 @@
-"""The studies of Theorems 4.1, 4.2 and 4.3 for many seeds: fixed and random spectra, fresh samples and a fixed bank."""
+"""The studies of Theorems 4.1, 4.2 and 4.3 for many seeds: fixed and random spectra, fresh samples
+and a fixed bank.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -34,12 +36,27 @@ from popgd.papers.power_method.training.study import (
 from popgd.problem.weights import Weights, project
 from popgd.theorem.base import Setting
 
-#: Small sizes are the harder ones: the normal approximation is the worse, the fewer samples there are. With fewer than these
-#: popgd itself would say INCONCLUSIVE, as too little is known of the tails.
-SIZES: dict[str, Any] = {"spectrum": (3, 2, 1), "steps": 1000, "samples": 2**13, "sampled_steps": 32, "batch": 32}
+#: Small sizes are the harder ones: the normal approximation is the worse, the fewer samples there
+#: are. With fewer than these popgd itself would say INCONCLUSIVE, as too little is known of the
+#: tails.
+SIZES: dict[str, Any] = {
+    "spectrum": (3, 2, 1),
+    "steps": 1000,
+    "samples": 2**13,
+    "sampled_steps": 32,
+    "batch": 32,
+}
 #: Few spectra, so that their sampling error is as large as that of the gradients.
-UNIFORM: dict[str, Any] = {"law": "uniform", "d": 3, "n": 24, "spectra": 4, "steps": 1000, "samples": 2**13,
-                           "sampled_steps": 16, "batch": 32}  # fmt: skip
+UNIFORM: dict[str, Any] = {
+    "law": "uniform",
+    "d": 3,
+    "n": 24,
+    "spectra": 4,
+    "steps": 1000,
+    "samples": 2**13,
+    "sampled_steps": 16,
+    "batch": 32,
+}
 BANK = {**SIZES, "bank": True}
 COND = 1e3
 #: p with -c^p l'(c) -> constant; records a decade.
@@ -47,16 +64,27 @@ POWERS, PER_DECADE = {"4.1": 2, "4.3": 3}, 8
 
 
 def curve_of(setting: Setting, target: str, spectra: Spectrum) -> Any:
-    """The curve of the theorem; random spectra share one program, laid out for condition numbers up to COND."""
+    """The curve of the theorem; random spectra share one program, laid out for condition numbers up
+    to COND.
+    """
     if setting.theorem == "4.2":
         found = curve.Linear.of(spectra, target)
     else:
-        found = curve.Looped.of(spectra, setting.L) if setting.theorem == "4.1" else curve.Layer.of(spectra)
-    return found if len(spectra.lam.shape) == 1 else dataclasses.replace(found, cond=max(found.cond, COND))
+        found = (
+            curve.Looped.of(spectra, setting.L)
+            if setting.theorem == "4.1"
+            else curve.Layer.of(spectra)
+        )
+    return (
+        found
+        if len(spectra.lam.shape) == 1
+        else dataclasses.replace(found, cond=max(found.cond, COND))
+    )
 
 
 def exact_of(setting: Setting, objective: Any) -> Exact:
-    """The exact half of a study as far as sampling is compared with it: the curve, and the short descent along it.
+    """The exact half of a study as far as sampling is compared with it: the curve, and the short
+    descent along it.
 
     Every step is taken by the curve itself instead of an interpolant of it.
     """
@@ -71,17 +99,39 @@ def exact_of(setting: Setting, objective: Any) -> Exact:
         c, Delta = c + dc, Delta + dDelta
     unknown = np.full(grid.size, np.nan)
     columns = [np.array(x) for x in zip(*rows, strict=True)]
-    short = Records(grid, columns[0], columns[1], columns[2], unknown, unknown, np.ones(len(grid)), np.array(-1), None)
-    curvature, power = (2 * float(narrow.mean_square().value), 0) if setting.theorem == "4.2" else (0.0, POWERS[setting.theorem])
-    found = Exact(narrow, wide, short, short, np.zeros(grid.size), 0.0, curvature, power, np.zeros(3))
-    return found if power or wide is narrow else dataclasses.replace(found, under_wide=convergence.under(wide, setting, grid))
+    short = Records(
+        grid,
+        columns[0],
+        columns[1],
+        columns[2],
+        unknown,
+        unknown,
+        np.ones(len(grid)),
+        np.array(-1),
+        None,
+    )
+    curvature, power = (
+        (2 * float(narrow.mean_square().value), 0)
+        if setting.theorem == "4.2"
+        else (0.0, POWERS[setting.theorem])
+    )
+    found = Exact(
+        narrow, wide, short, short, np.zeros(grid.size), 0.0, curvature, power, np.zeros(3)
+    )
+    return (
+        found
+        if power or wide is narrow
+        else dataclasses.replace(found, under_wide=convergence.under(wide, setting, grid))
+    )
 
 
 def slope_at(of: Any, c: float) -> float:
     """One slope; `of.slope` fills a block of eight."""
     if isinstance(of, curve.Linear):
         return float(of.slope(c).value)
-    return float(np.mean(over_c(of.functions["slope"], of._options(), of.spectra, np.array([c])).value))
+    return float(
+        np.mean(over_c(of.functions["slope"], of._options(), of.spectra, np.array([c])).value)
+    )
 
 
 def one(setting: Setting, objective: Any) -> Study:
@@ -92,18 +142,29 @@ def statistic_of(how: descent.Descent) -> Any:
     return how.statistic or gradient.GradientOf(how.objective, how.manifold)
 
 
-def points_of(study: Study, exacts: Sequence[Exact], seeds: Sequence[int]) -> list[tuple[Point, ...]]:
+def points_of(
+    study: Study, exacts: Sequence[Exact], seeds: Sequence[int]
+) -> list[tuple[Point, ...]]:
     setting, found = study.setting, []
     how = descent.Descent(study.objective, setting.make_optimiser(), model.Active(setting.law.d))
     for number, step in enumerate((0, max(1, setting.sampled_steps // 100), setting.sampled_steps)):
         i = int(np.searchsorted(study.exact.short.step, step))
         at = [tuple(float(x[i]) for x in exact.short.weights) for exact in exacts]
-        weights = stacked([model.embed(jnp.asarray(a), jnp.asarray(b), setting.law.d) for a, b in at])
+        weights = stacked(
+            [model.embed(jnp.asarray(a), jnp.asarray(b), setting.law.d) for a, b in at]
+        )
         both = []
         for purpose, kind in ((1, (how, setting.law)), (8, structured(how, setting.law))):
             keys = keys_of(setting, seeds, purpose, number)
-            mean, stderr = jax.device_get(averages(statistic_of(kind[0]), weights, kind[1], keys, setting.samples))
-            both.append([gradient.Estimate(one_of(mean, s), one_of(stderr, s), setting.samples) for s in range(len(seeds))])
+            mean, stderr = jax.device_get(
+                averages(statistic_of(kind[0]), weights, kind[1], keys, setting.samples)
+            )
+            both.append(
+                [
+                    gradient.Estimate(one_of(mean, s), one_of(stderr, s), setting.samples)
+                    for s in range(len(seeds))
+                ]
+            )
         found.append([Point(*ab, *estimates) for ab, *estimates in zip(at, *both, strict=True)])
     return list(zip(*found, strict=True))
 
@@ -111,7 +172,9 @@ def points_of(study: Study, exacts: Sequence[Exact], seeds: Sequence[int]) -> li
 def descents(
     study: Study, seeds: Sequence[int], purpose: int, steps: int, batch: int, projected: bool
 ) -> tuple[list[descent.Trajectory], Weights]:
-    """`descent.descend` of every seed; of the records only what the statistical claims read, and the last weights."""
+    """`descent.descend` of every seed; of the records only what the statistical claims read, and
+    the last weights.
+    """
     setting = study.setting
     optimiser, manifold = setting.make_optimiser(), model.Active(setting.law.d)
     how, law = descent.Descent(study.objective, optimiser, manifold, setting.bank), setting.law
@@ -137,21 +200,41 @@ def descents(
     nothing: Any = np.zeros(0)
     unread: Any = dict.fromkeys(("P", "Q", "loss", "loss_stderr", "distance", "inactive"), nothing)
     found = [
-        descent.Trajectory(step=grid, coordinates=where[s], slope=slope[s], slope_stderr=stderr[s], window=mean[s],
-                           window_stderr=error[s], diverged_at=None, **unread)
+        descent.Trajectory(
+            step=grid,
+            coordinates=where[s],
+            slope=slope[s],
+            slope_stderr=stderr[s],
+            window=mean[s],
+            window_stderr=error[s],
+            diverged_at=None,
+            **unread,
+        )
         for s in range(len(seeds))
-    ]  # fmt: skip
+    ]
     return found, last
 
 
-def shifts(study: Study, exacts: Sequence[Exact], seeds: Sequence[int], runs: Sequence[descent.Trajectory], ends: Weights) -> Any:
+def shifts(
+    study: Study,
+    exacts: Sequence[Exact],
+    seeds: Sequence[int],
+    runs: Sequence[descent.Trajectory],
+    ends: Weights,
+) -> Any:
     """`slope_shift` of every seed, at the ends (seeds, D, D) of its descents."""
     setting, manifold = study.setting, model.Active(study.setting.law.d)
     both = (ends, jax.vmap(partial(project, manifold))(ends))
     statistic, keys = gradient.GradientOf(study.objective, manifold), keys_of(setting, seeds, 9)
-    found = (averages(statistic, at, setting.law, keys, shift_samples(setting))[0].coordinates for at in both)
+    found = (
+        averages(statistic, at, setting.law, keys, shift_samples(setting))[0].coordinates
+        for at in both
+    )
     there, beside = (np.asarray(x) for x in found)
-    return [shift(setting, exact, run.coordinates[-1], *x) for exact, run, *x in zip(exacts, runs, there, beside, strict=True)]
+    return [
+        shift(setting, exact, run.coordinates[-1], *x)
+        for exact, run, *x in zip(exacts, runs, there, beside, strict=True)
+    ]
 
 
 def measure(study: Study, seeds: Sequence[int]) -> list[Study]:
@@ -159,16 +242,34 @@ def measure(study: Study, seeds: Sequence[int]) -> list[Study]:
     setting = study.setting
     settings = [dataclasses.replace(setting, seed=seed) for seed in seeds]
     random = study.exact.wide is not study.exact.curve
-    exacts = abreast(partial(exact_of, objective=study.objective), settings) if random else [study.exact] * len(seeds)
+    exacts = (
+        abreast(partial(exact_of, objective=study.objective), settings)
+        if random
+        else [study.exact] * len(seeds)
+    )
     steps, batch, short = setting.sampled_steps, setting.batch, study.exact.short.step
     raw = int(short[np.searchsorted(short, max(1, steps // RAW_SHORTER))])
     once, end = descents(study, seeds, 2, raw, RAW_BATCH * batch, False)
     twice, other_end = descents(study, seeds, 3, raw, 2 * RAW_BATCH * batch, False)
     projected, _ = descents(study, seeds, 4, steps, batch, True)
-    moved = zip(shifts(study, exacts, seeds, once, end), shifts(study, exacts, seeds, twice, other_end), strict=True)
+    moved = zip(
+        shifts(study, exacts, seeds, once, end),
+        shifts(study, exacts, seeds, twice, other_end),
+        strict=True,
+    )
     one_slope = lambda pair: slopes_of(pair[0], study.objective, pair[1], quiet, FORGETFUL)
     examined = abreast(one_slope, list(zip(settings, exacts, strict=True)))
-    parts = zip(settings, exacts, points_of(study, exacts, seeds), once, twice, projected, moved, examined, strict=True)
+    parts = zip(
+        settings,
+        exacts,
+        points_of(study, exacts, seeds),
+        once,
+        twice,
+        projected,
+        moved,
+        examined,
+        strict=True,
+    )
     return [Study(one, study.objective, *rest) for one, *rest in parts]
 
 

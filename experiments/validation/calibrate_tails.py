@@ -1,7 +1,9 @@
-"""How far the normal law, or its second order where a claim states the skewness of its mean, holds in the far tail.
+"""How far the normal law, or its second order where a claim states the skewness of its mean, holds
+in the far tail.
 
-P(T > z) of a studentised mean is (1 - Phi(z)) exp(-skewness z^3/3) to leading order (Wang 2005, moderate deviations of
-self-normalised sums); a symmetric entry stays below exp(-z^2/2) whatever its tails (Efron 1969).
+P(T > z) of a studentised mean is (1 - Phi(z)) exp(-skewness z^3/3) to leading order (Wang 2005,
+moderate deviations of self-normalised sums); a symmetric entry stays below exp(-z^2/2) whatever its
+tails (Efron 1969).
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +35,11 @@ DRAWS = 2**14
 @partial(jax.jit, static_argnames=("statistic", "count"))
 def draws(statistic: Any, weights: Any, law: Any, key: jax.Array, count: int) -> Any:
     """A statistic of single samples."""
-    return jax.lax.map(lambda k: statistic(weights, law.sample(k, jnp.float64)), jax.random.split(key, count), batch_size=64)
+    return jax.lax.map(
+        lambda k: statistic(weights, law.sample(k, jnp.float64)),
+        jax.random.split(key, count),
+        batch_size=64,
+    )
 
 
 def singles(study: Any) -> Iterator[tuple[str, int, np.ndarray]]:
@@ -42,7 +48,13 @@ def singles(study: Any) -> Iterator[tuple[str, int, np.ndarray]]:
         yield from on_manifold(study)
     elif isinstance(study, Stability):
         weights = Kronecker(study.setting.law.d).embed(jnp.asarray(study.theta))
-        found = draws(hessian.SectorHessian(study.objective), weights, study.setting.law, study.setting.key(20), DRAWS // 2)
+        found = draws(
+            hessian.SectorHessian(study.objective),
+            weights,
+            study.setting.law,
+            study.setting.key(20),
+            DRAWS // 2,
+        )
         H = np.asarray(found)[:, 0]
         yield "hessian-coupling", 2, H[:, 3, 7]
         yield "saddle", 1, (H[:, 3, 3] + H[:, 7, 7]) / 2 - H[:, 3, 7]
@@ -92,6 +104,15 @@ def tails(case: Case, study: Any, claims: Sequence[Evidence]) -> list[dict[str, 
         stated = np.any(np.asarray(known[name].skewness) > 0)
         x = z + (each * (2 * z * z + 1) / 6 if stated else 0.0)
         factor = exp((z * z - x * x) / 2 + each * x**3 / 3)
-        rows.append({"claim": name, "n": n, "z": z, "skewness": skewness, "kurtosis": float((y**4).mean()),
-                     "stated": bool(stated), "tail_factor": factor})  # fmt: skip
+        rows.append(
+            {
+                "claim": name,
+                "n": n,
+                "z": z,
+                "skewness": skewness,
+                "kurtosis": float((y**4).mean()),
+                "stated": bool(stated),
+                "tail_factor": factor,
+            }
+        )
     return rows

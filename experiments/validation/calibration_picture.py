@@ -11,12 +11,22 @@ from popgd.theorem.plot import BLACK, BLUE, GREEN, GREY, ORANGE
 from popgd.theorem.verdict import POWER
 
 #: Colour and marker of the kinds of cases.
-KINDS = {"fixed spectrum": (BLUE, "o"), "random spectra": (ORANGE, "s"), "bank": (GREEN, "^"), "in context": (BLACK, "D"),
-         "Hessians": ("#CC79A7", "v")}  # fmt: skip
+KINDS = {
+    "fixed spectrum": (BLUE, "o"),
+    "random spectra": (ORANGE, "s"),
+    "bank": (GREEN, "^"),
+    "in context": (BLACK, "D"),
+    "Hessians": ("#CC79A7", "v"),
+}
 
 
 def kind(case: str) -> str:
-    for word, name in (("uniform", "random spectra"), ("bank", "bank"), ("gatmiry", "in context"), ("stability", "Hessians")):
+    for word, name in (
+        ("uniform", "random spectra"),
+        ("bank", "bank"),
+        ("gatmiry", "in context"),
+        ("stability", "Hessians"),
+    ):
         if word in case:
             return name
     return "fixed spectrum"
@@ -30,19 +40,34 @@ def draw(numbers: dict[str, Any]) -> Figure:
     for k, (name, (colour, mark)) in enumerate(KINDS.items()):
         mine = [row for row in rows if kind(row["case"]) == name]
         at = [names.index(row["claim"]) + 0.12 * (k - 2) for row in mine]
-        style: dict[str, Any] = {"color": colour, "marker": mark, "ls": "", "ms": 5, "label": name, "alpha": 0.8}
+        style: dict[str, Any] = {
+            "color": colour,
+            "marker": mark,
+            "ls": "",
+            "ms": 5,
+            "label": name,
+            "alpha": 0.8,
+        }
         rates.plot([row["alarms"] / row["seeds"] for row in mine], at, **style)
         powers.plot([row["caught"] / row["seeds"] for row in mine], at, **style)
         if mine:
-            z, share = np.asarray(numbers["tail"]), np.sum([row["beyond"] for row in mine], axis=0) / sum(r["all"] for r in mine)
+            z, share = (
+                np.asarray(numbers["tail"]),
+                np.sum([row["beyond"] for row in mine], axis=0) / sum(r["all"] for r in mine),
+            )
             tail.semilogy(z[share > 0], share[share > 0], mark, color=colour, ms=4, label=name)
     low, high = (x / rows[0]["seeds"] for x in rows[0]["interval"])
     rates.axvspan(low, high, color=GREY, alpha=0.25, lw=0)
     rates.axvline(NOMINAL, color=GREY, ls="--", lw=1)
-    rates.set(title=f"False alarms, nominal {NOMINAL:.0%}", xlabel="share of seeds refuted under the truth")
+    rates.set(
+        title=f"False alarms, nominal {NOMINAL:.0%}",
+        xlabel="share of seeds refuted under the truth",
+    )
     powers.axvspan(rows[0]["at_least"] / rows[0]["seeds"], 1.0, color=GREY, alpha=0.25, lw=0)
     powers.axvline(POWER, color=GREY, ls="--", lw=1)
-    powers.set(title="Power at the detectable gap", xlabel="share of seeds caught", xlim=(0.965, 1.002))
+    powers.set(
+        title="Power at the detectable gap", xlabel="share of seeds caught", xlim=(0.965, 1.002)
+    )
     for axes, labels in ((rates, names), (powers, [])):
         axes.set(yticks=range(len(names)), yticklabels=labels, ylim=(len(names) - 0.5, -0.5))
     z = np.asarray(numbers["tail"])

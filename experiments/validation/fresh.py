@@ -1,8 +1,9 @@
 """Fresh processes for the command line, forked from one that has imported everything: `Fresh.run`.
 
-This file is also that process: it takes requests, one a line, and answers with exit code (less the signal's number if one
-ended the child), output and the number of Monte Carlo steps. A fault happens at its `count`-th `place`: "fsync" (of a file
-cut in half, as a crash leaves it), "rename", "renamed", or "step"; it sends the child signals, or raises an OSError.
+This file is also that process: it takes requests, one a line, and answers with exit code (less the
+signal's number if one ended the child), output and the number of Monte Carlo steps. A fault happens
+at its `count`-th `place`: "fsync" (of a file cut in half, as a crash leaves it), "rename",
+"renamed", or "step"; it sends the child signals, or raises an OSError.
 """
 
 import json
@@ -15,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-#: A run of seconds. "light" children leave out everything but one exact and three sampled descents, one picture and files.
+#: A run of seconds. "light" children leave out everything but one exact and three sampled descents,
+#: one picture and files.
 LIGHT = ["theorem=4.2", "spectrum=[3,2,1]", "samples=64", "batch=8", "optimiser=adam",
          "dtype=float32", "assume=ignore"]  # fmt: skip
 
@@ -29,18 +31,31 @@ class Ended(NamedTuple):
 
 class Fresh:
     def __init__(self, cache: str) -> None:
-        own = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-               "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-               "PYTHONPATH": str(Path(__file__).parents[2]), "TF_CPP_MIN_LOG_LEVEL": "3"}  # fmt: skip
+        own = {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
         command = [sys.executable, "-W", "ignore", __file__]
         self._server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **own}
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **own},
         )
 
     def run(self, *arguments: str, cwd: Path, **how: Any) -> Ended:
-        """how: light (default true), interval (seconds between checkpoints), fault, kill_after (seconds)."""
+        """how: light (default true), interval (seconds between checkpoints), fault, kill_after
+        (seconds).
+        """
         assert self._server.stdin and self._server.stdout
-        self._server.stdin.write(json.dumps({"arguments": arguments, "cwd": str(cwd), **how}) + "\n")
+        self._server.stdin.write(
+            json.dumps({"arguments": arguments, "cwd": str(cwd), **how}) + "\n"
+        )
         self._server.stdin.flush()
         return Ended(*json.loads(self._server.stdout.readline()))
 
@@ -63,7 +78,9 @@ def serve() -> None:
                 time.sleep(request["kill_after"])
                 os.kill(pid, 9)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            out, error, steps = (Path(name).read_text() if os.path.exists(name) else "" for name in names)
+            out, error, steps = (
+                Path(name).read_text() if os.path.exists(name) else "" for name in names
+            )
         print(json.dumps([code, out, error, len(steps)]), flush=True)
 
 

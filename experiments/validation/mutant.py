@@ -19,13 +19,27 @@ from popgd.papers.power_method.training.study import Study, sampled
 from popgd.theorem.registry import papers, theorems
 from popgd.theorem.verdict import Outcome, judge
 
-#: Sizes at which every claim comes out: 10^18 steps for six digits, batches and samples so that each error bar is within
-#: its claim's resolution at a false-alarm rate of 10^-6.
-SIZES: dict[str, Any] = {"spectrum": [3, 2, 1], "steps": 10**18, "samples": 2**14, "sampled_steps": 40, "batch": 1024}
+#: Sizes at which every claim comes out: 10^18 steps for six digits, batches and samples so that
+#: each error bar is within its claim's resolution at a false-alarm rate of 10^-6.
+SIZES: dict[str, Any] = {
+    "spectrum": [3, 2, 1],
+    "steps": 10**18,
+    "samples": 2**14,
+    "sampled_steps": 40,
+    "batch": 1024,
+}
 OWN: dict[str, Any] = {"4.1": {"L": 2}, "4.6": {"loops": 12}, "4.7": {"L": 2}}
 #: The same for the theorems of gradient descent in context.
-IN_CONTEXT_SIZES: dict[str, Any] = {"d": 2, "n": 60, "covariance": [1.5, 0.7], "L": 2, "steps": 10**5, "samples": 2**14,
-                                "batch": 768, "sampled_steps": 4 * descents.REPLICAS}  # fmt: skip
+IN_CONTEXT_SIZES: dict[str, Any] = {
+    "d": 2,
+    "n": 60,
+    "covariance": [1.5, 0.7],
+    "L": 2,
+    "steps": 10**5,
+    "samples": 2**14,
+    "batch": 768,
+    "sampled_steps": 4 * descents.REPLICAS,
+}
 IN_CONTEXT_OWN: dict[str, Any] = {
     "gatmiry.minimiser": {"samples": 2**15},
     "gatmiry.minimiser-all": {"d": 4, "n": 100, "covariance": [1, 1, 1, 1], "eta": 0.5},
@@ -36,7 +50,18 @@ IN_CONTEXT_OWN: dict[str, Any] = {
     "gatmiry.flow-transcribed": {"n": 10**9},
 }
 FALSE_ALARM = 1e-6
-PARTS = ("model", "law", "objective", "gradient", "descent", "recursion", "leap", "quadrature", "curve", "prediction")
+PARTS = (
+    "model",
+    "law",
+    "objective",
+    "gradient",
+    "descent",
+    "recursion",
+    "leap",
+    "quadrature",
+    "curve",
+    "prediction",
+)
 #: Which function yields the evidence of a claim.
 YIELDS: dict[str, Callable[[Any], Any]] = {
     "inactive-gradient-zero": invariance.structure,
@@ -113,16 +138,20 @@ for model in ("LN", "norm", "unnorm", "looped"):
         f"contraction-{model}": angles.contraction,
     }
 for model in ("LN", "looped"):
-    YIELDS |= {f"factor-falls-{model}": angles.falling, f"factor-limit-{model}": angles.to_the_limit}
+    YIELDS |= {
+        f"factor-falls-{model}": angles.falling,
+        f"factor-limit-{model}": angles.to_the_limit,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """One planted mistake: `patches` are (object, name, new value), `change` acts on the measurements themselves.
+    """One planted mistake: `patches` are (object, name, new value), `change` acts on the
+    measurements themselves.
 
-    claims must all come out REFUTED. again says which half is measured once more under the patches, with these `sizes`;
-    compiled that the patches change compiled code. A mutant that no claim can see says why in `survives`. slow ones
-    take more than a second.
+    claims must all come out REFUTED. again says which half is measured once more under the patches,
+    with these `sizes`; compiled that the patches change compiled code. A mutant that no claim can
+    see says why in `survives`. slow ones take more than a second.
     """
 
     name: str
@@ -158,7 +187,9 @@ def with_exact(study: Study, **parts: Any) -> Study:
 
 
 def measure_again(study: Study, **settings: Any) -> Study:
-    """The Monte Carlo half once more, by default with short descents: structure and gradients, not growth."""
+    """The Monte Carlo half once more, by default with short descents: structure and gradients, not
+    growth.
+    """
     study = with_setting(study, **{"sampled_steps": 4, "batch": 64, **settings})
     return sampled(study.setting, study.objective, study.exact, quiet)
 
@@ -172,12 +203,16 @@ def descend_again(study: Study) -> Study:
     elif study.exact.power == 3:
         exact = growth.descend_exactly(setting, curve.Layer.of, 3, quiet)
     else:
-        exact = convergence.descend_exactly(setting, lambda s: curve.Linear.of(s, objective.target), quiet)
+        exact = convergence.descend_exactly(
+            setting, lambda s: curve.Linear.of(s, objective.target), quiet
+        )
     return dataclasses.replace(study, exact=exact)
 
 
 def refuted(mutant: Mutant, study: Any) -> set[str]:
-    """The claims that come out REFUTED under the mutant, among those of its own evidence. The study is unbroken."""
+    """The claims that come out REFUTED under the mutant, among those of its own evidence. The study
+    is unbroken.
+    """
     with ExitStack() as stack:
         if mutant.compiled:
             jax.clear_caches()
@@ -189,4 +224,6 @@ def refuted(mutant: Mutant, study: Any) -> set[str]:
         study = measure_again(study, **mutant.sizes) if "sampled" in mutant.again else study
         functions = dict.fromkeys(YIELDS[claim] for claim in mutant.claims)
         evidence = [e for function in functions for e in function(study)]
-        return {claim.id for claim in judge(evidence, FALSE_ALARM) if claim.outcome is Outcome.REFUTED}
+        return {
+            claim.id for claim in judge(evidence, FALSE_ALARM) if claim.outcome is Outcome.REFUTED
+        }

@@ -1,4 +1,6 @@
-"""Mistakes planted in the loop over test data and in what is predicted of it: what Theorems 4.6 and 4.7 must see."""
+"""Mistakes planted in the loop over test data and in what is predicted of it: what Theorems 4.6 and
+4.7 must see.
+"""
 
 import dataclasses
 from typing import Any
@@ -26,11 +28,15 @@ def again(study: Inference) -> Inference:
     runs = {}
     for trained, before in study.pairs():
         tests = [run.test for run in before if run.test.name in MATRICES]
-        runs[trained.name] = tuple(looping.run_on(trained, test, study.depths, last_only) for test in tests)
+        runs[trained.name] = tuple(
+            looping.run_on(trained, test, study.depths, last_only) for test in tests
+        )
     return dataclasses.replace(study, runs=runs)
 
 
-def flipped(a: Any, b: Any, X: Any, queries: Any, loops: int, normalise: bool, last_only: bool) -> Any:
+def flipped(
+    a: Any, b: Any, X: Any, queries: Any, loops: int, normalise: bool, last_only: bool
+) -> Any:
     return loop(a, b, X, queries, loops, not normalise, last_only)
 
 
@@ -75,30 +81,108 @@ EVERY = (("4.6", THREE), ("4.7", ONE))
 def both(name: str, part: str, claims: tuple[str, ...], *patches: Any) -> tuple[Mutant, ...]:
     """The mutant in both theorems; claims are named without their model."""
     return tuple(
-        Mutant(name, part, theorem, tuple(c for claim in claims for c in each(claim, *models)), patches, change=again)
+        Mutant(
+            name,
+            part,
+            theorem,
+            tuple(c for claim in claims for c in each(claim, *models)),
+            patches,
+            change=again,
+        )
         for theorem, models in EVERY
     )
 
 
 INFERENCE = (
-    *both("LN dropped, or added, at inference", "model", ("loop-output",), (looping, "_loop", flipped)),
-    *both("sign of the layer", "model", ("loop-output", "sin-exact", "contraction"), (looping, "_loop", opposite)),
-    *both("b 0.1% too large at inference", "model", ("loop-output", "sin-exact", "contraction"), (looping, "_loop", longer)),
-    *both("half the loops in the formula", "prediction", ("sin-exact",), (inference, "angles", halved)),
-    *both("sides of the bounds swapped", "prediction", ("upper-bound", "lower-bound"), (inference, "bounds", swapped)),
-    *both("gamma with lam_2 for lam_(r+1)", "prediction", ("lower-bound", "contraction"), (inference, "log_factor", second)),
-    Mutant("every snapshot is the first", "model", "4.6", ("factor-falls-LN", "factor-limit-LN", *STUCK),
-           ((looping, "_loop", untrained),), change=again),
-    Mutant("every snapshot is the first", "model", "4.7", ("factor-falls-looped", "factor-limit-looped", "limit-angle-looped",
-           "limit-upper-looped"), ((looping, "_loop", untrained),), change=again),
-    Mutant("slopes 1.5 times as large", "curve", "4.6", each("engines-agree-slope", *THREE),
-           (scaled(curve.Layer, "slope", 1.5), scaled(curve.Linear, "slope", 1.5))),
-    Mutant("slopes 1.5 times as large", "curve", "4.7", each("engines-agree-slope", *ONE), (scaled(curve.Looped, "slope", 1.5),)),
-    Mutant("constant 1% off", "curve", "4.6", ("factor-limit-LN",), (scaled(curve.Layer, "constant", 1.01),)),
-    Mutant("constant 1% off", "curve", "4.7", ("factor-limit-looped",), (scaled(curve.Looped, "constant", 1.01),)),
-    Mutant("c* of the other target", "curve", "4.6", STUCK, ((curve.Linear, "c_star", other_target),)),
-    Mutant("power method of one loop more", "prediction", "4.7", ("limit-angle-looped",),
-           ((inference, "angles", one_more(angles)),)),
-    Mutant("sides of the bounds swapped in the limit", "prediction", "4.7", ("limit-upper-looped", "limit-lower-looped"),
-           ((inference, "bounds", swapped),)),
-)  # fmt: skip
+    *both(
+        "LN dropped, or added, at inference", "model", ("loop-output",), (looping, "_loop", flipped)
+    ),
+    *both(
+        "sign of the layer",
+        "model",
+        ("loop-output", "sin-exact", "contraction"),
+        (looping, "_loop", opposite),
+    ),
+    *both(
+        "b 0.1% too large at inference",
+        "model",
+        ("loop-output", "sin-exact", "contraction"),
+        (looping, "_loop", longer),
+    ),
+    *both(
+        "half the loops in the formula", "prediction", ("sin-exact",), (inference, "angles", halved)
+    ),
+    *both(
+        "sides of the bounds swapped",
+        "prediction",
+        ("upper-bound", "lower-bound"),
+        (inference, "bounds", swapped),
+    ),
+    *both(
+        "gamma with lam_2 for lam_(r+1)",
+        "prediction",
+        ("lower-bound", "contraction"),
+        (inference, "log_factor", second),
+    ),
+    Mutant(
+        "every snapshot is the first",
+        "model",
+        "4.6",
+        ("factor-falls-LN", "factor-limit-LN", *STUCK),
+        ((looping, "_loop", untrained),),
+        change=again,
+    ),
+    Mutant(
+        "every snapshot is the first",
+        "model",
+        "4.7",
+        ("factor-falls-looped", "factor-limit-looped", "limit-angle-looped", "limit-upper-looped"),
+        ((looping, "_loop", untrained),),
+        change=again,
+    ),
+    Mutant(
+        "slopes 1.5 times as large",
+        "curve",
+        "4.6",
+        each("engines-agree-slope", *THREE),
+        (scaled(curve.Layer, "slope", 1.5), scaled(curve.Linear, "slope", 1.5)),
+    ),
+    Mutant(
+        "slopes 1.5 times as large",
+        "curve",
+        "4.7",
+        each("engines-agree-slope", *ONE),
+        (scaled(curve.Looped, "slope", 1.5),),
+    ),
+    Mutant(
+        "constant 1% off",
+        "curve",
+        "4.6",
+        ("factor-limit-LN",),
+        (scaled(curve.Layer, "constant", 1.01),),
+    ),
+    Mutant(
+        "constant 1% off",
+        "curve",
+        "4.7",
+        ("factor-limit-looped",),
+        (scaled(curve.Looped, "constant", 1.01),),
+    ),
+    Mutant(
+        "c* of the other target", "curve", "4.6", STUCK, ((curve.Linear, "c_star", other_target),)
+    ),
+    Mutant(
+        "power method of one loop more",
+        "prediction",
+        "4.7",
+        ("limit-angle-looped",),
+        ((inference, "angles", one_more(angles)),),
+    ),
+    Mutant(
+        "sides of the bounds swapped in the limit",
+        "prediction",
+        "4.7",
+        ("limit-upper-looped", "limit-lower-looped"),
+        ((inference, "bounds", swapped),),
+    ),
+)

@@ -2,8 +2,8 @@
 
     python experiments/validation/mutation.py
 
-plants every mutant of the `mutants_*.py` here, prints the table with the score and writes it to figures/mutation.md and
-.csv. The tests run the same lists.
+plants every mutant of the `mutants_*.py` here, prints the table with the score and writes it to
+figures/mutation.md and .csv. The tests run the same lists.
 """
 
 import csv
@@ -38,12 +38,23 @@ def main() -> None:
         began = time.monotonic()
         found = refuted(mutant, reports[theorem].studies[f"@{target}" if target else ""])
         missed = sorted(set(mutant.claims) - found)
-        outcome = "caught" if not missed else "survives: " + (mutant.survives or "MISSED by " + ", ".join(missed))
+        outcome = (
+            "caught"
+            if not missed
+            else "survives: " + (mutant.survives or "MISSED by " + ", ".join(missed))
+        )
         rows.append((mutant.part, mutant.name, mutant.theorem, ", ".join(mutant.claims), outcome))
-        print(f"{len(rows):2d}/{len(mutants)} {time.monotonic() - began:5.1f} s  {' | '.join(rows[-1])}", flush=True)
+        print(
+            f"{len(rows):2d}/{len(mutants)} {time.monotonic() - began:5.1f} s  "
+            f"{' | '.join(rows[-1])}",
+            flush=True,
+        )
     counted = [mutant for mutant in mutants if not mutant.survives]
     score = sum(row[-1] == "caught" for row in rows)
-    line = f"{score} of {len(counted)} mutants caught; {len(rows) - len(counted)} more survive for the reason given."
+    line = (
+        f"{score} of {len(counted)} mutants caught; {len(rows) - len(counted)} more survive "
+        "for the reason given."
+    )
     head = ("part", "mutant", "theorem", "claims that must refute it", "outcome")
     rows.sort(key=lambda row: PARTS.index(row[0]))
     table = "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows))

@@ -10,13 +10,15 @@ import numpy as np
 class Evidence:
     """What was measured for one claim, before anything is decided.
 
-    measured, error, allowance and resolution are numbers, or arrays of one shape for a claim that holds entry by entry:
-    it is judged at its worst entry, and INCONCLUSIVE without any. error is a standard error if `statistical`, else a bound.
-    sense says what is claimed of the measured value: equal to the prediction, at least or at most that. skewness, of the
-    mean, and few degrees of freedom of the error make gaps likelier than the normal law says; 0 and inf where they do not
-    matter. `excuse` is why nothing can be concluded here (outside the asymptotic range, a descent that broke off), or empty.
-    self_check says what of popgd itself is examined, where it is no claim of the theorem's: the slope of the loss, on which
-    all else rests, by two engines; their gradients and descents; the reduced dynamics; rounding.
+    measured, error, allowance and resolution are numbers, or arrays of one shape for a claim that
+    holds entry by entry: it is judged at its worst entry, and INCONCLUSIVE without any. error is a
+    standard error if `statistical`, else a bound. sense says what is claimed of the measured value:
+    equal to the prediction, at least or at most that. skewness, of the mean, and few degrees of
+    freedom of the error make gaps likelier than the normal law says; 0 and inf where they do not
+    matter. `excuse` is why nothing can be concluded here (outside the asymptotic range, a descent
+    that broke off), or empty. self_check says what of popgd itself is examined, where it is no
+    claim of the theorem's: the slope of the loss, on which all else rests, by two engines; their
+    gradients and descents; the reduced dynamics; rounding.
     """
 
     id: str

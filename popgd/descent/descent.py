@@ -1,4 +1,6 @@
-"""Population gradient descent on all of (P, Q), by Monte Carlo, recorded on a logarithmic grid of steps."""
+"""Population gradient descent on all of (P, Q), by Monte Carlo, recorded on a logarithmic grid of
+steps.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,10 +26,11 @@ Progress = Callable[[int, int], None]
 class Trajectory(NamedTuple):
     """A descent at the recorded steps; the last record is the last finite state.
 
-    coordinates are those of the manifold, slope the gradient's, of this step's samples, and window its mean over all
-    steps since the record before. loss and loss_stderr are estimated on the samples of the step that starts there.
-    inactive is the largest that `Manifold.inactive` ever was up to then, exactly 0 on the manifold.
-    Errors are of the samples alone; valid for finite records, and none after diverged_at.
+    coordinates are those of the manifold, slope the gradient's, of this step's samples, and window
+    its mean over all steps since the record before. loss and loss_stderr are estimated on the
+    samples of the step that starts there. inactive is the largest that `Manifold.inactive` ever was
+    up to then, exactly 0 on the manifold. Errors are of the samples alone; valid for finite
+    records, and none after diverged_at.
     """
 
     step: Int[np.ndarray, " records"]
@@ -47,11 +50,13 @@ class Trajectory(NamedTuple):
 
 @dataclass(frozen=True)
 class Descent:
-    """How to descend: everything static. With `bank` one batch is drawn and kept, instead of fresh samples at each step.
+    """How to descend: everything static. With `bank` one batch is drawn and kept, instead of fresh
+    samples at each step.
 
-    `statistic` is what is averaged at each step, by default the gradient of every entry; one that gives `Gradient`s without
-    weights, such as `structured.AlongActive`, serves projected descents from points of the manifold.
-    Valid for any optimiser; one whose updates are not finite ends the descent.
+    `statistic` is what is averaged at each step, by default the gradient of every entry; one that
+    gives `Gradient`s without weights, such as `structured.AlongActive`, serves projected descents
+    from points of the manifold. Valid for any optimiser; one whose updates are not finite ends the
+    descent.
     """
 
     objective: Objective
@@ -60,7 +65,9 @@ class Descent:
     bank: bool = False
     statistic: gradient.Statistic | None = None
 
-    def gradient(self, weights: Weights, law: Law, key: PRNGKeyArray, samples: int) -> gradient.Estimate:
+    def gradient(
+        self, weights: Weights, law: Law, key: PRNGKeyArray, samples: int
+    ) -> gradient.Estimate:
         """The mean of the statistic, an Estimate of a `Gradient`."""
         statistic = self.statistic or gradient.GradientOf(self.objective, self.manifold)
         return gradient.population_average(statistic, weights, law, key, samples)
@@ -77,7 +84,9 @@ class _State(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A descent under way: the step to take next, and what was seen of those before. rows and window grow in place."""
+    """A descent under way: the step to take next, and what was seen of those before. rows and
+    window grow in place.
+    """
 
     step: int
     state: _State
@@ -88,7 +97,9 @@ class _Run(NamedTuple):
 
 @partial(jax.jit, static_argnames=("how", "projected"))
 def _step(how: Descent, projected: bool, state: _State, mean: Any) -> tuple[_State, Array]:
-    """One step of the optimiser along a gradient, its coordinates if projected, and whether the new weights are finite."""
+    """One step of the optimiser along a gradient, its coordinates if projected, and whether the new
+    weights are finite.
+    """
     mean = lift(how.manifold, mean) if projected else mean
     updates, inner = how.optimiser.update(mean, state.optimiser, state.weights)
     weights: Any = optax.apply_updates(state.weights, updates)
@@ -111,16 +122,20 @@ def descend(
 ) -> Trajectory:
     """`steps` steps of population gradient descent on every entry of P and Q from `start`.
 
-    projected: descend along each gradient's part along the manifold, which is unbiased on it. Read growth off such a
-    descent only: in the raw one, where every entry follows its own noise, that noise biases coordinates by O(eta/batch).
-    A descent that leaves the finite numbers stops: `diverged_at` is the step that failed, the records end before it.
-    What `memory` recalls of the same descent is gone on from, bit for bit.
-    Raises ValueError unless 0 <= steps <= 9e18, batch >= 2 and per_decade >= 1 are whole numbers, and where a statistic without
-    weights serves a descent that is not projected or starts off the manifold. Valid for a finite start.
+    projected: descend along each gradient's part along the manifold, which is unbiased on it. Read
+    growth off such a descent only: in the raw one, where every entry follows its own noise, that
+    noise biases coordinates by O(eta/batch). A descent that leaves the finite numbers stops:
+    `diverged_at` is the step that failed, the records end before it. What `memory` recalls of the
+    same descent is gone on from, bit for bit. Raises ValueError unless 0 <= steps <= 9e18, batch >=
+    2 and per_decade >= 1 are whole numbers, and where a statistic without weights serves a descent
+    that is not projected or starts off the manifold. Valid for a finite start.
     """
     start = gradient.placed(start)
     if how.statistic is not None and not (projected and float(distance(how.manifold, start)) == 0):
-        raise ValueError("a statistic along the manifold was given: only a projected descent from a point of it can use that")
+        raise ValueError(
+            "a statistic along the manifold was given: only a projected descent from a point of "
+            "it can use that"
+        )
     at = _begin(how, start, memory.recall())
     law, key = gradient.everywhere((law, key))
     grid = set(log_grid(steps, per_decade).tolist()) if steps else {0}
@@ -133,12 +148,23 @@ def descend(
     return Trajectory(*columns, diverged_at=at.diverged_at)
 
 
-def _advance(how: Descent, law: Law, last: int, batch: int, key: PRNGKeyArray, projected: bool, grid: set[int], at: _Run) -> _Run:
+def _advance(
+    how: Descent,
+    law: Law,
+    last: int,
+    batch: int,
+    key: PRNGKeyArray,
+    projected: bool,
+    grid: set[int],
+    at: _Run,
+) -> _Run:
     """One step, after recording the state that it starts from if it is on the grid."""
     step, state, rows, window, _ = at
     step_key = key if how.bank else _key_of(key, step)
     mean, stderr, _ = how.gradient(state.weights, law, step_key, batch)
-    following, finite = _step(how, projected, state, mean.coordinates if projected else mean.weights)
+    following, finite = _step(
+        how, projected, state, mean.coordinates if projected else mean.weights
+    )
     if step and not np.isfinite(mean.loss):
         return at._replace(diverged_at=step)
     window.append((np.asarray(mean.coordinates), np.asarray(stderr.coordinates)))
@@ -151,13 +177,24 @@ def _advance(how: Descent, law: Law, last: int, batch: int, key: PRNGKeyArray, p
 
 
 def _pack(at: _Run, rows: int, pairs: int) -> Arrays:
-    """All of a descent under way, in its own digits, as it was when it had so many rows, and pairs in its window."""
+    """All of a descent under way, in its own digits, as it was when it had so many rows, and pairs
+    in its window.
+    """
     at = at._replace(rows=at.rows[:rows], window=at.window[:pairs])
     leaves = {f"state{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(at.state))}
-    columns = {f"row{i}": np.stack([np.asarray(row[i]) for row in at.rows]) for i in range(len(at.rows[0]) if at.rows else 0)}
+    columns = {
+        f"row{i}": np.stack([np.asarray(row[i]) for row in at.rows])
+        for i in range(len(at.rows[0]) if at.rows else 0)
+    }
     window = np.array(at.window, dtype=at.state.weights.P.dtype)
     diverged_at = np.array(-1 if at.diverged_at is None else at.diverged_at)
-    return {"step": np.array(at.step), "diverged_at": diverged_at, "window": window, **leaves, **columns}
+    return {
+        "step": np.array(at.step),
+        "diverged_at": diverged_at,
+        "window": window,
+        **leaves,
+        **columns,
+    }
 
 
 def _begin(how: Descent, start: Weights, kept: Arrays | None) -> _Run:
@@ -170,19 +207,35 @@ def _begin(how: Descent, start: Weights, kept: Arrays | None) -> _Run:
     columns = [kept[f"row{i}"] for i in range(sum(name.startswith("row") for name in kept))]
     rows, window = list(zip(*columns, strict=True)), [tuple(pair) for pair in kept["window"]]
     diverged_at = int(kept["diverged_at"])
-    return _Run(int(kept["step"]), gradient.placed(state), rows, window, None if diverged_at < 0 else diverged_at)
+    return _Run(
+        int(kept["step"]),
+        gradient.placed(state),
+        rows,
+        window,
+        None if diverged_at < 0 else diverged_at,
+    )
 
 
 def window_mean(window: list[tuple], bank: bool) -> tuple[np.ndarray, np.ndarray]:
     """The mean of (slope, standard error) pairs of successive steps, and its standard error.
 
-    Fresh samples are independent from step to step; those of a bank are the same, and so is nearly what they are off by.
+    Fresh samples are independent from step to step; those of a bank are the same, and so is nearly
+    what they are off by.
     """
     slopes, errors = (np.stack(column) for column in zip(*window, strict=True))
-    return slopes.mean(axis=0), errors.mean(axis=0) if bank else np.sqrt((errors**2).sum(axis=0)) / len(errors)
+    return slopes.mean(axis=0), errors.mean(axis=0) if bank else np.sqrt(
+        (errors**2).sum(axis=0)
+    ) / len(errors)
 
 
-def _record(how: Descent, step: int, state: _State, mean: gradient.Gradient, stderr: gradient.Gradient, window: list) -> tuple:
+def _record(
+    how: Descent,
+    step: int,
+    state: _State,
+    mean: gradient.Gradient,
+    stderr: gradient.Gradient,
+    window: list,
+) -> tuple:
     manifold = how.manifold
     return (step, *state.weights, manifold.coordinates(state.weights), mean.loss, stderr.loss,
             mean.coordinates, stderr.coordinates, *window_mean(window, how.bank),

@@ -1,8 +1,10 @@
-"""Monte Carlo population averages, each with its standard error; above all the gradient of every block.
+"""Monte Carlo population averages, each with its standard error; above all the gradient of every
+block.
 
-Samples are drawn by global index, so they depend on the key alone. They are split over all devices of all processes along
-one mesh axis; sums are the same bits for any number of devices of one kind, and agree to rounding whatever the chunk. Where
-`jax.distributed` has several processes, all must ask for the same averages in the same order, and all get them.
+Samples are drawn by global index, so they depend on the key alone. They are split over all devices
+of all processes along one mesh axis; sums are the same bits for any number of devices of one kind,
+and agree to rounding whatever the chunk. Where `jax.distributed` has several processes, all must
+ask for the same averages in the same order, and all get them.
 """
 
 from collections.abc import Callable
@@ -24,33 +26,57 @@ from popgd.problem.weights import Manifold, Weights
 
 #: A sample's key is the key folded with its number, a word of 32 bits.
 NUMBERED = 2**32
-#: Samples are split over logical shards, whose number depends on that of the samples and on nothing else, and the shards'
-#: sums are added in shard order: a shard for every SHARD_CHUNKS chunks, so that its overhead is a few per cent, but at least
-#: FEWEST, so that small batches are shared too. More than MOST are no gain before there are as many devices.
+#: Samples are split over logical shards, whose number depends on that of the samples and on nothing
+#: else, and the shards' sums are added in shard order: a shard for every SHARD_CHUNKS chunks, so
+#: that its overhead is a few per cent, but at least FEWEST, so that small batches are shared too.
+#: More than MOST are no gain before there are as many devices.
 SHARD_CHUNKS, FEWEST, MOST = 4, 8, 4096
-#: Sums of this many shards (of one a device, if that is more) are gathered at a time: it bounds what they take in memory.
+#: Sums of this many shards (of one a device, if that is more) are gathered at a time: it bounds
+#: what they take in memory.
 GATHERED = 16
 AXIS = "samples"
-#: What a CPU leaves to LAPACK or to an FFT library. Their calls hand a batch to the pool of threads that they run on, and
-#: wait. With as many devices as threads, each of them in such a call, nobody is left to do the work, and the program hangs
-#: (two devices: `eigh` from d = 20 on). Statistics with any of these run on one device of each process; popgd's own have none.
+#: What a CPU leaves to LAPACK or to an FFT library. Their calls hand a batch to the pool of threads
+#: that they run on, and wait. With as many devices as threads, each of them in such a call, nobody
+#: is left to do the work, and the program hangs (two devices: `eigh` from d = 20 on). Statistics
+#: with any of these run on one device of each process; popgd's own have none.
 LINEAR_ALGEBRA = {
-    "cholesky", "cholesky_update", "eig", "eigh", "fft", "geqp3", "geqrf", "hessenberg", "householder_product",
-    "lu", "ormqr", "qr", "schur", "svd", "symmetric_product", "triangular_solve", "tridiagonal", "tridiagonal_solve",
-}  # fmt: skip
-#: A chunk's working set should stay near a core's second-level cache; twice or half of it costs a few per cent.
+    "cholesky",
+    "cholesky_update",
+    "eig",
+    "eigh",
+    "fft",
+    "geqp3",
+    "geqrf",
+    "hessenberg",
+    "householder_product",
+    "lu",
+    "ormqr",
+    "qr",
+    "schur",
+    "svd",
+    "symmetric_product",
+    "triangular_solve",
+    "tridiagonal",
+    "tridiagonal_solve",
+}
+#: A chunk's working set should stay near a core's second-level cache; twice or half of it costs a
+#: few per cent.
 CHUNK_BYTES, LARGEST_CHUNK = 2**19, 64
-#: Arrays of the size of the token matrix, and of P, that one sample's gradient keeps alive at least: a layer's input,
-#: output, their gradients and norms; P, Q, Z Z^T, their products, gradients, running means and squares.
+#: Arrays of the size of the token matrix, and of P, that one sample's gradient keeps alive at
+#: least: a layer's input, output, their gradients and norms; P, Q, Z Z^T, their products,
+#: gradients, running means and squares.
 LIVE_TOKENS, LIVE_WEIGHTS = 8, 12
 
-#: A statistic of the weights and one sample: any pytree of arrays. It must be hashable. One with an attribute `at_once` wants
-#: no more samples than that in a chunk: chunks that a small batch does not fill cost as much as full ones.
+#: A statistic of the weights and one sample: any pytree of arrays. It must be hashable. One with an
+#: attribute `at_once` wants no more samples than that in a chunk: chunks that a small batch does
+#: not fill cost as much as full ones.
 Statistic = Callable[[Weights, Any], PyTree[Float[Array, "..."]]]
 
 
 class Estimate(NamedTuple):
-    """A Monte Carlo mean, entry by entry, with the standard error of that mean and the number of samples."""
+    """A Monte Carlo mean, entry by entry, with the standard error of that mean and the number of
+    samples.
+    """
 
     mean: Any
     stderr: Any
@@ -58,10 +84,12 @@ class Estimate(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """One sample's loss, its gradient in every entry (or empty), and what a manifold makes of that (empty without one).
+    """One sample's loss, its gradient in every entry (or empty), and what a manifold makes of that
+    (empty without one).
 
-    `coordinates` holds the gradient's part along the manifold (k,), `square` the square of it and of the loss (k + 1,), whose
-    own standard error tells whether theirs can be trusted, `cube` their cube, `deviations` what `Manifold.deviations` says.
+    `coordinates` holds the gradient's part along the manifold (k,), `square` the square of it and
+    of the loss (k + 1,), whose own standard error tells whether theirs can be trusted, `cube` their
+    cube, `deviations` what `Manifold.deviations` says.
     """
 
     loss: Float[Array, ""]
@@ -89,12 +117,16 @@ class GradientOf:
 
 
 def working_set(D: int, N: int) -> int:
-    """Bytes that one sample's forward and backward pass keep alive, for weights D x D and N tokens in float64."""
+    """Bytes that one sample's forward and backward pass keep alive, for weights D x D and N tokens
+    in float64.
+    """
     return 8 * (LIVE_TOKENS * D * N + LIVE_WEIGHTS * D * D)
 
 
 def chunk_size(D: int, law: Law, dtype: jnp.dtype) -> int:
-    """How many samples to put through the model at once: measured best where the token matrices about fill a core's cache."""
+    """How many samples to put through the model at once: measured best where the token matrices
+    about fill a core's cache.
+    """
     per_sample = 8 * D * (getattr(law, "columns", law.n) + 1) * jnp.dtype(dtype).itemsize
     return int(np.clip(2 ** np.floor(np.log2(CHUNK_BYTES / per_sample)), 1, LARGEST_CHUNK))
 
@@ -108,43 +140,61 @@ def population_gradient(
     manifold: Manifold | None = None,
     chunk: int | None = None,
 ) -> Estimate:
-    """E[loss] and E[gradient] under the law as an Estimate of a `Gradient`, from `samples` fresh samples.
+    """E[loss] and E[gradient] under the law as an Estimate of a `Gradient`, from `samples` fresh
+    samples.
 
-    Raises ValueError for samples that are no whole number >= 2. Standard errors are those of a normal approximation: with
-    heavy tails (small n in Task 1, large c) trust them only for many samples. For float32 weights every sample is computed in
-    float32 and means over many in float64; what that rounding does to a mean: `rounding`.
+    Raises ValueError for samples that are no whole number >= 2. Standard errors are those of a
+    normal approximation: with heavy tails (small n in Task 1, large c) trust them only for many
+    samples. For float32 weights every sample is computed in float32 and means over many in float64;
+    what that rounding does to a mean: `rounding`.
     """
     return population_average(GradientOf(objective, manifold), weights, law, key, samples, chunk)
 
 
 def population_average(
-    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: int, chunk: int | None = None
+    statistic: Statistic,
+    weights: Weights,
+    law: Law,
+    key: PRNGKeyArray,
+    samples: int,
+    chunk: int | None = None,
 ) -> Estimate:
-    """E[statistic(weights, sample)] under the law, entry by entry, from `samples` fresh samples, `chunk` at a time.
+    """E[statistic(weights, sample)] under the law, entry by entry, from `samples` fresh samples,
+    `chunk` at a time.
 
-    A statistic that takes derivatives must take them at a point made from the weights: at a constant, which all devices
-    share, they come out summed over the devices. Raises ValueError for samples that are no whole number >= 2.
+    A statistic that takes derivatives must take them at a point made from the weights: at a
+    constant, which all devices share, they come out summed over the devices. Raises ValueError for
+    samples that are no whole number >= 2.
     """
     if samples < 2 or samples != int(samples):
-        raise ValueError(f"samples={samples}: at least 2 are needed for a standard error, and a whole number of them")
+        raise ValueError(
+            f"samples={samples}: at least 2 are needed for a standard error, and a whole number "
+            "of them"
+        )
     if samples > NUMBERED:
-        raise ValueError(f"samples={samples}: one key draws {NUMBERED} different ones; average over several keys")
+        raise ValueError(
+            f"samples={samples}: one key draws {NUMBERED} different ones; average over several keys"
+        )
     samples = int(samples)
     mean, stderr = _over_all(statistic, weights, law, key, samples, chunk)
     return Estimate(mean, stderr, samples)
 
 
 def skewness(found: Estimate) -> Float[np.ndarray, " values"]:
-    """Of the mean of each coordinate, and of the mean loss: that of one sample over the root of their number.
+    """Of the mean of each coordinate, and of the mean loss: that of one sample over the root of
+    their number.
 
-    0 where rounding is all that there is of a third moment, as for constants. Worth something where the second moment is known
-    well: rare samples carry the third even more than that.
+    0 where rounding is all that there is of a third moment, as for constants. Worth something where
+    the second moment is known well: rare samples carry the third even more than that.
     """
     mean, stderr, samples = found
     x, s = (np.append(part.coordinates, part.loss).astype(float) for part in (mean, stderr))
     with np.errstate(all="ignore"):  # numbers of a descent that breaks off
         parts = np.stack([mean.cube, -3 * x * mean.square, 2 * x**3])
-        third, rounding = parts.sum(axis=0), 16 * np.finfo(mean.cube.dtype).eps * abs(parts).sum(axis=0)
+        third, rounding = (
+            parts.sum(axis=0),
+            16 * np.finfo(mean.cube.dtype).eps * abs(parts).sum(axis=0),
+        )
         return np.where(abs(third) > rounding, third / (s**3 * float(samples) ** 2), 0.0)
 
 
@@ -163,11 +213,19 @@ class RoundingOf:
         return coordinates(weights, sample) - coordinates(*wide)
 
 
-def rounding(objective: Objective, weights: Weights, law: Law, key: PRNGKeyArray, samples: int, manifold: Manifold) -> np.ndarray:
-    """How far float32 may move the mean gradient along the manifold: |mean| + 3 standard errors of what it does to a sample.
+def rounding(
+    objective: Objective,
+    weights: Weights,
+    law: Law,
+    key: PRNGKeyArray,
+    samples: int,
+    manifold: Manifold,
+) -> np.ndarray:
+    """How far float32 may move the mean gradient along the manifold: |mean| + 3 standard errors of
+    what it does to a sample.
 
-    Each sample's gradient in float32, less that of the same sample and weights in float64; 0 for float64 weights. What
-    float32 does to the drawing of the sample is a few eps of X and q more.
+    Each sample's gradient in float32, less that of the same sample and weights in float64; 0 for
+    float64 weights. What float32 does to the drawing of the sample is a few eps of X and q more.
     """
     if weights.P.dtype == jnp.float64:
         return np.zeros(jax.eval_shape(manifold.coordinates, weights).shape)
@@ -176,7 +234,12 @@ def rounding(objective: Objective, weights: Weights, law: Law, key: PRNGKeyArray
 
 
 def _over_all(
-    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: int, chunk: int | None
+    statistic: Statistic,
+    weights: Weights,
+    law: Law,
+    key: PRNGKeyArray,
+    samples: int,
+    chunk: int | None,
 ) -> tuple[Any, Any]:
     """`_estimate` by all devices of all processes. Raises PeerLost if a process has ended."""
     with processes.watched():
@@ -190,8 +253,17 @@ def _over_all(
 _devices_of: dict[Any, Mesh] = {}
 
 
-def _devices_for(statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: int, chunk: int | None) -> Mesh:
-    """All devices, or one of each process where they are CPUs and the statistic calls `LINEAR_ALGEBRA`."""
+def _devices_for(
+    statistic: Statistic,
+    weights: Weights,
+    law: Law,
+    key: PRNGKeyArray,
+    samples: int,
+    chunk: int | None,
+) -> Mesh:
+    """All devices, or one of each process where they are CPUs and the statistic calls
+    `LINEAR_ALGEBRA`.
+    """
     every = _mesh()
     if jax.default_backend() != "cpu" or jax.local_device_count() == 1:
         return every
@@ -199,7 +271,8 @@ def _devices_for(statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyA
     shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     called_with = (statistic, structure, shapes, chunk, every)
     if called_with not in _devices_of:
-        # jit keeps what is traced here for the call itself, as the arguments lie where those of the call do
+        # jit keeps what is traced here for the call itself, as the arguments lie where those of the
+        # call do
         program = _estimate.trace(statistic, weights, law, key, samples, chunk, every).jaxpr
         firsts = {device.process_index: device for device in reversed(jax.devices())}
         alone = Mesh(np.array([firsts[i] for i in sorted(firsts)]), (AXIS,))
@@ -210,7 +283,8 @@ def _devices_for(statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyA
 def calls_linear_algebra(program: Any) -> bool:
     """Whether a jaxpr, or one inside it, has an operation of `LINEAR_ALGEBRA`."""
     return any(
-        str(equation.primitive) in LINEAR_ALGEBRA or any(map(calls_linear_algebra, jaxprs_in_params(equation.params)))
+        str(equation.primitive) in LINEAR_ALGEBRA
+        or any(map(calls_linear_algebra, jaxprs_in_params(equation.params)))
         for equation in program.eqns
     )
 
@@ -218,25 +292,41 @@ def calls_linear_algebra(program: Any) -> bool:
 @partial(jax.jit, static_argnames=("statistic", "chunk", "mesh"))
 @jax.default_matmul_precision("highest")
 def _estimate(
-    statistic: Statistic, weights: Weights, law: Law, key: PRNGKeyArray, samples: Any, chunk: int | None, mesh: Mesh | None = None
+    statistic: Statistic,
+    weights: Weights,
+    law: Law,
+    key: PRNGKeyArray,
+    samples: Any,
+    chunk: int | None,
+    mesh: Mesh | None = None,
 ) -> tuple[Any, Any]:
-    """Mean and standard error of statistic(weights, sample) over samples number 0 .. samples - 1 of the key.
+    """Mean and standard error of statistic(weights, sample) over samples number 0 .. samples - 1 of
+    the key.
 
-    Memory does not grow with `samples`: each device loops over chunks and keeps a running mean and sum of squares. Products are
-    those of the number format: by default some devices multiply float32 with the digits of a shorter format.
+    Memory does not grow with `samples`: each device loops over chunks and keeps a running mean and
+    sum of squares. Products are those of the number format: by default some devices multiply
+    float32 with the digits of a shorter format.
     """
     dtype = weights.P.dtype
-    size = chunk or min(chunk_size(weights.P.shape[0], law, dtype), getattr(statistic, "at_once", LARGEST_CHUNK))
+    size = chunk or min(
+        chunk_size(weights.P.shape[0], law, dtype), getattr(statistic, "at_once", LARGEST_CHUNK)
+    )
     samples = jnp.asarray(samples)
-    shards = jnp.clip(jax.lax.div(samples, jnp.asarray(SHARD_CHUNKS * size, samples.dtype)), FEWEST, MOST)
+    shards = jnp.clip(
+        jax.lax.div(samples, jnp.asarray(SHARD_CHUNKS * size, samples.dtype)), FEWEST, MOST
+    )
     shape = jax.eval_shape(lambda w, k: statistic(w, law.sample(k, dtype)), weights, key)
-    # One vector for all that is averaged: a few large operations, where each of its arrays would have its own
+    # One vector for all that is averaged: a few large operations, where each of its arrays would
+    # have its own
     flat, unflatten = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape))
-    # In float32 a running mean over 10^9 samples stands still: what a chunk adds is below half a unit of it
+    # In float32 a running mean over 10^9 samples stands still: what a chunk adds is below half a
+    # unit of it
     wide = jnp.result_type(float)
     empty = (jnp.zeros((), wide), *2 * (flat.astype(wide),))
 
-    def shard(index: Array, weights: Weights, law: Law, key: PRNGKeyArray, samples: Array, shards: Array) -> tuple:
+    def shard(
+        index: Array, weights: Weights, law: Law, key: PRNGKeyArray, samples: Array, shards: Array
+    ) -> tuple:
         per_shard = _ceil(samples, shards)
 
         def one(i: Array) -> Float[Array, " entries"]:
@@ -252,7 +342,12 @@ def _estimate(
 
         return jax.lax.fori_loop(0, _ceil(per_shard, size), step, jax.tree.map(_unshare, empty))
 
-    run = jax.shard_map(partial(_device, shard, empty), mesh=mesh or _mesh(), in_specs=PartitionSpec(), out_specs=PartitionSpec())
+    run = jax.shard_map(
+        partial(_device, shard, empty),
+        mesh=mesh or _mesh(),
+        in_specs=PartitionSpec(),
+        out_specs=PartitionSpec(),
+    )
     _, mean, squares = run(weights, law, key, samples, shards)
     count = samples.astype(wide)
     stderr = jnp.sqrt(squares / (count * jnp.maximum(count - 1, 1)))
@@ -260,13 +355,16 @@ def _estimate(
 
 
 def _device(shard: Callable[..., tuple], empty: tuple, *shared: Any) -> tuple:
-    """What each device does: shards j D + k for the k-th of D devices, in rounds; all add up the shards of all in one order.
+    """What each device does: shards j D + k for the k-th of D devices, in rounds; all add up the
+    shards of all in one order.
 
-    The numbers of shards and rounds are not known to the compiler: one body, and so one rounding, for any number of devices.
+    The numbers of shards and rounds are not known to the compiler: one body, and so one rounding,
+    for any number of devices.
     """
     devices, k, shards = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS), shared[-1]
     slots = -(-GATHERED // devices)
-    # A gradient with respect to weights that all devices share would be summed over the devices: unshare them.
+    # A gradient with respect to weights that all devices share would be summed over the devices:
+    # unshare them.
     own = jax.tree.map(_unshare, shared)
 
     flat, unflatten = ravel_pytree(empty)  # one array is one collective
@@ -274,7 +372,9 @@ def _device(shard: Callable[..., tuple], empty: tuple, *shared: Any) -> tuple:
     def round(number: Array, total: tuple) -> tuple:
         first = number * slots * devices
         mine = jnp.clip(_ceil(own[-1] - first - k, devices), 0, slots)
-        slot = lambda j, parts: parts.at[j].set(ravel_pytree(shard(first + j * devices + k, *own))[0])
+        slot = lambda j, parts: parts.at[j].set(
+            ravel_pytree(shard(first + j * devices + k, *own))[0]
+        )
         parts = _unshare(jnp.zeros((slots, flat.size), flat.dtype))
         parts = jax.lax.fori_loop(jnp.zeros_like(mine), mine, slot, parts)
         every = jax.lax.all_gather(parts, AXIS, to="invarying")
@@ -286,8 +386,8 @@ def _device(shard: Callable[..., tuple], empty: tuple, *shared: Any) -> tuple:
 
 
 def everywhere(tree: PyTree, mesh: Mesh | None = None) -> Any:
-    """The arrays on every device of every process, or of a mesh: one placement for all callers, so that one compilation
-    serves them all.
+    """The arrays on every device of every process, or of a mesh: one placement for all callers, so
+    that one compilation serves them all.
 
     Each process puts its own on its devices: they must be the same.
     """
@@ -295,7 +395,9 @@ def everywhere(tree: PyTree, mesh: Mesh | None = None) -> Any:
     placement = NamedSharding(where, PartitionSpec())
 
     def put(x: Any) -> Array:
-        if getattr(x, "sharding", None) == placement:  # to put it there again takes as long as a small batch
+        if (
+            getattr(x, "sharding", None) == placement
+        ):  # to put it there again takes as long as a small batch
             return x
         if jax.process_count() == 1:
             return jax.device_put(x, placement)
@@ -306,8 +408,14 @@ def everywhere(tree: PyTree, mesh: Mesh | None = None) -> Any:
 
 
 def placed(tree: PyTree) -> Any:
-    """The arrays where those of an `Estimate` are, so that one compilation serves the first step and all others."""
-    return everywhere(tree) if jax.process_count() == 1 else jax.device_put(tree, jax.local_devices()[0])
+    """The arrays where those of an `Estimate` are, so that one compilation serves the first step
+    and all others.
+    """
+    return (
+        everywhere(tree)
+        if jax.process_count() == 1
+        else jax.device_put(tree, jax.local_devices()[0])
+    )
 
 
 def _ceil(x: Array, y: Any) -> Array:
@@ -321,7 +429,9 @@ def _mesh() -> Mesh:
 
 
 def _unshare(x: Array) -> Array:
-    """x as an array that may differ between devices; as it is, if it is one already: JAX has no stable way to ask."""
+    """x as an array that may differ between devices; as it is, if it is one already: JAX has no
+    stable way to ask.
+    """
     try:
         return jax.lax.pcast(x, AXIS, to="varying")
     except ValueError:
@@ -336,7 +446,9 @@ def _moments(values: Float[Array, "chunk entries"], inside: Float[Array, " chunk
 
 
 def _merge(left: tuple, right: tuple) -> tuple:
-    """Moments of the union of two sets of samples (Chan, Golub, LeVeque 1983): no cancellation for large means."""
+    """Moments of the union of two sets of samples (Chan, Golub, LeVeque 1983): no cancellation for
+    large means.
+    """
     (m, mean_l, sq_l), (n, mean_r, sq_r) = left, right
     share = n / jnp.maximum(m + n, 1)
     gap = mean_r - mean_l

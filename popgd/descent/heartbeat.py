@@ -18,7 +18,8 @@ BEAT = 1.0
 #: Seconds of silence after which a process is named, or a third of `peer_timeout`.
 EARLY = 20.0
 
-#: Seconds that a process of several may be silent: no compilation or computation is, but a stopped or frozen one.
+#: Seconds that a process of several may be silent: no compilation or computation is, but a stopped
+#: or frozen one.
 PEER_TIMEOUT = 60.0
 
 

@@ -1,12 +1,15 @@
 """The exact recursion at t = 10^12 ... 9 10^18, as a flow, and a bound on the error of a whole run.
 
-The map M of the recursion is the flow over unit time of dz/dt = F(z). With E = "compose with M" we have
-exp(d/dt) = E, so F = log(E) z = log(1 + (E - 1)) z, Newton's series in the forward differences of the orbit:
+The map M of the recursion is the flow over unit time of dz/dt = F(z). With E = "compose with M" we
+have exp(d/dt) = E, so F = log(E) z = log(1 + (E - 1)) z, Newton's series in the forward differences
+of the orbit:
 
-    F(z) = sum_{n=1}^{N} (-1)^{n+1}/n delta^n z + O(delta^{N+1} z),   delta = E - 1,  delta z = M(z) - z
+    F(z) = sum_{n=1}^{N} (-1)^{n+1}/n delta^n z + O(delta^{N+1} z),   delta = E - 1,  delta z = M(z)
+    - z
 
-Expanded in f = delta z it is f - f'f/2 + f''(f,f)/12 + f'f'f/3 - ..., the modified equation of the explicit
-Euler method; in differences every further order costs one more step of the map and no derivative.
+Expanded in f = delta z it is f - f'f/2 + f''(f,f)/12 + f'f'f/3 - ..., the modified equation of the
+explicit Euler method; in differences every further order costs one more step of the map and no
+derivative.
 """
 
 from functools import partial
@@ -49,7 +52,9 @@ MOST = 10**8  # steps taken one by one at most
 CLOSE = 1e-13  # relative defect of F below which the leap may start
 SLACK = 2.0  # times the first omitted term: the rest of the series
 STEP_ROUNDING = 8 * UNIT  # of one increment, beyond what the slope's own error holds
-FLOW_ROUNDING = 64 * UNIT  # of log c <= 50 over the few steps of STEP that the contracting flow remembers
+FLOW_ROUNDING = (
+    64 * UNIT
+)  # of log c <= 50 over the few steps of STEP that the contracting flow remembers
 
 
 class Bounded(NamedTuple):
@@ -77,12 +82,12 @@ def trajectory(
 ) -> Records:
     """The descent on a logarithmic grid up to `steps` <= 9e18: step by step first, then by `leap`.
 
-    Step by step, the bounds follow |error+| <= |J| |error| + injected, J the Jacobian of the map and
-    `injected` the slope's error and the rounding in one increment; after that, see `leap`. First order in
-    the errors.
+    Step by step, the bounds follow |error+| <= |J| |error| + injected, J the Jacobian of the map
+    and `injected` the slope's error and the rounding in one increment; after that, see `leap`.
+    First order in the errors.
 
-    Raises ValueError on a start with c0 < 0 or a0 = b0 = 0 or that `start_state` refuses, eta <= 0, d < 1, steps outside
-    1 ... 9e18.
+    Raises ValueError on a start with c0 < 0 or a0 = b0 = 0 or that `start_state` refuses, eta <= 0,
+    d < 1, steps outside 1 ... 9e18.
     """
     records, size, d = log_grid(steps, per_decade), positive(float(eta)), dimension(d)
     now = _begin(start)
@@ -96,19 +101,29 @@ def trajectory(
             break
         limit = min(2 * limit, steps, MOST)
     if limit < steps and parts[-1].stopped < 0:
-        parts.append(leap(slope, now, size, d, records[records > limit], slope_error=float(slope.error)))
+        parts.append(
+            leap(slope, now, size, d, records[records > limit], slope_error=float(slope.error))
+        )
         if callback is not None:
             callback(steps, steps)
     kept = np.isin(np.concatenate([part.step for part in parts]), records)
-    columns = {name: np.concatenate([getattr(part, name) for part in parts])[kept] for name in Records._fields[:7]}
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])[kept]
+        for name in Records._fields[:7]
+    }
     return parts[-1]._replace(**columns)
 
 
 def _begin(start: tuple[float, float]) -> Bounded:
     state = start_state(start)
     if state.c.ndim or not (float(state.c) >= 0 and np.any(np.asarray(start) != 0)):
-        raise ValueError(f"start (a0, b0) = {start}: wanted two numbers, not both 0, with a0 b0 >= 0")
-    return Bounded(state, *(jnp.asarray(UNIT * abs(np.asarray(x))) for x in (state.c, 3 * np.asarray(state.Delta))))
+        raise ValueError(
+            f"start (a0, b0) = {start}: wanted two numbers, not both 0, with a0 b0 >= 0"
+        )
+    return Bounded(
+        state,
+        *(jnp.asarray(UNIT * abs(np.asarray(x))) for x in (state.c, 3 * np.asarray(state.Delta))),
+    )
 
 
 def _step_by_step(slope, eta, d, now: Bounded, records, callback) -> tuple[Records, Bounded]:
@@ -154,28 +169,41 @@ def _advance_bounded(slope: Interpolant, eta, d, now: Bounded, steps) -> Bounded
 
 
 def leap(
-    slope, now: Bounded, eta: float | np.ndarray, d: int, records: np.ndarray, *, slope_error: float, order: int = ORDER
+    slope,
+    now: Bounded,
+    eta: float | np.ndarray,
+    d: int,
+    records: np.ndarray,
+    *,
+    slope_error: float,
+    order: int = ORDER,
 ) -> Records:
-    """Records after `now.step`, by integrating d log c/d log t = t F with Gauss's method of order 2 STAGES.
+    """Records after `now.step`, by integrating d log c/d log t = t F with Gauss's method of order 2
+    STAGES.
 
     Every error but the integrator's is a shift of time: |delta c_t| = |dc_t| tau_t,
       tau_t = error/|dc| at the start + (2 slope_error + rounding)(t - start)
-              + int SLACK |delta^{N+1} log c|/((N+1) |F|) dt + int |delta Delta/Delta| Delta^2/(4c^2 +
-              Delta^2) dt,
-    and the integrator's is the difference between two step sizes. `order` is N. Only where the map is
-    close to the identity.
-    Source: derived (the Abel function of the flow; first omitted term of Newton's series).
+              + int SLACK |delta^{N+1} log c|/((N+1) |F|) dt + int |delta Delta/Delta| Delta^2/(4c^2
+              + Delta^2) dt,
+    and the integrator's is the difference between two step sizes. `order` is N. Only where the map
+    is close to the identity. Source: derived (the Abel function of the flow; first omitted term of
+    Newton's series).
     """
     slope, t0 = as_pytree(slope), int(now.step)
     records = checked_records(records, t0 + 1)
     log_t = np.log(np.concatenate([[t0], records]).astype(np.float64))
-    c0, Delta0 = float(now.state.c) + float(now.state.c_low), float(now.state.Delta) + float(now.state.Delta_low)
+    c0, Delta0 = (
+        float(now.state.c) + float(now.state.c_low),
+        float(now.state.Delta) + float(now.state.Delta_low),
+    )
     relative_Delta = float(now.error_Delta) / abs(Delta0) if Delta0 else 0.0
     z = np.array([np.log(c0), 0.0, 0.0])
 
     def flow(width):
         starts, widths, ends = _mesh(log_t, width)
-        return np.asarray(_flow(slope, eta, d, z, Delta0, relative_Delta, starts, widths, ends[-1] + 1, order))[ends]
+        return np.asarray(
+            _flow(slope, eta, d, z, Delta0, relative_Delta, starts, widths, ends[-1] + 1, order)
+        )[ends]
 
     fine, gap = flow(STEP), np.full((len(records), 2), np.nan)
     for halving in range(1, HALVINGS + 1):
@@ -221,15 +249,19 @@ def velocity(slope, eta, d, c, Delta, order: int) -> tuple[Array, Array, Array]:
 
 
 def newton_weights(order: int) -> list[float]:
-    """weight_k = (-1)^k sum_{n=k+1}^{order} binom(n-1, k)/n:  sum_n (-1)^{n+1}/n (E - 1)^{n-1} in powers
-    of E."""
-    return [(-1) ** k * sum(comb(n - 1, k) / n for n in range(k + 1, order + 1)) for k in range(order)]
+    """weight_k = (-1)^k sum_{n=k+1}^{order} binom(n-1, k)/n:  sum_n (-1)^{n+1}/n (E - 1)^{n-1} in
+    powers of E.
+    """
+    return [
+        (-1) ** k * sum(comb(n - 1, k) / n for n in range(k + 1, order + 1)) for k in range(order)
+    ]
 
 
 @partial(jax.jit, static_argnames="order")
 def _flow(slope, eta, d, z, Delta0, relative_Delta, log_t, widths, steps, order):
-    """z = (log c, log |Delta/Delta0|, tau) after each of `steps` Gauss steps of the widths given, from
-    log_t."""
+    """z = (log c, log |Delta/Delta0|, tau) after each of `steps` Gauss steps of the widths given,
+    from log_t.
+    """
     nodes, matrix, weights = (jnp.asarray(v) for v in gauss(STAGES))
 
     def field(s, z):
@@ -250,8 +282,9 @@ def _flow(slope, eta, d, z, Delta0, relative_Delta, log_t, widths, steps, order)
 
 
 def _mesh(log_t: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Starts and widths of steps no longer than `width` that hit every log_t, and the step that ends at
-    each."""
+    """Starts and widths of steps no longer than `width` that hit every log_t, and the step that
+    ends at each.
+    """
     counts = np.ceil(np.diff(log_t) / width).astype(int)
     widths = np.repeat(np.diff(log_t) / counts, counts)
     ends = np.cumsum(counts) - 1
@@ -262,7 +295,9 @@ def _mesh(log_t: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def gauss(stages: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes, matrix and weights of Gauss's implicit Runge-Kutta method on [0, 1]: A c^{k-1} = c^k/k."""
+    """Nodes, matrix and weights of Gauss's implicit Runge-Kutta method on [0, 1]: A c^{k-1} =
+    c^k/k.
+    """
     x, w = np.polynomial.legendre.leggauss(stages)
     nodes, powers = (x + 1) / 2, np.arange(1, stages + 1)
     matrix = (nodes[:, None] ** powers / powers) @ np.linalg.inv(nodes[:, None] ** (powers - 1))

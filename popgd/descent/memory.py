@@ -1,4 +1,6 @@
-"""What is done of a piece of work, so that it need not be done again. Where it is kept is not the business of the core."""
+"""What is done of a piece of work, so that it need not be done again. Where it is kept is not the
+business of the core.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +24,9 @@ class Memory:
         return None
 
     def offer(self, pack: Callable[[], Arrays]) -> None:
-        """`pack` gives the state that the work has now, to go on from, whenever it is called, and in whatever thread."""
+        """`pack` gives the state that the work has now, to go on from, whenever it is called, and
+        in whatever thread.
+        """
 
     def once(self, work: Callable[[], Any], like: Any) -> Any:
         """The arrays of work(), a tree with the structure of `like`, computed once."""
@@ -30,7 +34,9 @@ class Memory:
         if found is None:
             found = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(work()))}
             self.offer(found.copy)
-        return jax.tree.unflatten(jax.tree.structure(like), [found[str(i)] for i in range(len(found))])
+        return jax.tree.unflatten(
+            jax.tree.structure(like), [found[str(i)] for i in range(len(found))]
+        )
 
 
 FORGETFUL = Memory()

@@ -1,7 +1,9 @@
-"""Population gradient descent on the invariant manifold, as the exact recursion of (c, Delta) = (a b, a^2
+"""Population gradient descent on the invariant manifold, as the exact recursion of (c, Delta) = (a
+b, a^2
 - b^2).
 
-    g = l'(c)/d,   c+ = c - eta g sqrt(4 c^2 + Delta^2) + eta^2 g^2 c,   Delta+ = (1 - eta^2 g^2) Delta
+    g = l'(c)/d,   c+ = c - eta g sqrt(4 c^2 + Delta^2) + eta^2 g^2 c,   Delta+ = (1 - eta^2 g^2)
+                   Delta
 
 It follows from a+ = a - eta b g, b+ = b - eta a g and a^2 + b^2 = sqrt(4 c^2 + Delta^2).
 """
@@ -20,16 +22,18 @@ Slope = Callable[[Float[Array, "*batch"]], Float[Array, "*batch"]]
 Callback = Callable[[int, int], Any]
 
 LARGEST_STEP = 9 * 10**18  # int64
-EXTREME = 1e70  # the larger of |a0| and |b0| lies between 1/this and this, or float64 loses (a^2 + b^2)^2
+EXTREME = (
+    1e70  # the larger of |a0| and |b0| lies between 1/this and this, or float64 loses (a^2 + b^2)^2
+)
 PIECE_SECONDS = (0.2, 0.6)  # a piece grows below the first and shrinks above the second
 
 
 class State(NamedTuple):
     """Where a descent is: everything needed to go on bit-identically.
 
-    c + c_low and Delta + Delta_low are the values (compensated sums: eta^2 g^2 falls below half an ulp of
-    1 at about 10^7 steps, while what is still to come of Delta is 10^-9 of it); `sign` is that of a + b,
-    or where a = -b of a; `finite` counts the steps whose c was finite.
+    c + c_low and Delta + Delta_low are the values (compensated sums: eta^2 g^2 falls below half an
+    ulp of 1 at about 10^7 steps, while what is still to come of Delta is 10^-9 of it); `sign` is
+    that of a + b, or where a = -b of a; `finite` counts the steps whose c was finite.
     """
 
     step: Int[Array, ""]
@@ -44,9 +48,10 @@ class State(NamedTuple):
 class Records(NamedTuple):
     """The descent at the recorded steps.
 
-    `dc` is c_{t+1} - c_t from the map. `bound` and `bound_Delta` are absolute bounds on the errors of c
-    and Delta: NaN where nobody has stated one. `sign` tells (a, b) from (-a, -b), as in `State`. `stopped`
-    is the first step whose c is not finite, -1 if all are. `state` is the last record's, to go on from.
+    `dc` is c_{t+1} - c_t from the map. `bound` and `bound_Delta` are absolute bounds on the errors
+    of c and Delta: NaN where nobody has stated one. `sign` tells (a, b) from (-a, -b), as in
+    `State`. `stopped` is the first step whose c is not finite, -1 if all are. `state` is the last
+    record's, to go on from.
     """
 
     step: Int[np.ndarray, " records"]
@@ -95,7 +100,9 @@ class Records(NamedTuple):
 
 
 def increments(h, c, Delta) -> tuple[Array, Array]:
-    """(c+ - c, Delta+ - Delta) = (-h sqrt(4c^2 + Delta^2) + h^2 c, -h^2 Delta),  h = eta g = eta l'(c)/d."""
+    """(c+ - c, Delta+ - Delta) = (-h sqrt(4c^2 + Delta^2) + h^2 c, -h^2 Delta),  h = eta g = eta
+    l'(c)/d.
+    """
     return h * (h * c - jnp.sqrt(4 * c * c + Delta * Delta)), -h * h * Delta
 
 
@@ -106,7 +113,9 @@ def sign_of(a, b) -> np.ndarray:
 
 
 def sign_after(sign, h, c, Delta) -> Array:
-    """The sign after a step, h = eta l'(c)/d, which multiplies a + b by 1 - h and a - b by 1 + h."""
+    """The sign after a step, h = eta l'(c)/d, which multiplies a + b by 1 - h and a - b by 1 +
+    h.
+    """
     opposite = (Delta == 0) & (c < 0)  # a = -b, and stays so
     return jnp.where(jnp.where(opposite, 1 + h, 1 - h) < 0, -sign, sign)
 
@@ -114,20 +123,34 @@ def sign_after(sign, h, c, Delta) -> Array:
 def weights_of(c: np.ndarray, Delta: np.ndarray, sign: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(a, b) with a b = c, a^2 - b^2 = Delta and the sign of `State`, without cancellation.
 
-    larger^2 = (sqrt(4c^2 + Delta^2) + |Delta|)/2, smaller = c/larger; (a, b) and (-a, -b) have the same
-    (c, Delta) for ever. a + b has the sign of the larger of the two, where it is not 0.
+    larger^2 = (sqrt(4c^2 + Delta^2) + |Delta|)/2, smaller = c/larger; (a, b) and (-a, -b) have the
+    same (c, Delta) for ever. a + b has the sign of the larger of the two, where it is not 0.
     """
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # a diverged descent is not finite, and says so
+    with np.errstate(
+        invalid="ignore", over="ignore", divide="ignore"
+    ):  # a diverged descent is not finite, and says so
         larger = sign * np.sqrt((np.hypot(2 * c, Delta) + np.abs(Delta)) / 2)
         smaller = np.divide(c, larger, out=np.zeros_like(larger), where=larger != 0)
-        smaller = np.where(Delta == 0, np.sign(c) * larger, smaller)  # a = b or a = -b, to the last bit
+        smaller = np.where(
+            Delta == 0, np.sign(c) * larger, smaller
+        )  # a = b or a = -b, to the last bit
     return np.where(Delta >= 0, larger, smaller), np.where(Delta >= 0, smaller, larger)
 
 
 def log_grid(steps: int, per_decade: int) -> np.ndarray:
-    """0, then the whole numbers nearest to 10^{j/per_decade}, increasing, up to and including `steps`."""
-    if not (1 <= steps <= LARGEST_STEP and per_decade >= 1 and steps == int(steps) and per_decade == int(per_decade)):
-        raise ValueError(f"log_grid({steps}, {per_decade}): wanted whole numbers, 1 <= steps <= 9e18 and per_decade >= 1")
+    """0, then the whole numbers nearest to 10^{j/per_decade}, increasing, up to and including
+    `steps`.
+    """
+    if not (
+        1 <= steps <= LARGEST_STEP
+        and per_decade >= 1
+        and steps == int(steps)
+        and per_decade == int(per_decade)
+    ):
+        raise ValueError(
+            f"log_grid({steps}, {per_decade}): wanted whole numbers, 1 <= steps <= 9e18 and "
+            "per_decade >= 1"
+        )
     steps, per_decade = int(steps), int(per_decade)
     exponents = (divmod(j, per_decade) for j in range(19 * per_decade))
     grid = {round(10**whole * 10 ** (part / per_decade)) for whole, part in exponents}
@@ -140,13 +163,18 @@ def start_state(start: tuple, batch: tuple[int, ...] = ()) -> State:
     Raises ValueError unless both are 0 or the larger is between 1e-70 and 1e70 in size.
     """
     if jnp.zeros(()).dtype != jnp.float64:
-        raise ValueError('float32 is on, float64 is needed: call jax.config.update("jax_enable_x64", True)')
+        raise ValueError(
+            'float32 is on, float64 is needed: call jax.config.update("jax_enable_x64", True)'
+        )
     a, b = (np.asarray(value, dtype=np.float64) for value in start)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError(f"start (a0, b0) = ({a}, {b}) is not finite: give finite numbers")
     larger = np.maximum(np.abs(a), np.abs(b))
     if not ((larger == 0) | ((larger >= 1 / EXTREME) & (larger <= EXTREME))).all():
-        raise ValueError(f"start (a0, b0) = ({a}, {b}): wanted the larger in size between 1e-70 and 1e70, or both 0")
+        raise ValueError(
+            f"start (a0, b0) = ({a}, {b}): wanted the larger in size between 1e-70 and 1e70, or "
+            "both 0"
+        )
     shape = np.broadcast_shapes(a.shape, b.shape, batch)
     values = (a * b, (a - b) * (a + b), np.zeros(()), sign_of(a, b))
     c, Delta, zero, sign = (jnp.asarray(np.broadcast_to(value, shape)) for value in values)
@@ -165,16 +193,16 @@ def recurse(
 ) -> Records:
     """Iterate the exact recursion and record it at the given steps.
 
-    `slope` is any jittable elementwise c -> l'(c): an Interpolant, or a function (a jax.tree_util.Partial
-    of one with array arguments is compiled once for all their values). eta, a0, b0 may be arrays of one
-    batch shape: one run each. `state` (of earlier Records) goes on from there and ignores `start`. The
-    work is cut in pieces of under a second, after each of which callback(step, last step) is called; they
-    do not change a bit of the result.
+    `slope` is any jittable elementwise c -> l'(c): an Interpolant, or a function (a
+    jax.tree_util.Partial of one with array arguments is compiled once for all their values). eta,
+    a0, b0 may be arrays of one batch shape: one run each. `state` (of earlier Records) goes on from
+    there and ignores `start`. The work is cut in pieces of under a second, after each of which
+    callback(step, last step) is called; they do not change a bit of the result.
 
-    Raises ValueError on records that do not increase, lie before the state or exceed 9e18, on eta <= 0, d < 1 and a start
-    that `start_state` refuses.
-    Not to be trusted beyond about 1e10 steps, for want of time: see `trajectory`.
-    Source: arXiv 2606.00605, proofs of Theorems 4.1-4.3; derived in the head of this file.
+    Raises ValueError on records that do not increase, lie before the state or exceed 9e18, on eta
+    <= 0, d < 1 and a start that `start_state` refuses. Not to be trusted beyond about 1e10 steps,
+    for want of time: see `trajectory`. Source: arXiv 2606.00605, proofs of Theorems 4.1-4.3;
+    derived in the head of this file.
     """
     eta, d = jnp.asarray(positive(eta)), dimension(d)
     state = start_state(start, eta.shape) if state is None else state
@@ -219,7 +247,9 @@ def add(high, low, increment):
 
 
 def pieces(advance: Callable, state, records: np.ndarray, callback: Callback | None):
-    """Yield the state at each recorded step, never longer than about a second in one compiled call."""
+    """Yield the state at each recorded step, never longer than about a second in one compiled
+    call.
+    """
     longest, last = 1 << 12, int(records[-1])
     for record in records:
         while (left := int(record) - int(state.step)) > 0:
@@ -238,9 +268,13 @@ def checked_records(records, first: int) -> np.ndarray:
     """The records as int64, if they increase from `first` on."""
     records = np.atleast_1d(np.asarray(records))
     if not (np.issubdtype(records.dtype, np.integer) and (np.diff(records) > 0).all()):
-        raise ValueError(f"records of type {records.dtype}: wanted increasing whole numbers (log_grid)")
+        raise ValueError(
+            f"records of type {records.dtype}: wanted increasing whole numbers (log_grid)"
+        )
     if not (first <= records[0] and records[-1] <= LARGEST_STEP):
-        raise ValueError(f"records from {records[0]} to {records[-1]}: wanted them between {first} and 9e18")
+        raise ValueError(
+            f"records from {records[0]} to {records[-1]}: wanted them between {first} and 9e18"
+        )
     return records.astype(np.int64)
 
 

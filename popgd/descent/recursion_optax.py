@@ -1,4 +1,6 @@
-"""The recursion of `popgd.descent.recursion` with any optax optimiser in place of plain gradient steps."""
+"""The recursion of `popgd.descent.recursion` with any optax optimiser in place of plain gradient
+steps.
+"""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,7 +11,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from popgd.descent.recursion import Callback, Records, Slope, as_pytree, checked_records, dimension, pieces, sign_of, start_state
+from popgd.descent.recursion import (
+    Callback,
+    Records,
+    Slope,
+    as_pytree,
+    checked_records,
+    dimension,
+    pieces,
+    sign_of,
+    start_state,
+)
 
 
 class OptaxState(NamedTuple):
@@ -33,10 +45,10 @@ def recurse_optax(
 ) -> Records:
     """As `recurse`, with an optax optimiser acting on the scalars (a, b).
 
-    gradients (b l'(c)/d, a l'(c)/d), the entry on the diagonal of the two active blocks. The same as the
-    optimiser on the blocks when it acts entrywise and leaves entries without gradient at 0 (sgd,
-    momentum, adam, rmsprop, lion), not when it mixes entries (global-norm clipping, muon, lamb). Delta =
-    (a-b)(a+b) loses digits where |Delta| << c.
+    gradients (b l'(c)/d, a l'(c)/d), the entry on the diagonal of the two active blocks. The same
+    as the optimiser on the blocks when it acts entrywise and leaves entries without gradient at 0
+    (sgd, momentum, adam, rmsprop, lion), not when it mixes entries (global-norm clipping, muon,
+    lamb). Delta = (a-b)(a+b) loses digits where |Delta| << c.
     """
     d = dimension(d)
     if state is None:
@@ -52,7 +64,9 @@ def recurse_optax(
     advance = partial(_advance_optax, optimiser, slope, d)
     for now in pieces(advance, state, records, callback):
         (a, b), (da, db), _ = _optax_step(optimiser, slope, d, now.weights, now.optimiser)
-        rows.append([float(v) for v in (a * b, (a - b) * (a + b), da * b + a * db + da * db, sign_of(a, b))])
+        rows.append(
+            [float(v) for v in (a * b, (a - b) * (a + b), da * b + a * db + da * db, sign_of(a, b))]
+        )
         state = now
     c, Delta, dc, sign = np.array(rows).T
     unknown, finite = np.full(c.shape, np.nan), int(state.finite)

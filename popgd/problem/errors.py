@@ -2,7 +2,9 @@
 
 
 class SettingError(ValueError):
-    """A setting that cannot be used: one line that says what came, what was wanted and what to do."""
+    """A setting that cannot be used: one line that says what came, what was wanted and what to
+    do.
+    """
 
 
 class TooLarge(SettingError):

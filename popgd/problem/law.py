@@ -1,4 +1,6 @@
-"""What popgd needs of a data law and of a loss, and Gaussian arrays made into common ones: spheres, rotations."""
+"""What popgd needs of a data law and of a loss, and Gaussian arrays made into common ones: spheres,
+rotations.
+"""
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -10,7 +12,9 @@ from popgd.problem.weights import Weights
 
 
 class Hypothesis(NamedTuple):
-    """One assumption of a theorem, whether it holds here, and why. A soft one only excuses what fails."""
+    """One assumption of a theorem, whether it holds here, and why. A soft one only excuses what
+    fails.
+    """
 
     name: str
     holds: bool
@@ -20,7 +24,9 @@ class Hypothesis(NamedTuple):
 
 @runtime_checkable
 class Law(Protocol):
-    """What popgd needs of a data law: n data tokens of dimension d, and whatever sample an objective understands."""
+    """What popgd needs of a data law: n data tokens of dimension d, and whatever sample an
+    objective understands.
+    """
 
     @property
     def d(self) -> int: ...
@@ -35,7 +41,9 @@ class Law(Protocol):
 
 @runtime_checkable
 class Objective(Protocol):
-    """A hashable object: the loss of weights on one sample of a law. NaN or inf for weights of which it has no finite loss."""
+    """A hashable object: the loss of weights on one sample of a law. NaN or inf for weights of
+    which it has no finite loss.
+    """
 
     def __call__(self, weights: Weights, sample: Any) -> Float[Array, ""]: ...
 
@@ -48,9 +56,9 @@ def sphere(G: Float[Array, "d n"]) -> Float[Array, "d n"]:
 def haar(G: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """A Haar-distributed orthogonal matrix from a Gaussian one, by d Householder reflections.
 
-    H_k turns row k of G, from the diagonal on, to the axis e_k; O = H_1 ... H_d D, where the signs D
-    make its first column, and those of the smaller problems inside, uniform (Stewart 1980, SIAM J.
-    Numer. Anal. 17, 403). No LAPACK: see `gradient.LINEAR_ALGEBRA`.
+    H_k turns row k of G, from the diagonal on, to the axis e_k; O = H_1 ... H_d D, where the signs
+    D make its first column, and those of the smaller problems inside, uniform (Stewart 1980, SIAM
+    J. Numer. Anal. 17, 403). No LAPACK: see `gradient.LINEAR_ALGEBRA`.
     """
     d = G.shape[0]
     rows = jnp.triu(G)
@@ -66,17 +74,19 @@ def haar(G: Float[Array, "d d"]) -> Float[Array, "d d"]:
     return jax.lax.fori_loop(0, d, reflect, jnp.diag(-sign))
 
 
-#: Squarings that tell eigenvalues apart down to a relative gap of 2^-60: closer ones are equal in float64.
+#: Squarings that tell eigenvalues apart down to a relative gap of 2^-60: closer ones are equal in
+#: float64.
 SQUARINGS = 60
 
 
 def leading(S: Float[Array, "d d"]) -> Float[Array, "d 1"]:
-    """The leading unit eigenvector of a symmetric positive semidefinite S, by squaring S until it has rank one.
+    """The leading unit eigenvector of a symmetric positive semidefinite S, by squaring S until it
+    has rank one.
 
-    With p_i the eigenvalues over their sum, a squaring makes p_i into p_i^2/sum p_j^2; 1 - sum p_i^2 is
-    twice the weight that is left beside the largest, and the last squaring takes that below rounding.
-    S v = lam_1 v to a few roundings of lam_1 whatever the gap (measured 1e-15, d = 2 to 100), as with
-    `eigh`. No LAPACK: see `gradient.LINEAR_ALGEBRA`. S = 0 gives NaN.
+    With p_i the eigenvalues over their sum, a squaring makes p_i into p_i^2/sum p_j^2; 1 - sum
+    p_i^2 is twice the weight that is left beside the largest, and the last squaring takes that
+    below rounding. S v = lam_1 v to a few roundings of lam_1 whatever the gap (measured 1e-15, d =
+    2 to 100), as with `eigh`. No LAPACK: see `gradient.LINEAR_ALGEBRA`. S = 0 gives NaN.
     """
     left = jnp.sqrt(jnp.finfo(S.dtype).eps)
 

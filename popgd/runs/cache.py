@@ -164,7 +164,8 @@ def _listen(directory: Path) -> None:
         if not fault:
             return before(message, *rest, **more)
         program, why = fault.groups()
-        for entry in directory.glob(f"{program}-*-cache"):  # JAX does not tell which of this name it is
+        # JAX does not tell which of this name it is
+        for entry in directory.glob(f"{program}-*-cache"):
             with contextlib.suppress(OSError):
                 entry.unlink()
         if not faults:

@@ -1,4 +1,5 @@
-"""The recorded path of a run: one file of arrays that holds its finished pieces and the state of the one under way.
+"""The recorded path of a run: one file of arrays that holds its finished pieces and the state of
+the one under way.
 
 An unfinished run goes on from it, and a finished one is judged again from it.
 """
@@ -34,10 +35,12 @@ DIGEST = 32
 
 
 class Checkpoint(Memory):
-    """A memory in a file, written whole every INTERVAL seconds and by `flush`; by the first process, read for all.
+    """A memory in a file, written whole every INTERVAL seconds and by `flush`; by the first
+    process, read for all.
 
-    identity: settings and what the path's digest is made of. A file of another path is not used but moved to BEFORE; `before`
-    tells what is other in it, in words, and what it holds. Raises SettingError if it is damaged or of other settings.
+    identity: settings and what the path's digest is made of. A file of another path is not used but
+    moved to BEFORE; `before` tells what is other in it, in words, and what it holds. Raises
+    SettingError if it is damaged or of other settings.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
@@ -107,7 +110,8 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise SettingError(f"{path} cannot be read ({error.strerror}): delete it to start the run afresh") from None
+        raise SettingError(f"{path} cannot be read ({error.strerror}): delete it to start the run "
+"afresh") from None
 
 
 class Before(NamedTuple):
@@ -118,7 +122,9 @@ class Before(NamedTuple):
 
 
 def _read(path: Path, content: bytes, identity: dict[str, Any]) -> tuple[dict[str, Arrays], Before | None]:
-    """The parts of a checkpoint: an npz archive and its digest, without which nothing in it is believed."""
+    """The parts of a checkpoint: an npz archive and its digest, without which nothing in it is
+    believed.
+    """
     try:
         content, digest = content[:-DIGEST], content[-DIGEST:]
         if digest != _digest(content):
@@ -127,9 +133,11 @@ def _read(path: Path, content: bytes, identity: dict[str, Any]) -> tuple[dict[st
             arrays = {name: file[name] for name in file.files}
         stored = dict(json.loads(str(arrays.pop(IDENTITY))))
     except Exception as error:  # what a foreign file makes its readers raise has no end
-        raise SettingError(f"{path} is damaged or no checkpoint ({error}): delete it to start the run afresh") from None
+        raise SettingError(f"{path} is damaged or no checkpoint ({error}): delete it to start the "
+"run afresh") from None
     if stored.pop(SETTINGS, None) != identity[SETTINGS]:
-        raise SettingError(f"{path} is that of a run with other settings: delete it to start this one afresh")
+        raise SettingError(f"{path} is that of a run with other settings: delete it to start this "
+"one afresh")
     parts: dict[str, Arrays] = {}
     for name, array in arrays.items():
         part, _, leaf = name.rpartition(":")

@@ -1,6 +1,8 @@
-"""The source text that a theorem rests on, read and not run: its top-level definitions and what each of them uses.
+"""The source text that a theorem rests on, read and not run: its top-level definitions and what
+each of them uses.
 
-Files of popgd and of the user, not those of installed packages or of Python itself. Names are resolved through imports.
+Files of popgd and of the user, not those of installed packages or of Python itself. Names are
+resolved through imports.
 """
 
 import ast
@@ -14,16 +16,18 @@ from typing import Any, NamedTuple
 from popgd.runs.origin import definitions, file_of, holders, ours, packaged
 from popgd.theorem.base import Theorem
 
-#: (module, name) of a top-level definition; a statement that defines nothing has its number for a name.
+#: (module, name) of a top-level definition; a statement that defines nothing has its number for a
+#: name.
 Key = tuple[str, str]
 #: A name with attributes: ("growth", "descend_exactly").
 Chain = tuple[str, ...]
-#: Packages that gather what others define: what is taken from them counts, not what else they import.
+#: Packages that gather what others define: what is taken from them counts, not what else they
+#: import.
 GATHERING = ("popgd", "popgd.papers", "popgd.papers.power_method")
 #: How theorems are found, and a run is begun, watched, stored and shown: nothing of it is read.
 APART = {"popgd.run", "popgd.collect", "popgd.theorem.registry", "popgd.descent.heartbeat"} | {
     f"popgd.runs.{name}" for name in ("command", "perform", "sweep", "collect", "screen", "recheck", "older", "watchdog", "guard",
-    "digest", "code", "origin", "own", "checkpoint")}  # fmt: skip
+    "digest", "code", "origin", "own", "checkpoint")}
 #: The fields of a theorem that are only of judging, or for the reader.
 JUDGING = ("name", "title", "statement", "source", "hypotheses", "claims", "quantities")
 _FIELDS = tuple(Theorem.__dataclass_fields__)
@@ -38,8 +42,9 @@ def drawn(module: str) -> bool:
 
 
 class Unit(NamedTuple):
-    """One top-level definition, import or statement: its text for the path and as a whole, the names in it, whether it makes a
-    theorem, and the names that may hand it on: of decorators, base classes, and what an assignment calls.
+    """One top-level definition, import or statement: its text for the path and as a whole, the
+    names in it, whether it makes a theorem, and the names that may hand it on: of decorators, base
+    classes, and what an assignment calls.
 
     Whoever uses an import's name uses what it stands for.
     """
@@ -53,7 +58,9 @@ class Unit(NamedTuple):
 
 @dataclass
 class Module:
-    """The units of a file, in its order, and what its imports mean, wherever they stand: name -> (module, name or "")."""
+    """The units of a file, in its order, and what its imports mean, wherever they stand: name ->
+    (module, name or "").
+    """
 
     units: list[tuple[str, Unit]] = field(default_factory=list)
     aliases: dict[str, set[Key]] = field(default_factory=dict)
@@ -137,7 +144,9 @@ def _chain(node: ast.AST) -> Chain:
 
 
 def _judging(call: ast.AST) -> tuple[ast.AST, ...]:
-    """The arguments of a call of Theorem, or of a function `theorem` that makes one, that are only of judging."""
+    """The arguments of a call of Theorem, or of a function `theorem` that makes one, that are only
+    of judging.
+    """
     assert isinstance(call, ast.Call)
     called = _chain(call.func)[-1]
     named = tuple(word for word in call.keywords if word.arg in JUDGING)
@@ -251,7 +260,9 @@ class Sources:
         return self._uses[key]
 
     def always(self) -> set[Key]:
-        """What may be used without being named: statements, theorems, and what other definitions that are read here may keep."""
+        """What may be used without being named: statements, theorems, and what other definitions
+        that are read here may keep.
+        """
         return {
             key
             for key, unit in self.units()
@@ -289,7 +300,9 @@ def _parsed(file: Path, name: str) -> Module:
 
 
 def sources(theorem: Theorem, more: Iterable[str]) -> Sources:
-    """The sources of a theorem and of those modules; `known` is false if a part of the theorem is in no file."""
+    """The sources of a theorem and of those modules; `known` is false if a part of the theorem is
+    in no file.
+    """
     names = {module for module, _ in definitions(theorem)}
     if not ours(theorem):
         names |= set(holders(theorem))

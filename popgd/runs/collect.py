@@ -1,8 +1,9 @@
 """The reports of a sweep in one table and one figure: `python -m popgd.collect SWEEP_DIR`.
 
-Writes SWEEP_DIR/sweep.csv (a row for every run directory below, one column for every setting, quantity and its error) and
-SWEEP_DIR/sweep.png, and prints what differs between the runs. Nothing is left out: runs that are not finished, or damaged,
-are rows too. Exit code 0, or 2 if there is no run.
+Writes SWEEP_DIR/sweep.csv (a row for every run directory below, one column for every setting,
+quantity and its error) and SWEEP_DIR/sweep.png, and prints what differs between the runs. Nothing
+is left out: runs that are not finished, or damaged, are rows too. Exit code 0, or 2 if there is no
+run.
 """
 
 import csv
@@ -16,7 +17,8 @@ from typing import Any
 from popgd.runs import store
 from popgd.problem.errors import SettingError
 
-#: Settings on the horizontal axes of the figure, quantities on the vertical ones where reports have them.
+#: Settings on the horizontal axes of the figure, quantities on the vertical ones where reports have
+#: them.
 AGAINST = ("d", "L", "eta")
 PLOTTED = ("exponent_c", "kappa", "C1", "c_star", "c_star_normalised", "c_star_unnormalised", "a_star")
 CSV, FIGURE = "sweep.csv", "sweep.png"
@@ -24,7 +26,9 @@ UNFINISHED = "UNFINISHED"
 
 
 def rows_of(directory: Path) -> list[dict[str, Any]]:
-    """One row for every run below the directory, by its path; settings, outcome and quantities by their names."""
+    """One row for every run below the directory, by its path; settings, outcome and quantities by
+    their names.
+    """
     return [_row(path.parent, directory) for path in sorted(directory.rglob(store.SETTINGS))]
 
 
@@ -42,7 +46,7 @@ def _row(run: Path, directory: Path) -> dict[str, Any]:
         f"{claim['id']}:{claim['outcome']}" for claim in report["claims"] if claim["outcome"] != "SUPPORTED"
     )
     row["self-checks not supported"] = " ".join(f"{check['id']}:{check['outcome']}" for check in report["self_checks"]
-                                                if check["outcome"] != "SUPPORTED")  # fmt: skip
+                                                if check["outcome"] != "SUPPORTED")
     for name, quantity in report["quantities"].items():
         row |= {name: quantity["value"], f"{name} error": quantity["error"]}
     return row
@@ -86,12 +90,14 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         numbers = ["-" if row.get(name) is None else f"{row[name]:.10g}" for name in plotted]
         shown.add_row(row["run"], *(str(row.get(name, "")) for name in settings), coloured(row["outcome"]), *numbers,
-                      row["not supported"])  # fmt: skip
+                      row["not supported"])
     make_console().print(shown)
 
 
 def figure(rows: Sequence[dict[str, Any]]) -> Any:
-    """Every quantity of PLOTTED that some run has, with its error bar, against d, L and eta; a colour for each theorem."""
+    """Every quantity of PLOTTED that some run has, with its error bar, against d, L and eta; a
+    colour for each theorem.
+    """
     from matplotlib.figure import Figure
 
     from popgd.theorem.plot import BLUE, GREEN, GREY, ORANGE
@@ -119,18 +125,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if len(words) != 1 or words[0].startswith("-"):
-            raise SettingError(f"{' '.join(words) or 'nothing'} was given; one directory of runs was wanted, as in runs")
+            raise SettingError(f"{' '.join(words) or 'nothing'} was given; one directory of runs "
+"was wanted, as in runs")
         directory = Path(words[0])
         rows = rows_of(directory)
         if not rows:
-            raise SettingError(f"{directory}: no run is there or below; name the directory of a sweep")
+            raise SettingError(f"{directory}: no run is there or below; name the directory of a "
+"sweep")
         store.write(directory / CSV, table(rows).encode())
         store.write_through(directory / FIGURE, lambda file: figure(rows).savefig(file, format="png", dpi=150))
     except SettingError as error:
         print(f"popgd: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"popgd: cannot write in {words[0]} ({error.strerror}): make room, or copy the runs elsewhere", file=sys.stderr)
+        print(f"popgd: cannot write in {words[0]} ({error.strerror}): make room, or copy the runs "
+"elsewhere", file=sys.stderr)
         return 2
     show(rows)
     print(f"{len(rows)} runs; written to {directory / CSV} and {directory / FIGURE}")

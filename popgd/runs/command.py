@@ -1,7 +1,8 @@
-"""The command line: `python -m popgd.run theorem=4.1`. Everything is key=value; Hydra composes and sweeps.
+"""The command line: `python -m popgd.run theorem=4.1`. Everything is key=value; Hydra composes and
+sweeps.
 
-A thin adapter: names and values are checked against the table of settings before Hydra sees them, Hydra writes
-nothing, and whatever goes wrong becomes one line and an exit code.
+A thin adapter: names and values are checked against the table of settings before Hydra sees them,
+Hydra writes nothing, and whatever goes wrong becomes one line and an exit code.
 """
 
 import contextlib
@@ -32,7 +33,9 @@ _WATCH = Watchdog()
 
 
 def main(arguments: list[str] | None = None, alone: bool = False) -> int:
-    """Run the command line and return its exit code; alone in its process, which then is told of signals."""
+    """Run the command line and return its exit code; alone in its process, which then is told of
+    signals.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if alone:
         for number in SIGNALS:
@@ -42,13 +45,16 @@ def main(arguments: list[str] | None = None, alone: bool = False) -> int:
     except SettingError as error:
         return _say(str(error), BAD_INPUT)
     except OSError as error:
-        return _say(f"cannot read or write {error.filename} ({error.strerror}): name another directory, or make room", BAD_INPUT)
+        return _say(f"cannot read or write {error.filename} ({error.strerror}): name another "
+"directory, or make room", BAD_INPUT)
     except Exception:
         return _internal(Path("popgd-error.txt"))
 
 
 def _say(line: str, code: int) -> int:
-    """The one line that ends a run before its time, and its exit code; several processes end here, each for itself."""
+    """The one line that ends a run before its time, and its exit code; several processes end here,
+    each for itself.
+    """
     print(f"popgd: {' '.join(line.split())}", file=sys.stderr)
     if "jax" in sys.modules:
         from popgd.descent import processes
@@ -99,7 +105,8 @@ def _main(arguments: list[str], alone: bool) -> int:
         if name in given:
             if len(arguments) > 1 or not arguments[0].partition("=")[2]:
                 raise SettingError(
-                    f"{' '.join(arguments)}: {name}=DIR stands alone, the run has its settings; leave out the rest"
+                    f"{' '.join(arguments)}: {name}=DIR stands alone, the run has its settings; "
+"leave out the rest"
                 )
             if peers and name == "recheck":
                 raise SettingError("recheck is the work of one process; leave out processes")
@@ -109,7 +116,8 @@ def _main(arguments: list[str], alone: bool) -> int:
     if peers:
         if any(word.startswith(LAUNCHER) for word in arguments):
             raise SettingError(
-                "the jobs that a launcher starts are processes by themselves; leave out processes, or the launcher"
+                "the jobs that a launcher starts are processes by themselves; leave out "
+"processes, or the launcher"
             )
         _start_jax(peers)
     sweep = bool({"-m", "--multirun"} & set(arguments))
@@ -161,7 +169,8 @@ def _resume(path: Path) -> int:
         from popgd.theorem.report import restore
 
         if processes.first() and not (path / store.SETTINGS).exists():
-            raise SettingError(f"resume={path}: no run is there; name a run directory, or begin a run by theorem=...")
+            raise SettingError(f"resume={path}: no run is there; name a run directory, or begin a "
+"run by theorem=...")
         settings = processes.told(lambda: store.read(path / store.SETTINGS)) or {}
         line = own.summon(path, settings.get("theorem"), processes.told(lambda: own.read(path)))
         perform.note(line if processes.first() else "")
@@ -171,7 +180,9 @@ def _resume(path: Path) -> int:
 
 
 def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
-    """Judge what open_run opens, store and print it: its exit code. Never raises, so that a sweep goes on."""
+    """Judge what open_run opens, store and print it: its exit code. Never raises, so that a sweep
+    goes on.
+    """
     if _WATCH.signal:
         return _WATCH.code
     path = None
@@ -210,8 +221,11 @@ def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
 
 
 def _lost(path: Path | None) -> int:
-    """The end of a run one of whose processes is gone; if a signal has told this one to end too, it says so."""
-    goes_on = f"what was done is saved, continue with resume={path}, with as many processes as you like"
+    """The end of a run one of whose processes is gone; if a signal has told this one to end too, it
+    says so.
+    """
+    goes_on = (f"what was done is saved, continue with resume={path}, with as many processes as "
+"you like")
     if _WATCH.signal:
         return _last(f"{_WATCH.word}; {goes_on}", _WATCH.code)
     gone = (_WATCH.heart and _WATCH.heart.overdue()) or "another process of this run has ended"
@@ -219,20 +233,26 @@ def _lost(path: Path | None) -> int:
 
 
 def _last(line: str, code: int) -> int:
-    """The same as _say, unless the thread that watches is about to end this process and says so itself."""
+    """The same as _say, unless the thread that watches is about to end this process and says so
+    itself.
+    """
     return _say(line, code) if _WATCH.last_word() else code
 
 
 def _ended(end: guard.End) -> int:
-    """The exit code of a process whose child did its work, and the line that the child could not say."""
+    """The exit code of a process whose child did its work, and the line that the child could not
+    say.
+    """
     if end.code >= 0:
         return end.code
-    goes_on = "the same command goes on from what process 0 has saved, with as many processes as you like"
+    goes_on = ("the same command goes on from what process 0 has saved, with as many processes as "
+"you like")
     if end.relayed:
         _WATCH.signal = end.relayed
         return _say(f"{_WATCH.word}; {goes_on}", _WATCH.code)
     if end.code == -signal.SIGABRT:
-        return _say(f"JAX has ended this process, as it does where process 0 is gone (see above); {goes_on}", PEER_LOST)
+        return _say("JAX has ended this process, as it does where process 0 is gone (see above); "
+f"{goes_on}", PEER_LOST)
     return _say(f"this process was killed by signal {-end.code}; {goes_on}", 128 - end.code)
 
 
@@ -249,16 +269,20 @@ def _recheck(path: Path) -> int:
 
 
 def _start_jax(peers: config.Peers | None = None) -> None:
-    """float64, and a virtual CPU device for each core that this process may use, before JAX starts its backend.
+    """float64, and a virtual CPU device for each core that this process may use, before JAX starts
+    its backend.
 
-    Two at least: programs for one device are compiled in another way, with other roundings, than those for any more.
+    Two at least: programs for one device are compiled in another way, with other roundings, than
+    those for any more.
     """
-    gc.set_threshold(100_000, 20, 100)  # tracing makes millions of objects that live on: some 5 % of a short run
+    # tracing makes millions of objects that live on: some 5 % of a short run
+    gc.set_threshold(100_000, 20, 100)
     import jax
 
     jax.config.update("jax_enable_x64", True)
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        with contextlib.suppress(RuntimeError):  # a backend already runs, as in the second job of a sweep
+        # a backend already runs, as in the second job of a sweep
+        with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", max(2, cache.cores()))
     cache.start()
     if peers:

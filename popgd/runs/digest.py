@@ -1,17 +1,23 @@
-"""What a stored run rests on: two digests of code, versions and machine, which tell whether it still holds.
+"""What a stored run rests on: two digests of code, versions and machine, which tell whether it
+still holds.
 
-*path* guards the checkpoint and all that was measured: start, loss, law, exact engine, descent; the versions of the packages
-that numbers depend on; the processor. *verdict* guards the report: all of that and the code that judges.
+*path* guards the checkpoint and all that was measured: start, loss, law, exact engine, descent; the
+versions of the packages that numbers depend on; the processor. *verdict* guards the report: all of
+that and the code that judges.
 
-Both are of syntax trees, without docstrings, comments and positions, of popgd's files and the user's own (`code`) that the
-theorem imports, directly or not. The verdict's is of all of it. The path is what may have moved a number: all top-level
-definitions that the theorem's fields use, directly or not, but for claims, quantities, hypotheses and texts; and statements,
-which run without being used. "Uses" is read off the names in the text, and in doubt the answer is yes: of a module that is
-handed on as a value everything is used; by code that looks names up (`globals`, `importlib`) everything there is; and what a
-decorator, a base class or a function called in an assignment, of the user's or popgd's, may keep is used too. So what is left
-out of the path is code whose name no measurement knows. Not seen is a claim that changes, as it judges, what is measured later.
+Both are of syntax trees, without docstrings, comments and positions, of popgd's files and the
+user's own (`code`) that the theorem imports, directly or not. The verdict's is of all of it. The
+path is what may have moved a number: all top-level definitions that the theorem's fields use,
+directly or not, but for claims, quantities, hypotheses and texts; and statements, which run without
+being used. "Uses" is read off the names in the text, and in doubt the answer is yes: of a module
+that is handed on as a value everything is used; by code that looks names up (`globals`,
+`importlib`) everything there is; and what a decorator, a base class or a function called in an
+assignment, of the user's or popgd's, may keep is used too. So what is left out of the path is code
+whose name no measurement knows. Not seen is a claim that changes, as it judges, what is measured
+later.
 
-The command line, the screen and how a run is stored are in neither. Pictures are in the verdict's: they are written with it.
+The command line, the screen and how a run is stored are in neither. Pictures are in the verdict's:
+they are written with it.
 """
 
 import functools
@@ -32,7 +38,8 @@ from popgd.theorem.base import Theorem
 
 #: Packages that numbers depend on; those that the user's own files import are added.
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "optax", "diffrax", "equinox", "lineax", "optimistix")
-#: These bring path and judgement together: part of every path, but what judges is not because they name it.
+#: These bring path and judgement together: part of every path, but what judges is not because they
+#: name it.
 DRIVERS = ("popgd.theorem.report", "popgd.theorem.base", "popgd.runs.store")
 JUDGE = "popgd.theorem.verdict"
 _APART = (JUDGE, "popgd.claims.evidence")
@@ -42,9 +49,11 @@ _KNOWN: dict[int, tuple[Theorem, Sources, dict[str, Any]]] = {}
 
 
 def of(theorem: Theorem) -> dict[str, Any]:
-    """{"path": ..., "verdict": ..., "of": what the path's is made of, by name}; those of the first call in this process.
+    """{"path": ..., "verdict": ..., "of": what the path's is made of, by name}; those of the first
+    call in this process.
 
-    Code in no file is unknown: its digests are like no other. Raises OSError if a file cannot be read.
+    Code in no file is unknown: its digests are like no other. Raises OSError if a file cannot be
+    read.
     """
     return _known(theorem)[2]
 
@@ -127,7 +136,8 @@ def cpu() -> str:
 def devices() -> str:
     """The kind of JAX's devices, and whether there is only one.
 
-    Programs for one device are compiled in another way than those for several, whose number does not matter (`gradient`).
+    Programs for one device are compiled in another way than those for several, whose number does
+    not matter (`gradient`).
     """
     kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
     return f"{kinds}, {'one' if jax.device_count() == 1 else 'several'}"

@@ -1,4 +1,5 @@
-"""A process of a distributed run does its work in a child, so that its parent can tell the end that JAX leaves no time to tell.
+"""A process of a distributed run does its work in a child, so that its parent can tell the end that
+JAX leaves no time to tell.
 
 Where the process that coordinates a run is gone, JAX aborts the others: no handler outlives that.
 """
@@ -12,10 +13,11 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-#: How a signal reaches the child: some launchers send each signal to parent and child, and the second would end it at once.
-#: Windows has none to spare.
+#: How a signal reaches the child: some launchers send each signal to parent and child, and the
+#: second would end it at once. Windows has none to spare.
 RELAYED = {} if sys.platform == "win32" else {signal.SIGINT: signal.SIGUSR1, signal.SIGTERM: signal.SIGUSR2}
-#: Seconds from a signal to the end of a child that does not end by itself, stopped or frozen; `watchdog` takes less.
+#: Seconds from a signal to the end of a child that does not end by itself, stopped or frozen;
+#: `watchdog` takes less.
 PATIENCE = 8.5
 #: Tells a child who its parent is.
 _PARENT = "POPGD_GUARDED_BY"
@@ -23,14 +25,17 @@ _PR_SET_PDEATHSIG = 1
 
 
 class End(NamedTuple):
-    """How the child ended: its exit code, minus the signal where one killed it; and the last signal that was relayed, or 0."""
+    """How the child ended: its exit code, minus the signal where one killed it; and the last signal
+    that was relayed, or 0.
+    """
 
     code: int
     relayed: int
 
 
 def in_child(told: Callable[[int, Any], None]) -> End | None:
-    """None in the child, which goes on, its signals going to `told(signal, frame)`. Else does this command in a child: its end.
+    """None in the child, which goes on, its signals going to `told(signal, frame)`. Else does this
+    command in a child: its end.
 
     On Linux a killed parent takes its child with it. On Windows there is no child.
     """

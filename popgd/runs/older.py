@@ -1,12 +1,14 @@
 """Reports that earlier versions stored, in today's words.
 
-Beside every renaming stand the corrections that were meant: what in such a report comes out differently for a known reason.
+Beside every renaming stand the corrections that were meant: what in such a report comes out
+differently for a known reason.
 """
 
 import re
 from typing import Any
 
-#: Earlier formats that are read, and for each today's names of claims and quantities that were called otherwise.
+#: Earlier formats that are read, and for each today's names of claims and quantities that were
+#: called otherwise.
 RENAMED: dict[int, dict[str, str]] = {
     2: {
         "engines-agree-slope": "engines-agree-gradient",
@@ -17,16 +19,21 @@ RENAMED: dict[int, dict[str, str]] = {
         "shifted-loss-sampled": "engines-agree-shifted",
     }
 }
-#: What stood among the claims then and is a check of popgd itself, by today's names, and its kind; all engines-agree-* are.
+#: What stood among the claims then and is a check of popgd itself, by today's names, and its kind;
+#: all engines-agree-* are.
 SELF_CHECKS = {"reduced-dynamics": "dynamics", "projected-on-manifold": "rounding"}
-#: For each, the differences from today's reports that are meant, by the names that `recheck` gives them, and why.
+#: For each, the differences from today's reports that are meant, by the names that `recheck` gives
+#: them, and why.
 CORRECTED: dict[int, dict[str, str]] = {
     2: {
         "digests": "reports tell since format 3 what code and versions they rest on",
         r"self-check engines-agree-(slope|samples).*|trajectory\.npz (.*/)?slopes/.*": "measured since format 3",
-        "gradient-negative.*": "judged since format 3 by slopes that are sampled where the loss is made",
-        "outcome|reason": "the theorem's claims alone decide since format 3, and popgd's checks of itself are apart",
-        ".*: detectable": "the false-alarm rate has since format 3 more statistical claims to share it",
+        "gradient-negative.*": "judged since format 3 by slopes that are sampled where the loss "
+"is made",
+        "outcome|reason": "the theorem's claims alone decide since format 3, and popgd's checks "
+"of itself are apart",
+        ".*: detectable": "the false-alarm rate has since format 3 more statistical claims to "
+"share it",
     }
 }
 
@@ -37,7 +44,9 @@ def meant(name: str, stored: int) -> str | None:
 
 
 def in_todays_words(report: dict[str, Any], stored: int) -> dict[str, Any]:
-    """A report of an earlier format, with today's names for claims and quantities, and popgd's checks of itself apart."""
+    """A report of an earlier format, with today's names for claims and quantities, and popgd's
+    checks of itself apart.
+    """
     names = RENAMED[stored]
     rows = [_row(claim, names) for claim in report["claims"]]
     claims, checks = ([row for row in rows if bool(row["self_check"]) is own] for own in (False, True))

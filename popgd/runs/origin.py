@@ -1,4 +1,6 @@
-"""Where the parts of a theorem come from: its functions, the modules that they are in, and the files of those."""
+"""Where the parts of a theorem come from: its functions, the modules that they are in, and the
+files of those.
+"""
 
 import contextlib
 import functools
@@ -33,7 +35,9 @@ def _every() -> list[Theorem]:
 
 
 def functions(value: Any) -> Iterator[Any]:
-    """The functions and classes in a theorem or a field of one, inside tuples, partials and closures too."""
+    """The functions and classes in a theorem or a field of one, inside tuples, partials and
+    closures too.
+    """
     if isinstance(value, Theorem):
         yield from functions(list(vars(value).values()))
     elif isinstance(value, functools.partial):
@@ -58,8 +62,9 @@ def definitions(value: Any) -> set[tuple[str, str]]:
 
 
 def holders(theorem: Theorem) -> list[str]:
-    """The modules outside popgd that have the theorem itself: of those that its functions are in, if any, else of all; then
-    the file that Python was started with."""
+    """The modules outside popgd that have the theorem itself: of those that its functions are in,
+    if any, else of all; then the file that Python was started with.
+    """
     has = lambda value: value is theorem or (isinstance(value, tuple | list) and any(item is theorem for item in value))
     loaded = [(name, module) for name, module in list(sys.modules.items()) if not name.startswith("popgd")]
     found = {
@@ -72,7 +77,9 @@ def holders(theorem: Theorem) -> list[str]:
 
 
 def told(value: Any) -> Any:
-    """A field of a theorem as plain data that is the same in every process; of objects, their kinds."""
+    """A field of a theorem as plain data that is the same in every process; of objects, their
+    kinds.
+    """
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
     if isinstance(value, tuple | list):
@@ -90,7 +97,9 @@ def told(value: Any) -> Any:
 
 
 def _kept(function: Any) -> list[Any]:
-    """What a function has from where it was made: values that it closes over, and defaults; but for itself."""
+    """What a function has from where it was made: values that it closes over, and defaults; but for
+    itself.
+    """
     values = []
     for cell in getattr(function, "__closure__", None) or ():
         with contextlib.suppress(ValueError):  # an empty one
@@ -100,7 +109,9 @@ def _kept(function: Any) -> list[Any]:
 
 
 def name_of(module: str) -> str:
-    """The name by which a module can be imported: __main__ is the file that Python was started with."""
+    """The name by which a module can be imported: __main__ is the file that Python was started
+    with.
+    """
     main = sys.modules.get("__main__")
     if module != "__main__" or main is None:
         return module
@@ -109,7 +120,9 @@ def name_of(module: str) -> str:
 
 
 def file_of(name: str) -> Path | None:
-    """The file of a module of popgd or of the user; None for other packages, Python's own modules and what is in no file."""
+    """The file of a module of popgd or of the user; None for other packages, Python's own modules
+    and what is in no file.
+    """
     if name == "popgd" or name.startswith("popgd."):
         base = _HERE.joinpath(*name.split(".")[1:])
         return next((file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()), None)
@@ -147,7 +160,9 @@ def _installed(file: Path) -> bool:
 
 
 def cells(theorem: Theorem) -> str:
-    """The text that a theorem's functions were defined in where that is no file, cells of a notebook; empty if it is lost."""
+    """The text that a theorem's functions were defined in where that is no file, cells of a
+    notebook; empty if it is lost.
+    """
     texts: dict[str, str] = {}
     for value in [*vars(sys.modules["__main__"]).values(), theorem]:
         for function in functions(value) if isinstance(value, Theorem | FunctionType) else ():

@@ -1,4 +1,5 @@
-"""Theorems of the user's own, in files: loaded from them, and kept beside the runs that judge them."""
+"""Theorems of the user's own, in files: loaded from them, and kept beside the runs that judge them.
+"""
 
 import hashlib
 import importlib.util
@@ -20,7 +21,9 @@ TYPED = "typed.py"
 
 
 class Origin(NamedTuple):
-    """The module of a theorem, and of each file that is kept, by its name there, where it was ("" if nowhere) and its digest."""
+    """The module of a theorem, and of each file that is kept, by its name there, where it was (""
+    if nowhere) and its digest.
+    """
 
     module: str
     files: dict[str, list[str]]
@@ -47,12 +50,14 @@ def load(file: Path, module: str = "") -> dict[str, Theorem]:
     values = [item for value in vars(made).values() for item in (value if isinstance(value, tuple | list) else [value])]
     found = {value.name: value for value in values if isinstance(value, Theorem) and not origin.ours(value)}
     if not found:
-        raise SettingError(f"{file} holds no theorem: a popgd.theorem.base.Theorem was wanted, outside any function")
+        raise SettingError(f"{file} holds no theorem: a popgd.theorem.base.Theorem was wanted, "
+"outside any function")
     return found
 
 
 def keep(path: Path, theorem: Theorem) -> str:
-    """Write what the theorem is made of into the run directory, if it is not popgd's: "" or why that cannot be done, in a line.
+    """Write what the theorem is made of into the run directory, if it is not popgd's: "" or why
+    that cannot be done, in a line.
 
     What was loaded from there stays as it is.
     """
@@ -68,7 +73,8 @@ def keep(path: Path, theorem: Theorem) -> str:
     if not any(content for _, content in kept.values()):
         if theorem.name in origin.names():
             return ""
-        return f"Theorem {theorem.name} is in no file: this run cannot be gone on with or rechecked elsewhere"
+        return (f"Theorem {theorem.name} is in no file: this run cannot be gone on with or "
+"rechecked elsewhere")
     shutil.rmtree(place, ignore_errors=True)
     for name, (_, content) in kept.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -76,11 +82,14 @@ def keep(path: Path, theorem: Theorem) -> str:
     module = next((name for name in origin.holders(theorem) if name in known.files), Path(TYPED).stem)
     told = Origin(module, {name: [where, _digest(x)] for name, (where, x) in kept.items()})
     store.write(place / ORIGIN, json.dumps(told._asdict(), indent=1).encode())
-    return "" if known.known else f"Theorem {theorem.name} is in no file: it is measured anew each time; put it into one"
+    return "" if known.known else (f"Theorem {theorem.name} is in no file: it is measured anew "
+"each time; put it into one")
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """What `keep` left in a run directory, as plain data; None if nothing. Raises SettingError if it is damaged."""
+    """What `keep` left in a run directory, as plain data; None if nothing. Raises SettingError if
+    it is damaged.
+    """
     place = path / SOURCES
     if not place.exists():
         return None
@@ -90,18 +99,21 @@ def read(path: Path) -> dict[str, Any] | None:
             if _digest((place / name).read_bytes()) != kept or not isinstance(where, str):
                 raise ValueError(f"{name} is not what was kept")
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise SettingError(f"{place} is damaged ({error}): run the file that defines the theorem, with these settings") from None
+        raise SettingError(f"{place} is damaged ({error}): run the file that defines the theorem, "
+"with these settings") from None
     return told._asdict()
 
 
 def summon(path: Path, theorem: Any, kept: dict[str, Any] | None) -> str:
-    """Make the theorem of a run known, if it is not popgd's: from where it was, if nothing has changed there, else from the copy.
+    """Make the theorem of a run known, if it is not popgd's: from where it was, if nothing has
+    changed there, else from the copy.
 
     Returns a line that says which, "" for popgd's. Raises SettingError if it cannot be loaded.
     """
     if kept is None:
         if isinstance(theorem, str) and theorem not in theorems():
-            given = f"the run in {path} is of {theorem}, no theorem of popgd, and its source was not kept"
+            given = (f"the run in {path} is of {theorem}, no theorem of popgd, and its source was "
+"not kept")
             raise SettingError(f"{given}: run the file that defines it, with the same settings")
         return ""
     told = Origin(**kept)
@@ -118,7 +130,8 @@ def summon(path: Path, theorem: Any, kept: dict[str, Any] | None) -> str:
         sys.modules.pop(known.removesuffix(".py").removesuffix("/__init__").replace("/", "."), None)
     found = load(file, told.module)
     if theorem not in found:
-        raise SettingError(f"{file} holds no theorem {theorem}, but {', '.join(found)}: correct it, or name another run")
+        raise SettingError(f"{file} holds no theorem {theorem}, but {', '.join(found)}: correct "
+"it, or name another run")
     theorems()[theorem] = found[theorem]
     return line
 

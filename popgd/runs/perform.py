@@ -14,14 +14,16 @@ from popgd.runs.watchdog import Interrupted, Watchdog
 
 
 def judge(setting: Any, path: Path, stored: dict[str, Any] | None, watch: Watchdog) -> dict[str, Any]:
-    """Judge a setting, from its recorded path on, and store the report; `stored` is one that does not hold any more, if any.
+    """Judge a setting, from its recorded path on, and store the report; `stored` is one that does
+    not hold any more, if any.
 
     Raises Interrupted at a boundary after a signal, and PeerLost; what was done is then saved.
     """
     theorem = find_theorem(setting.theorem)
     parts = digest.of(theorem)["of"]
     identity = {"settings": store.settings_hash(setting.describe()), **parts}
-    processes.alike({name: value for name, value in identity.items() if name != "cpu"})  # hosts may have different ones
+    # hosts may have different ones
+    processes.alike({name: value for name, value in identity.items() if name != "cpu"})
     checkpoint = Checkpoint(path / store.CHECKPOINT, identity)
     watch.saves(checkpoint.flush)
     if processes.first():
@@ -58,17 +60,23 @@ def why(stored: dict[str, Any] | None, parts: Mapping[str, Any], checkpoint: Che
     if stored is not None:
         then = stored.get("digests", {}).get("of")
         if not isinstance(then, dict):
-            return f"the report in {path} is older, it does not tell what code it rests on: {afresh}"
+            return (f"the report in {path} is older, it does not tell what code it rests on: "
+f"{afresh}")
         changed = digest.changes(then, parts)
         if changed:
             return f"changed since the report in {path} was written: {changed}: {afresh}"
-        again = "from the recorded path" if checkpoint.parts else "and measured afresh, as no path is recorded"
-        return f"the claims' code has changed since the report in {path} was written: judged again {again}"
+        again = "from the recorded path" if checkpoint.parts else ("and measured afresh, as no "
+"path is recorded")
+        return (f"the claims' code has changed since the report in {path} was written: judged "
+f"again {again}")
     if checkpoint.before:
-        kept = f"what was done ({'; '.join(checkpoint.before.parts)}) is kept in {store.BEFORE} until the run is finished"
-        return f"changed since the run in {path} was begun: {checkpoint.before.changed}: begun afresh; {kept}"
+        kept = (f"what was done ({'; '.join(checkpoint.before.parts)}) is kept in {store.BEFORE} "
+"until the run is finished")
+        return (f"changed since the run in {path} was begun: {checkpoint.before.changed}: begun "
+f"afresh; {kept}")
     if (path / store.FORMER).exists():
-        return f"{path / store.FORMER} is older, another popgd has written it: it is not used, and the run begun afresh"
+        return (f"{path / store.FORMER} is older, another popgd has written it: it is not used, "
+"and the run begun afresh")
     return ""
 
 

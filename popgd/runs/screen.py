@@ -20,7 +20,9 @@ LONG = 60
 
 @contextlib.contextmanager
 def progress(told: Report, quiet: bool = False) -> Iterator[Report]:
-    """Bars on a terminal; elsewhere only a word about parts that take long. `told` hears it all too."""
+    """Bars on a terminal; elsewhere only a word about parts that take long. `told` hears it all
+    too.
+    """
     columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeRemainingColumn(compact=True))
     console = Console(stderr=True, quiet=quiet)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -64,7 +66,8 @@ def show(content: dict[str, Any], path: Path, stored: bool) -> None:
         console.print(_table("popgd's checks of itself", "self-check", checks))
     for claim in claims:
         if claim["outcome"] != "SUPPORTED":
-            console.print(f"{claim['id']}: {claim['outcome']}. {claim['statement']}. {claim['reason']}", markup=False)
+            console.print(f"{claim['id']}: {claim['outcome']}. {claim['statement']}. "
+f"{claim['reason']}", markup=False)
     reason = f": {content['reason']}" if content["reason"] else ""
     console.print(f"Theorem {content['theorem']}: {content['outcome']}{reason}", markup=False)
     for check in checks:
@@ -95,7 +98,8 @@ def show_differences(found: Any, path: Path) -> None:
     if found.differences:
         console.print(table)
     console.print(
-        f"{len(found.differences)} of {found.compared} texts and numbers differ by more than errors and rounding, "
+        f"{len(found.differences)} of {found.compared} texts and numbers differ by more than "
+"errors and rounding, "
         f"{found.moved} others within them; the rest are the same bit for bit",
         markup=False,
     )
@@ -103,7 +107,8 @@ def show_differences(found: Any, path: Path) -> None:
         console.print(f"a correction since then: {name}: {meant}", markup=False)
     if found.differences and found.then != found.now:
         console.print(
-            "Other code may draw other samples, whose errors and trajectory are others: recheck with the versions of then"
+            "Other code may draw other samples, whose errors and trajectory are others: recheck "
+"with the versions of then"
         )
 
 

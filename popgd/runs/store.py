@@ -1,4 +1,6 @@
-"""Run directories: settings.json, report.json, trajectory.npz and the figures, each written whole or not at all."""
+"""Run directories: settings.json, report.json, trajectory.npz and the figures, each written whole
+or not at all.
+"""
 
 import contextlib
 import hashlib
@@ -17,7 +19,8 @@ from popgd.runs import digest, older
 from popgd.problem.errors import SettingError
 from popgd.theorem.verdict import Claim, Outcome
 
-#: The number of the format of settings.json and report.json; it changes when a key changes its meaning or goes.
+#: The number of the format of settings.json and report.json; it changes when a key changes its
+#: meaning or goes.
 FORMAT = 3
 REPORT, SETTINGS, TRAJECTORY, CHECKPOINT = "report.json", "settings.json", "trajectory.npz", "path.npz"
 #: What every report.json has, and every claim in it.
@@ -41,7 +44,9 @@ def settings_hash(settings: dict[str, Any]) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """settings.json or report.json, less its format number, in today's words. Raises SettingError if it is no such file."""
+    """settings.json or report.json, less its format number, in today's words. Raises SettingError
+    if it is no such file.
+    """
     return read_stored(path)[0]
 
 
@@ -50,7 +55,8 @@ def read_stored(path: Path) -> tuple[dict[str, Any], int]:
     try:
         stored = json.loads(path.read_text())
     except OSError as error:
-        raise SettingError(f"{path} cannot be read ({error.strerror}): name a directory that holds a run") from None
+        raise SettingError(f"{path} cannot be read ({error.strerror}): name a directory that "
+"holds a run") from None
     except ValueError as error:
         raise SettingError(f"{path} is damaged, it is no JSON ({error}): name another directory") from None
     found = stored.pop("format", None) if isinstance(stored, dict) else None
@@ -59,7 +65,8 @@ def read_stored(path: Path) -> tuple[dict[str, Any], int]:
     if found != FORMAT and found not in older.RENAMED:
         which = "an older" if found < FORMAT else "a newer"
         raise SettingError(
-            f"{path} has format {found}, of {which} popgd; this one reads format {min(older.RENAMED)} to {FORMAT}: "
+            f"{path} has format {found}, of {which} popgd; this one reads format "
+f"{min(older.RENAMED)} to {FORMAT}: "
             "use the version that wrote it, or name another"
         )
     if path.name != REPORT:
@@ -68,7 +75,8 @@ def read_stored(path: Path) -> tuple[dict[str, Any], int]:
         with contextlib.suppress(KeyError, TypeError, AttributeError):  # which then is not whole
             stored = older.in_todays_words(stored, found)
     if not _whole(stored) or not isinstance(stored.get("digests", {} if found < FORMAT else None), dict):
-        raise SettingError(f"{path} is damaged: name another directory, or delete it and go on with the run by resume=")
+        raise SettingError(f"{path} is damaged: name another directory, or delete it and go on "
+"with the run by resume=")
     return stored, found
 
 
@@ -85,15 +93,18 @@ def _whole(report: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def claimed(path: Path, settings: dict[str, Any], verdict: str) -> Iterator[dict[str, Any] | None]:
-    """The run directory, ours alone inside; yields the report that is stored there of this very run, or None.
+    """The run directory, ours alone inside; yields the report that is stored there of this very
+    run, or None.
 
-    If that holds by the digest `verdict` of the code here, nothing is left to do, and nothing is locked.
-    Raises SettingError if the directory cannot be written, is in use, or holds a different run or foreign files.
+    If that holds by the digest `verdict` of the code here, nothing is left to do, and nothing is
+    locked. Raises SettingError if the directory cannot be written, is in use, or holds a different
+    run or foreign files.
     """
     with contextlib.ExitStack() as held:
         try:
             if path.exists() and not path.is_dir():
-                raise SettingError(f"{path} is a file: name a directory that is new or holds this run")
+                raise SettingError(f"{path} is a file: name a directory that is new or holds this "
+"run")
             report = _stored(path, settings)
             if not holds(report, verdict):
                 path.mkdir(parents=True, exist_ok=True)
@@ -104,7 +115,8 @@ def claimed(path: Path, settings: dict[str, Any], verdict: str) -> Iterator[dict
             if report is None and not (path / SETTINGS).exists():
                 write(path / SETTINGS, json.dumps({"format": FORMAT, **settings}, indent=1, sort_keys=True).encode())
         except OSError as error:
-            raise SettingError(f"{path} cannot be written ({error.strerror}): make room, or choose another directory") from None
+            raise SettingError(f"{path} cannot be written ({error.strerror}): make room, or "
+"choose another directory") from None
         yield report
         if holds(_stored(path, settings), verdict):  # nobody writes into it any more
             tidy(path)
@@ -122,7 +134,9 @@ def _release(path: Path, handle: int) -> None:
 
 
 def _stored(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The report, if there is one. Raises SettingError if the directory holds anything but this run."""
+    """The report, if there is one. Raises SettingError if the directory holds anything but this
+    run.
+    """
     if not (path / SETTINGS).exists():
         ours = (name.name == LOCK or name.name.endswith(PART) for name in path.iterdir()) if path.exists() else ()
         if not all(ours):  # these two are what a process killed in its first moments leaves
@@ -134,10 +148,11 @@ def _stored(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def lock(path: Path) -> int:
-    """An open file that holds the directory's lock. The lock ends with the process, however that ends, so none is stale.
+    """An open file that holds the directory's lock. The lock ends with the process, however that
+    ends, so none is stale.
 
-    It may be deleted while it is held: whoever opened the deleted file and then gets its lock sees that it has no name
-    any more, and begins again. Raises SettingError if another process holds it.
+    It may be deleted while it is held: whoever opened the deleted file and then gets its lock sees
+    that it has no name any more, and begins again. Raises SettingError if another process holds it.
     """
     while True:
         handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -147,10 +162,11 @@ def lock(path: Path) -> int:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
-            raise SettingError(f"{path} is in use by another process: wait for it, or choose another directory") from None
+            raise SettingError(f"{path} is in use by another process: wait for it, or choose "
+"another directory") from None
         except (ImportError, OSError):
-            # No locks on this system or file system: two processes would both do the work, but as each writes whole
-            # files, and the same ones, neither would leave anything but this run.
+            # No locks on this system or file system: two processes would both do the work, but as
+            # each writes whole files, and the same ones, neither would leave anything but this run.
             return handle
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(path / LOCK)):
@@ -159,14 +175,17 @@ def lock(path: Path) -> int:
 
 
 def tidy(path: Path) -> None:
-    """Delete what only an unfinished run needs. A directory that may not be changed stays as it is."""
+    """Delete what only an unfinished run needs. A directory that may not be changed stays as it is.
+    """
     with contextlib.suppress(OSError):
         for file in (path / BEFORE, path / FORMER, path / ERROR, path / LOCK, *path.glob(f".*{PART}")):
             file.unlink(missing_ok=True)
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write through a temporary file beside it: after a crash the old file or the new one is there, never half of one."""
+    """Write through a temporary file beside it: after a crash the old file or the new one is there,
+    never half of one.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         with open(temporary, "wb") as file:
@@ -206,7 +225,9 @@ def revision() -> str | None:
 
 
 def save_report(path: Path, report: Any) -> dict[str, Any]:
-    """Write trajectory, figures and at last report.json, whose digests say by what code the run is finished."""
+    """Write trajectory, figures and at last report.json, whose digests say by what code the run is
+    finished.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

@@ -18,8 +18,9 @@ from popgd.theorem.verdict import Claim, Outcome
 class Stored:
     """What a run directory holds, as `check` would have returned it but for the studies.
 
-    quantities are pairs (value, error), None where there was no finite number; path has the recorded arrays by their names in
-    trajectory.npz; figures are files by their names without .png; settings and environment are plain data.
+    quantities are pairs (value, error), None where there was no finite number; path has the
+    recorded arrays by their names in trajectory.npz; figures are files by their names without .png;
+    settings and environment are plain data.
     """
 
     theorem: str
@@ -50,7 +51,8 @@ def load(directory: str | Path) -> Stored:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, SettingError):
             raise
-        raise SettingError(f"{directory / store.REPORT} is damaged ({error!r}): name another directory") from None
+        raise SettingError(f"{directory / store.REPORT} is damaged ({error!r}): name another "
+"directory") from None
 
 
 def _whole(report: Mapping[str, Any], directory: Path) -> Stored:

@@ -1,4 +1,6 @@
-"""Hydra composes the settings, in sweeps too, and has the jobs done: here in sequence, or where a launcher sends them."""
+"""Hydra composes the settings, in sweeps too, and has the jobs done: here in sequence, or where a
+launcher sends them.
+"""
 
 import itertools
 import os
@@ -15,7 +17,8 @@ from popgd.problem.errors import SettingError, TooLarge
 
 #: Words that go to Hydra as they are: which launcher does the jobs of a sweep, and how.
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
-#: Where a launched sweep keeps its logs and the exit codes of its jobs, below the directory of its runs.
+#: Where a launched sweep keeps its logs and the exit codes of its jobs, below the directory of its
+#: runs.
 DIRECTORY, CODE, PART = ".sweep", ".code", ".part"
 _SILENT = [{"override hydra/hydra_logging": "none"}, {"override hydra/job_logging": "none"}]
 
@@ -24,7 +27,9 @@ Job = Callable[[dict[str, Any]], int]
 
 
 class Lost(Exception):
-    """Jobs of a sweep that left no exit code: killed, or still under way where a launcher sent them."""
+    """Jobs of a sweep that left no exit code: killed, or still under way where a launcher sent
+    them.
+    """
 
 
 def compose(
@@ -32,9 +37,10 @@ def compose(
 ) -> list[int]:
     """Do the job of these words, or all jobs of a sweep over them, and return their exit codes.
 
-    `job` takes the settings by name. With a launcher among the words `launched_job` does it in other processes. `check` is
-    called with those of every job of a sweep before the first begins, and raises SettingError for bad ones.
-    Raises SettingError for words that are no settings, and Lost.
+    `job` takes the settings by name. With a launcher among the words `launched_job` does it in
+    other processes. `check` is called with those of every job of a sweep before the first begins,
+    and raises SettingError for bad ones. Raises SettingError for words that are no settings, and
+    Lost.
     """
     launched = [word for word in words if word.startswith(LAUNCHER)]
     if launched and not sweep:
@@ -43,7 +49,8 @@ def compose(
     overrides = [override(word, sweep) for word in settings]
     if sweep:
         for values in combinations(settings):
-            with suppress(*[TooLarge] if launched else []):  # the machines of a launcher may be larger
+            # the machines of a launcher may be larger
+            with suppress(*[TooLarge] if launched else []):
                 check(values)
     with _scratch(settings, bool(launched)) as scratch:
         _hydra([*overrides, *launched], sweep, scratch, job, launched_job if launched else None)
@@ -51,7 +58,8 @@ def compose(
     jobs = sum(1 for _ in combinations(settings)) if sweep else 1
     if len(codes) < jobs:
         raise Lost(
-            f"{jobs - len(codes)} of {jobs} jobs left no word: killed, or still under way, where they go on by themselves "
+            f"{jobs - len(codes)} of {jobs} jobs left no word: killed, or still under way, where "
+"they go on by themselves "
             f"(logs in {scratch}); the same command, when those have ended, does what is missing"
         )
     return codes
@@ -59,7 +67,9 @@ def compose(
 
 @contextmanager
 def _scratch(settings: Sequence[str], launched: bool) -> Any:
-    """Where jobs leave their exit codes: machines that a launcher uses see the directory of the runs, not our temporary one."""
+    """Where jobs leave their exit codes: machines that a launcher uses see the directory of the
+    runs, not our temporary one.
+    """
     if not launched:
         with tempfile.TemporaryDirectory() as name:
             yield Path(name)
@@ -79,12 +89,15 @@ def leave(code: int, scratch: str) -> None:
 
 
 def override(word: str, sweep: bool) -> str:
-    """key=value with the value quoted for Hydra; in a sweep, commas outside brackets separate values."""
+    """key=value with the value quoted for Hydra; in a sweep, commas outside brackets separate
+    values.
+    """
     name, equals, value = word.partition("=")
     if not equals:
         raise SettingError(f"{word}: settings are key=value, as in theorem=4.1")
     if name not in TABLE:
-        raise SettingError(f"unknown setting {name}{nearest(name, [*TABLE, *COMMANDS, *CACHE]) or '; --help lists all'}")
+        raise SettingError("unknown setting "
+f"{name}{nearest(name, [*TABLE, *COMMANDS, *CACHE]) or '; --help lists all'}")
     values = _split(value) if sweep else [value]
     return f"{name}=" + ",".join("'" + v.replace("\\", "\\\\").replace("'", "\\'") + "'" for v in values)
 
@@ -107,7 +120,8 @@ def _split(value: str) -> list[str]:
 
 
 def _hydra(overrides: list[str], sweep: bool, scratch: Path, here: Job, elsewhere: Job | None) -> None:
-    """Compose the settings with Hydra and do each job `here`; a launcher has each done `elsewhere`."""
+    """Compose the settings with Hydra and do each job `here`; a launcher has each done `elsewhere`.
+    """
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
@@ -122,7 +136,8 @@ def _hydra(overrides: list[str], sweep: bool, scratch: Path, here: Job, elsewher
 
     job = elsewhere or here
 
-    def run(composed: Any) -> None:  # a launcher sends this function to other processes, with what it refers to
+    # a launcher sends this function to other processes, with what it refers to
+    def run(composed: Any) -> None:
         from popgd.runs import sweep
 
         plain: Any = OmegaConf.to_container(composed)

@@ -22,8 +22,8 @@ Progress = Callable[[str, int, int], None]
 class Setting:
     """One run, every setting resolved: what `check` judges and what a report stores.
 
-    `law` is what the theorem's `make_law` made. `options` are the settings that not every theorem takes, by their names on
-    the command line: setting["init"].
+    `law` is what the theorem's `make_law` made. `options` are the settings that not every theorem
+    takes, by their names on the command line: setting["init"].
     """
 
     theorem: str
@@ -53,11 +53,17 @@ class Setting:
         return key
 
     def make_optimiser(self) -> optax.GradientTransformation:
-        makers = {"sgd": optax.sgd, "momentum": lambda eta: optax.sgd(eta, momentum=0.9), "adam": optax.adam}
+        makers = {
+            "sgd": optax.sgd,
+            "momentum": lambda eta: optax.sgd(eta, momentum=0.9),
+            "adam": optax.adam,
+        }
         return makers[self.optimiser](self.eta)
 
     def describe(self) -> dict[str, Any]:
-        """All settings as plain data, by their names on the command line; the law in its own words."""
+        """All settings as plain data, by their names on the command line; the law in its own
+        words.
+        """
         own = {name: getattr(self, name) for name in COMMON}
         return {**own, **self.options, **self.law.describe()}
 
@@ -68,7 +74,9 @@ COMMON = tuple(name for name in Setting.__dataclass_fields__ if name not in ("la
 
 @runtime_checkable
 class Study(Protocol):
-    """Everything measured for one objective; what else it has is between a theorem's `study` and its claims."""
+    """Everything measured for one objective; what else it has is between a theorem's `study` and
+    its claims.
+    """
 
     @property
     def setting(self) -> Setting: ...
@@ -83,14 +91,16 @@ class Study(Protocol):
 
 @dataclass(frozen=True)
 class Theorem:
-    """One theorem: what it states, when it applies, what it predicts and how each prediction is judged.
+    """One theorem: what it states, when it applies, what it predicts and how each prediction is
+    judged.
 
     law_options names in `config.TABLE` of the settings that make the data law
-    options     those that it takes beside them and `COMMON`; `defaults` where its defaults are not the table's
+    options     those that it takes beside them and `COMMON`; `defaults` where its defaults are not
+                the table's
     make_law    the data law of all settings together; it may raise SettingError
     step_size   eta=auto for this law and L
-    study       measures for one objective and returns a `Study`; what it offers to its memory need not be measured again
-                after a break
+    study       measures for one objective and returns a `Study`; what it offers to its memory need
+                not be measured again after a break
     claims      functions from that study to evidence
     quantities  named numbers of the study: (value, error)
     targets     the values of the setting `target`; a theorem with targets is judged once for each
@@ -115,24 +125,33 @@ class Theorem:
 
 @dataclass(frozen=True)
 class Findings:
-    """The evidence, the named numbers (value, error) and the studies behind them, by suffix ('' or '@target')."""
+    """The evidence, the named numbers (value, error) and the studies behind them, by suffix ('' or
+    '@target').
+    """
 
     evidence: list[Evidence] = field(default_factory=list)
     quantities: dict[str, tuple[float, float]] = field(default_factory=dict)
     studies: dict[str, Any] = field(default_factory=dict)
 
 
-def examine(theorem: Theorem, setting: Setting, progress: Progress, memory: Memory = FORGETFUL) -> Findings:
+def examine(
+    theorem: Theorem, setting: Setting, progress: Progress, memory: Memory = FORGETFUL
+) -> Findings:
     """Measure everything the theorem's claims need and collect their evidence."""
     findings = Findings()
     chosen = setting.options.get("target")
     targets = (chosen,) if chosen else theorem.targets or ("",)
     for target in targets:
         suffix = f"@{target}" if len(targets) > 1 else ""
-        study = theorem.study(setting, theorem.objective(setting, target), progress, memory.part(target))
+        study = theorem.study(
+            setting, theorem.objective(setting, target), progress, memory.part(target)
+        )
         findings.studies[suffix] = study
         for claim in theorem.claims:
-            findings.evidence.extend(replace(e, id=e.id + suffix, source=f"{theorem.source}: {e.source}") for e in claim(study))
+            findings.evidence.extend(
+                replace(e, id=e.id + suffix, source=f"{theorem.source}: {e.source}")
+                for e in claim(study)
+            )
         for name, value in theorem.quantities(study).items():
             findings.quantities[name + suffix.replace("@", "_")] = value
     return findings
@@ -140,6 +159,12 @@ def examine(theorem: Theorem, setting: Setting, progress: Progress, memory: Memo
 
 def fits(what: str, size: float) -> None:
     """Raises TooLarge if `size` bytes, which `what` needs, exceed half the memory here."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else np.inf
+    memory = (
+        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if hasattr(os, "sysconf")
+        else np.inf
+    )
     if size > memory / 2:
-        raise TooLarge(f"{what} needs about {size / 1e9:.3g} GB, half of {memory / 1e9:.3g} is there: use less")
+        raise TooLarge(
+            f"{what} needs about {size / 1e9:.3g} GB, half of {memory / 1e9:.3g} is there: use less"
+        )

@@ -1,4 +1,6 @@
-"""The theorems that popgd knows: those of every paper that is found in `popgd.papers`, and what is added to them."""
+"""The theorems that popgd knows: those of every paper that is found in `popgd.papers`, and what is
+added to them.
+"""
 
 import functools
 import importlib
@@ -9,9 +11,14 @@ from popgd.theorem.base import Theorem
 
 @functools.cache
 def papers() -> dict[str, tuple[Theorem, ...]]:
-    """The theorems of each paper, by its title: a paper is a module of `popgd.papers` with a dict PAPER of them."""
+    """The theorems of each paper, by its title: a paper is a module of `popgd.papers` with a dict
+    PAPER of them.
+    """
     home = importlib.import_module("popgd.papers")
-    found = (importlib.import_module(f"{home.__name__}.{module.name}") for module in pkgutil.iter_modules(home.__path__))
+    found = (
+        importlib.import_module(f"{home.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(home.__path__)
+    )
     return {title: theorems for paper in found for title, theorems in paper.PAPER.items()}
 
 

@@ -1,4 +1,6 @@
-"""`check`: one theorem, one setting, one report. The Python interface and the command line both go through here."""
+"""`check`: one theorem, one setting, one report. The Python interface and the command line both go
+through here.
+"""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -23,8 +25,9 @@ _QUIET: Progress = lambda name, done, total: None
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found: the outcome, the judged claims of the theorem and popgd's checks of itself, named quantities
-    (value, error), and the studies behind them."""
+    """What `check` found: the outcome, the judged claims of the theorem and popgd's checks of
+    itself, named quantities (value, error), and the studies behind them.
+    """
 
     theorem: Theorem
     setting: Setting
@@ -48,7 +51,8 @@ class Report:
             "claims": _rows(self.claims),
             "self_checks": _rows(self.self_checks),
             "quantities": {
-                name: {"value": _plain(value), "error": _plain(error)} for name, (value, error) in self.quantities.items()
+                name: {"value": _plain(value), "error": _plain(error)}
+                for name, (value, error) in self.quantities.items()
             },
         }
 
@@ -57,7 +61,10 @@ class Report:
         made = {}
         for suffix, study in self.studies.items():
             title = f"Theorem {self.theorem.name}{' (' + suffix[1:] + ' target)' if suffix else ''}"
-            made |= {name + suffix.replace("@", "_"): figure for name, figure in study.figures(title).items()}
+            made |= {
+                name + suffix.replace("@", "_"): figure
+                for name, figure in study.figures(title).items()
+            }
         return made
 
 
@@ -96,7 +103,8 @@ def find_theorem(name: str) -> Theorem:
 def resolve(values: Mapping[str, Any]) -> Setting:
     """All settings, ranges checked and defaults filled in; `law` may be a `Law` object.
 
-    Raises SettingError: unknown names, values out of range, contradictions, settings that the theorem does not take.
+    Raises SettingError: unknown names, values out of range, contradictions, settings that the
+    theorem does not take.
     """
     values = dict(values)
     own_law = {"law": values.pop("law")} if not isinstance(values.get("law"), str | None) else {}
@@ -107,11 +115,16 @@ def resolve(values: Mapping[str, Any]) -> Setting:
     for name, value in given.items():
         # A stored run tells its L = 1 even where the theorem has no loops
         if name not in own and (name not in COMMON or (name == "L" and value != settings[name])):
-            raise SettingError(f"{name}={values[name]}: Theorem {theorem.name} does not take {name}; leave it out")
+            raise SettingError(
+                f"{name}={values[name]}: Theorem {theorem.name} does not take {name}; leave it out"
+            )
     settings |= given | own_law
     law = theorem.make_law(settings)
     if not jax.config.read("jax_enable_x64"):
-        raise SettingError('JAX has float64 off, the exact engine needs it: jax.config.update("jax_enable_x64", True)')
+        raise SettingError(
+            'JAX has float64 off, the exact engine needs it: jax.config.update("jax_enable_x64", '
+            "True)"
+        )
     if settings["eta"] is None:
         settings["eta"] = theorem.step_size(law, settings["L"])
     options = {name: settings[name] for name in theorem.options if name not in COMMON}
@@ -127,16 +140,22 @@ def restore(stored: Mapping[str, Any]) -> Setting:
         raise SettingError(f"the stored settings are damaged ({error}): {again}") from None
     if setting.describe() != stored:
         names = {**stored, **setting.describe()}
-        changed = [name for name in names if stored.get(name, ...) != setting.describe().get(name, ...)]
-        raise SettingError(f"the stored settings have been edited, or are another version's ({', '.join(changed)}): {again}")
+        changed = [
+            name for name in names if stored.get(name, ...) != setting.describe().get(name, ...)
+        ]
+        raise SettingError(
+            "the stored settings have been edited, or are another version's "
+            f"({', '.join(changed)}): {again}"
+        )
     return setting
 
 
 def check(theorem: str, *, progress: Progress = _QUIET, **values: Any) -> Report:
-    """Judge one theorem: `check("4.1", spectrum=[8, 5, 4, 2, 1], L=3)`. Settings are those of the command line.
+    """Judge one theorem: `check("4.1", spectrum=[8, 5, 4, 2, 1], L=3)`. Settings are those of the
+    command line.
 
-    `claim.exponent` is spelt claim_exponent here, and `law` may be a `Law` object. Nothing is written.
-    Raises SettingError (a ValueError) on bad settings.
+    `claim.exponent` is spelt claim_exponent here, and `law` may be a `Law` object. Nothing is
+    written. Raises SettingError (a ValueError) on bad settings.
     """
     if "claim_exponent" in values:
         values["claim.exponent"] = values.pop("claim_exponent")
@@ -144,11 +163,17 @@ def check(theorem: str, *, progress: Progress = _QUIET, **values: Any) -> Report
 
 
 def _excused(claim: Claim) -> bool:
-    """Whether the failure of a soft hypothesis may be why: of a self-check only for a disagreement."""
-    return claim.outcome is Outcome.REFUTED or (claim.outcome is Outcome.INCONCLUSIVE and not claim.self_check)
+    """Whether the failure of a soft hypothesis may be why: of a self-check only for a
+    disagreement.
+    """
+    return claim.outcome is Outcome.REFUTED or (
+        claim.outcome is Outcome.INCONCLUSIVE and not claim.self_check
+    )
 
 
-def check_setting(setting: Setting, progress: Progress = _QUIET, memory: Memory = FORGETFUL) -> Report:
+def check_setting(
+    setting: Setting, progress: Progress = _QUIET, memory: Memory = FORGETFUL
+) -> Report:
     """Judge a resolved setting. What `memory` recalls of it is not done again."""
     theorem = find_theorem(setting.theorem)
     failed = [h for h in theorem.hypotheses(setting) if not h.holds]
@@ -160,7 +185,10 @@ def check_setting(setting: Setting, progress: Progress = _QUIET, memory: Memory 
         with np.errstate(over="ignore", invalid="ignore"):  # numbers of a descent that breaks off
             findings: Findings = examine(theorem, setting, progress, memory)
     except Unresolved as error:
-        reason = f"the exact engine cannot resolve this curve ({error}): a less extreme spectrum, n or L is needed"
+        reason = (
+            f"the exact engine cannot resolve this curve ({error}): a less extreme spectrum, "
+            "n or L is needed"
+        )
         return Report(theorem, setting, Outcome.INCONCLUSIVE, reason, (), (), {}, {})
     judged = unchecked(judge(findings.evidence, setting.false_alarm))
     soft = "; ".join(f"{h.name}: {h.reason}" for h in failed if h.soft)
@@ -169,5 +197,16 @@ def check_setting(setting: Setting, progress: Progress = _QUIET, memory: Memory 
     ignored = "; ".join(f"{h.name} fails and is ignored: {h.reason}" for h in hard)
     excuses = dict.fromkeys(e.excuse for e in findings.evidence if not e.self_check)
     reason = "; ".join(part for part in (ignored, soft, *excuses) if part)
-    claims, checks = (tuple(c for c in judged if bool(c.self_check) is own) for own in (False, True))
-    return Report(theorem, setting, overall(judged), reason, claims, checks, findings.quantities, findings.studies)
+    claims, checks = (
+        tuple(c for c in judged if bool(c.self_check) is own) for own in (False, True)
+    )
+    return Report(
+        theorem,
+        setting,
+        overall(judged),
+        reason,
+        claims,
+        checks,
+        findings.quantities,
+        findings.studies,
+    )

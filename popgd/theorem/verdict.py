@@ -1,15 +1,17 @@
 """From evidence to verdicts: the only place that decides.
 
-Every claim is a gap (measured minus predicted) with a standard error and an allowance, judged by one rule:
+Every claim is a gap (measured minus predicted) with a standard error and an allowance, judged by
+one rule:
 
     threshold  = allowance + x * error,   x = z + skewness (2 z^2 + 1)/6,   z = z(false alarm)
     detectable = threshold + z(0.99) * error      the gap that would be caught with probability 0.99
     INCONCLUSIVE if detectable > resolution, else REFUTED if gap > threshold, else SUPPORTED.
 
-The false-alarm rate is that of the whole report: it is split evenly over the statistical claims, and over the
-entries of a claim that is made of many (Bonferroni). Normal approximation, or its second order where a claim states
-the skewness of its mean: that of one sample over the root of their number (Hall 1983, for studentised means), and
-Student's t where it states the degrees of freedom of its error.
+The false-alarm rate is that of the whole report: it is split evenly over the statistical claims,
+and over the entries of a claim that is made of many (Bonferroni). Normal approximation, or its
+second order where a claim states the skewness of its mean: that of one sample over the root of
+their number (Hall 1983, for studentised means), and Student's t where it states the degrees of
+freedom of its error.
 """
 
 from collections.abc import Sequence
@@ -36,7 +38,9 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Claim:
-    """A judged claim, or self-check; numbers are those of its worst entry. None where there is no finite number to tell."""
+    """A judged claim, or self-check; numbers are those of its worst entry. None where there is no
+    finite number to tell.
+    """
 
     id: str
     statement: str
@@ -54,7 +58,8 @@ class Claim:
 
 
 def z_score(tail: float) -> float:
-    """The standard normal quantile that is exceeded with probability `tail`, accurate for tiny tails.
+    """The standard normal quantile that is exceeded with probability `tail`, accurate for tiny
+    tails.
 
     Valid for 0 < tail < 1; ValueError otherwise.
     """
@@ -64,8 +69,8 @@ def z_score(tail: float) -> float:
 def student(z: Any, degrees: float) -> Any:
     """The quantile of Student's t that has the tail of the normal quantile z.
 
-    Above it by at most 1.5 % down to tails of 1e-12 from 15 degrees of freedom on; infinite for fewer than 2.
-    Source: Gaver, Kafadar, American Statistician 38 (1984) 308.
+    Above it by at most 1.5 % down to tails of 1e-12 from 15 degrees of freedom on; infinite for
+    fewer than 2. Source: Gaver, Kafadar, American Statistician 38 (1984) 308.
     """
     if degrees == np.inf:
         return z
@@ -83,7 +88,9 @@ def judge(evidence: Sequence[Evidence], false_alarm: float) -> list[Claim]:
 def _judge_one(e: Evidence, false_alarm: float) -> Claim:
     measured, error, allowance, resolution = (
         np.asarray(x, dtype=np.float64).ravel()
-        for x in np.broadcast_arrays(e.measured if np.size(e.measured) else np.nan, e.error, e.allowance, e.resolution)
+        for x in np.broadcast_arrays(
+            e.measured if np.size(e.measured) else np.nan, e.error, e.allowance, e.resolution
+        )
     )
     gap = measured - e.predicted
     gap = {"equal": abs(gap), "at least": -gap, "at most": gap}[e.sense]
@@ -98,8 +105,8 @@ def _judge_one(e: Evidence, false_alarm: float) -> Claim:
     finite = np.isfinite(gap) & np.isfinite(detectable) & (error >= 0)
     blind = ~finite | ~(detectable <= resolution)  # a resolution that is NaN sees nothing
     refuted = ~blind & (gap > threshold)
-    # The entry shown: the one furthest over its threshold, as a multiple of it, if one that can see is over it, else a blind one,
-    # else the closest.
+    # The entry shown: the one furthest over its threshold, as a multiple of it, if one that can see
+    # is over it, else a blind one, else the closest.
     with np.errstate(all="ignore"):
         share = np.nan_to_num(gap / threshold, nan=0.0, posinf=np.inf, neginf=-np.inf)
     worst = int(np.argmax(np.where(blind, -np.inf if refuted.any() else np.inf, share)))
@@ -122,9 +129,16 @@ def _judge_one(e: Evidence, false_alarm: float) -> Claim:
     }
     numbers = {name: _finite(float(values[worst])) for name, values in shown.items()}
     return Claim(
-        e.id, e.statement, e.source, e.origin, _finite(e.predicted),
-        outcome=outcome, reason=reason, self_check=e.self_check, **numbers,
-    )  # fmt: skip
+        e.id,
+        e.statement,
+        e.source,
+        e.origin,
+        _finite(e.predicted),
+        outcome=outcome,
+        reason=reason,
+        self_check=e.self_check,
+        **numbers,
+    )
 
 
 def _finite(x: float) -> float | None:
@@ -136,11 +150,16 @@ def not_applicable(claim: Claim, reason: str) -> Claim:
 
 
 def unchecked(judged: Sequence[Claim]) -> list[Claim]:
-    """The same with every SUPPORTED claim INCONCLUSIVE for whose target the slope of the loss is not known by two engines.
+    """The same with every SUPPORTED claim INCONCLUSIVE for whose target the slope of the loss is
+    not known by two engines.
 
     The target is what follows "@" in an id.
     """
-    blind = {target_of(c): c for c in judged if c.self_check == "slope" and c.outcome is Outcome.INCONCLUSIVE}
+    blind = {
+        target_of(c): c
+        for c in judged
+        if c.self_check == "slope" and c.outcome is Outcome.INCONCLUSIVE
+    }
 
     def one(claim: Claim) -> Claim:
         check = blind.get(target_of(claim))
@@ -157,10 +176,11 @@ def target_of(claim: Claim) -> str:
 
 
 def overall(judged: Sequence[Claim]) -> Outcome:
-    """NOT TRUSTED if a self-check is REFUTED; else REFUTED if any claim is, else INCONCLUSIVE if any is, else NOT APPLICABLE
-    if any claim or self-check is, else SUPPORTED.
+    """NOT TRUSTED if a self-check is REFUTED; else REFUTED if any claim is, else INCONCLUSIVE if
+    any is, else NOT APPLICABLE if any claim or self-check is, else SUPPORTED.
 
-    INCONCLUSIVE without any claim. A self-check that is INCONCLUSIVE does not count: what rests on it is `unchecked`.
+    INCONCLUSIVE without any claim. A self-check that is INCONCLUSIVE does not count: what rests on
+    it is `unchecked`.
     """
     if any(c.self_check and c.outcome is Outcome.REFUTED for c in judged):
         return Outcome.NOT_TRUSTED

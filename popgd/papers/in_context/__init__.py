@@ -1,8 +1,9 @@
 """Looped linear transformers learn multi-step gradient descent in context.
 
-Source: Gatmiry, Saunshi, Reddi, Jegelka, Kumar, arXiv 2410.08292 (2024). Its statements are judged as transcribed ("Theorem
-3.2"), beside what follows from the loss l(A) = E ||(I - S A)^L||_F^2 ("derived"); where a transcribed statement is
-contradicted by its own consequences it is a theorem of its own here, so that a reader sees which statement fails.
+Source: Gatmiry, Saunshi, Reddi, Jegelka, Kumar, arXiv 2410.08292 (2024). Its statements are judged
+as transcribed ("Theorem 3.2"), beside what follows from the loss l(A) = E ||(I - S A)^L||_F^2
+("derived"); where a transcribed statement is contradicted by its own consequences it is a theorem
+of its own here, so that a reader sees which statement fails.
 """
 
 from typing import Any
@@ -27,7 +28,10 @@ from popgd.theorem.base import Theorem
 
 __all__ = ["PAPER", "THEOREMS"]
 
-TITLE = f"{NUMBER}, Can Looped Transformers Learn to Implement Multi-step Gradient Descent for In-context Learning?"
+TITLE = (
+    f"{NUMBER}, Can Looped Transformers Learn to Implement Multi-step Gradient Descent for "
+    "In-context Learning?"
+)
 
 
 def descent_quantities(study: Study) -> dict[str, tuple[float, float]]:
@@ -48,7 +52,13 @@ def loops_quantities(study: Study) -> dict[str, tuple[float, float]]:
 
 
 def theorem(
-    largest: int, what: str, study: Any, claims: tuple[Any, ...], n: int = 50, options: tuple[str, ...] = (), **own: Any
+    largest: int,
+    what: str,
+    study: Any,
+    claims: tuple[Any, ...],
+    n: int = 50,
+    options: tuple[str, ...] = (),
+    **own: Any,
 ) -> Theorem:
     """A theorem of this paper: exact for at most `largest` loops, by default with n examples."""
     return Theorem(
@@ -70,8 +80,10 @@ THEOREMS = (
         "the loss over symmetric A",
         name="gatmiry.minimiser",
         title="among symmetric A, descent ends at u = 0, A = a* Sigma^-1",
-        statement="With Q = [[A, 0], [0, 0]] and P = [[0, 0], [u^T, 1]] the looped layer is L steps of preconditioned gradient "
-        "descent in context. Among symmetric A the population loss is least at u = 0 and A = a* Sigma^-1, where gradient descent "
+        statement="With Q = [[A, 0], [0, 0]] and P = [[0, 0], [u^T, 1]] the looped layer is L "
+        "steps of preconditioned gradient "
+        "descent in context. Among symmetric A the population loss is least at u = 0 and A = a* "
+        "Sigma^-1, where gradient descent "
         "ends; a* lies within c of 1, and 1 - a* and the least loss fall like 1/n and n^-L.",
         source=f"{NUMBER}, Theorem 3.2 among symmetric A",
         study=descents.study,
@@ -90,7 +102,8 @@ THEOREMS = (
         "the loss over matrices that are not symmetric",
         name="gatmiry.minimiser-all",
         title="the same claimed among all A: a* Sigma^-1 is a saddle for L >= 2 and large n",
-        statement="A = a* Sigma^-1, u = 0 is the global minimiser of the population loss over all A and u.",
+        statement="A = a* Sigma^-1, u = 0 is the global minimiser of the population loss over all "
+        "A and u.",
         source=f"{NUMBER}, Theorem 3.2 among all matrices, as transcribed",
         hypotheses=saddle.several,
         study=saddle.study,
@@ -101,8 +114,10 @@ THEOREMS = (
         LARGEST_L,
         "the loss over symmetric A",
         name="gatmiry.dominance",
-        title="the squared gradient is at least l^((2L-1)/L)/16, unless the loss is close to its least",
-        statement="At symmetric A, ||grad l||^2 >= l^((2L-1)/L)/16 unless l is within a small factor of the least loss; at n = "
+        title="the squared gradient is at least l^((2L-1)/L)/16, unless the loss is close to its "
+        "least",
+        statement="At symmetric A, ||grad l||^2 >= l^((2L-1)/L)/16 unless l is within a small "
+        "factor of the least loss; at n = "
         "infinity the constant 1/16 is 4 L^2 d^(-(L-1)/L) at best.",
         source=f"{NUMBER}, Theorem 3.4",
         study=flow.dominance_study,
@@ -115,7 +130,8 @@ THEOREMS = (
         n=INFINITE,
         name="gatmiry.flow",
         title="gradient flow from 0 reaches the loss xi in time xi^(-(L-1)/L)",
-        statement="At n = infinity gradient flow from A = 0 has the loss sum_i (1 + 4L(L-1) lambda_i^2 t)^(-L/(L-1)), and so "
+        statement="At n = infinity gradient flow from A = 0 has the loss sum_i (1 + 4L(L-1) "
+        "lambda_i^2 t)^(-L/(L-1)), and so "
         "reaches xi after a time of the order of xi^(-(L-1)/L), as gradient dominance says.",
         source=f"{NUMBER}, consequence of Theorem 3.4",
         hypotheses=flow.many_examples,
@@ -129,7 +145,8 @@ THEOREMS = (
         n=INFINITE,
         name="gatmiry.flow-transcribed",
         title="the same claimed with the exponent -(L-1)/(2L-1), which contradicts it",
-        statement="Gradient flow from A = 0 reaches the loss xi after a time of the order of xi^(-(L-1)/(2L-1)).",
+        statement="Gradient flow from A = 0 reaches the loss xi after a time of the order of "
+        "xi^(-(L-1)/(2L-1)).",
         source=f"{NUMBER}, Theorem 3.3, as transcribed",
         hypotheses=flow.looped,
         study=flow.flow_study,
@@ -140,8 +157,10 @@ THEOREMS = (
         LARGEST_K // 2,
         "the loss on the line A = a Sigma^-1",
         name="gatmiry.loops",
-        title="more loops at test: the median error goes to 0; loops against free steps: Catalan numbers",
-        statement="At A = a* Sigma^-1 the median error over prompts goes to 0 with the number of loops at test. The least loss "
+        title="more loops at test: the median error goes to 0; loops against free steps: Catalan "
+        "numbers",
+        statement="At A = a* Sigma^-1 the median error over prompts goes to 0 with the number of "
+        "loops at test. The least loss "
         "of L loops over that of L free steps tends to the Catalan number C_L.",
         source=f"{NUMBER}, Section 3",
         hypotheses=prompts.contracting,
@@ -154,7 +173,8 @@ THEOREMS = (
         "the loss on the line A = a Sigma^-1",
         name="gatmiry.loops-mean",
         title="the same claimed of the mean error, which diverges",
-        statement="At A = a* Sigma^-1 more loops at test than in training never raise the mean error.",
+        statement="At A = a* Sigma^-1 more loops at test than in training never raise the mean "
+        "error.",
         source=f"{NUMBER}, more loops at test, as transcribed",
         study=prompts.loops_study,
         claims=(prompts.mean_error,),
@@ -166,8 +186,10 @@ THEOREMS = (
         options=("shift",),
         name="gatmiry.ood",
         title="other covariances at test: the loss is l(diag(a* mu)); every prompt is bounded",
-        statement="At A = a* Sigma^-1 and inputs of the covariance Sigma_test the loss is l(diag(a* mu)), mu = "
-        "eig(Sigma^-1 Sigma_test); at n = infinity it goes to 0 with L iff 0 < mu < 2. On any prompt the error after T loops "
+        statement="At A = a* Sigma^-1 and inputs of the covariance Sigma_test the loss is "
+        "l(diag(a* mu)), mu = "
+        "eig(Sigma^-1 Sigma_test); at n = infinity it goes to 0 with L iff 0 < mu < 2. On any "
+        "prompt the error after T loops "
         "is at most rho^T |A^-1/2 w| |A^1/2 x_q|, rho = |I - A^1/2 S A^1/2|.",
         source=f"{NUMBER}, out of distribution",
         study=shifted.shifted_study,

@@ -1,4 +1,6 @@
-"""What the theorems of this paper share: their law, step size, checks of settings, study and reported numbers."""
+"""What the theorems of this paper share: their law, step size, checks of settings, study and
+reported numbers.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,11 +26,13 @@ INFINITE = 10**14
 MATRICES = 2**14
 #: Exact descents take at most this many steps; they stop as soon as nothing moves any more.
 LONGEST = 10**6
-#: Numbers in one sampled X at most: Monte Carlo takes fewer examples than the statement where there would be more.
+#: Numbers in one sampled X at most: Monte Carlo takes fewer examples than the statement where there
+#: would be more.
 SAMPLED_ENTRIES = 2**13
 #: A sampled second moment whose relative standard error exceeds this is not known.
 HEAVY = 0.25
-#: Nor is a loss whose exact relative standard error does. Sampled ones are 0.014 where this is 1.3; 0.02 by default.
+#: Nor is a loss whose exact relative standard error does. Sampled ones are 0.014 where this is 1.3;
+#: 0.02 by default.
 RARE = 0.125
 #: Eigenvalues of Sigma whose squares float64 holds, with room for their sums and inverses.
 SMALLEST, BIGGEST = 1e-100, 1e100
@@ -37,16 +41,19 @@ ROUNDED = 2 * UNIT
 
 
 def make_law(values: Mapping[str, Any]) -> InContext:
-    """The law that d, n and covariance (eigenvalues or matrix of Sigma) describe; an `InContext` in `law` is taken as it is.
+    """The law that d, n and covariance (eigenvalues or matrix of Sigma) describe; an `InContext` in
+    `law` is taken as it is.
 
-    Raises SettingError for a covariance that is not one, or has not d rows, or what does not fit into memory.
+    Raises SettingError for a covariance that is not one, or has not d rows, or what does not fit
+    into memory.
     """
     law, d, n, covariance = (values[name] for name in ("law", *LAW))
     if law is not None:
         clash = [name for name in LAW if name != "n" and values[name] is not None]
         if clash or not isinstance(law, InContext):
             raise SettingError(
-                f"law={type(law).__name__}: an InContext object was wanted, and no {clash[0] if clash else 'other'}"
+                f"law={type(law).__name__}: an InContext object was wanted, and no "
+                f"{clash[0] if clash else 'other'}"
             )
         return law
     if d is None:
@@ -60,30 +67,42 @@ def make_law(values: Mapping[str, Any]) -> InContext:
     lam = np.linalg.eigvalsh(law.Sigma)
     if not (lam[0] >= SMALLEST and lam[-1] <= BIGGEST):
         raise SettingError(
-            f"covariance with eigenvalues {lam[0]:.3g} to {lam[-1]:.3g}: {SMALLEST} to {BIGGEST} was wanted; rescale it"
+            f"covariance with eigenvalues {lam[0]:.3g} to {lam[-1]:.3g}: {SMALLEST} to {BIGGEST} "
+            "was wanted; rescale it"
         )
     return law
 
 
 def step_size(law: InContext, L: int) -> float:
-    """Half of 1/h, h the larger of two curvatures: of A at 0 along the identity, 2L(2L-1) m_2 lambda_max(Sigma)^2, and of u
-    where I - G = I, 2 lambda_max(Sigma)."""
-    m_2, largest = float(wishart.moments(law.n, law.d, 2)[2]), float(np.linalg.eigvalsh(law.Sigma)[-1])
+    """Half of 1/h, h the larger of two curvatures: of A at 0 along the identity, 2L(2L-1) m_2
+    lambda_max(Sigma)^2, and of u where I - G = I, 2 lambda_max(Sigma).
+    """
+    m_2, largest = (
+        float(wishart.moments(law.n, law.d, 2)[2]),
+        float(np.linalg.eigvalsh(law.Sigma)[-1]),
+    )
     return 0.5 / max(2 * L * (2 * L - 1) * m_2 * largest**2, 2 * largest)
 
 
 def objective(largest: int, what: str) -> Callable[[Setting, str], SquaredError]:
     """The function that makes the objective of a setting with at most `largest` loops.
 
-    It raises SettingError for more, and where the loss is outside the range of float64: then it says so.
+    It raises SettingError for more, and where the loss is outside the range of float64: then it
+    says so.
     """
 
     def make(setting: Setting, target: str) -> SquaredError:
         law, L = setting.law, setting.L
         if setting.steps > LONGEST:
-            raise SettingError(f"steps={setting.steps}: every step is taken, so at most {LONGEST:,} were wanted; take fewer")
+            raise SettingError(
+                f"steps={setting.steps}: every step is taken, so at most {LONGEST:,} were wanted; "
+                "take fewer"
+            )
         if largest < L:
-            raise SettingError(f"L={L}: {what} is exact for at most {largest} loops (time and memory); take L <= {largest}")
+            raise SettingError(
+                f"L={L}: {what} is exact for at most {largest} loops (time and memory); take L <= "
+                f"{largest}"
+            )
         try:
             wishart.least_loss(law.n, law.d, L)
         except ValueError as error:
@@ -96,7 +115,10 @@ def objective(largest: int, what: str) -> Callable[[Setting, str], SquaredError]
 def hypotheses(setting: Setting) -> list[Hypothesis]:
     """The data law of Section 2 and plain gradient descent."""
     reason = f"the optimiser is {setting.optimiser}, not plain sgd"
-    return [*setting.law.hypotheses(), Hypothesis("gradient descent", setting.optimiser == "sgd", reason)]
+    return [
+        *setting.law.hypotheses(),
+        Hypothesis("gradient descent", setting.optimiser == "sgd", reason),
+    ]
 
 
 @dataclass(frozen=True)
@@ -125,21 +147,34 @@ class Study:
 
 
 def sampled_law(law: InContext) -> InContext:
-    """The law with few enough examples to be sampled; the exact engine takes as many when the two are compared."""
+    """The law with few enough examples to be sampled; the exact engine takes as many when the two
+    are compared.
+    """
     return law.with_examples(max(1, min(law.n, SAMPLED_ENTRIES // law.d)))
 
 
 def heavy_tails(study: Study, worst: float, a: float) -> str:
-    """Why sampled losses and gradients at A with whitened eigenvalues up to a say nothing, or empty.
+    """Why sampled losses and gradients at A with whitened eigenvalues up to a say nothing, or
+    empty.
 
-    worst is the relative standard error of the second moment behind their standard errors: too small where the prompts that
-    carry the mean are too rare to be sampled. The exact standard error of the loss at a I tells those.
+    worst is the relative standard error of the second moment behind their standard errors: too
+    small where the prompts that carry the mean are too rare to be sampled. The exact standard error
+    of the loss at a I tells those.
     """
     if worst > HEAVY:
-        return f"heavy tails: the second moment of the gradient is known to {worst:.0%} only; take more samples"
-    rare = wishart.deviation(sampled_law(study.law).n, study.law.d, study.setting.L, a) / study.setting.samples**0.5
+        return (
+            f"heavy tails: the second moment of the gradient is known to {worst:.0%} only; "
+            "take more samples"
+        )
+    rare = (
+        wishart.deviation(sampled_law(study.law).n, study.law.d, study.setting.L, a)
+        / study.setting.samples**0.5
+    )
     if rare > RARE:
-        return f"heavy tails: prompts too rare to be sampled carry the loss, its exact standard error is {rare:.0%}; take more n"
+        return (
+            "heavy tails: prompts too rare to be sampled carry the loss, its exact standard "
+            f"error is {rare:.0%}; take more n"
+        )
     return ""
 
 

@@ -1,4 +1,6 @@
-"""What is measured for the minimiser: exact descents on A and on (A, u), and Monte Carlo ones on the full (P, Q)."""
+"""What is measured for the minimiser: exact descents on A and on (A, u), and Monte Carlo ones on
+the full (P, Q).
+"""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,8 +22,8 @@ from popgd.theorem.base import Progress, Setting
 
 #: Random symmetric starts beside 0; their eigenvalues, in whitened coordinates, are up to WIDTH a*.
 STARTS, WIDTH = 3, 1.2
-#: Monte Carlo descents at each of two batch sizes, each that many times shorter than sampled_steps: their scatter is the
-#: error of their mean.
+#: Monte Carlo descents at each of two batch sizes, each that many times shorter than sampled_steps:
+#: their scatter is the error of their mean.
 REPLICAS = 16
 #: Size of u at the start of descents on (A, u), in whitened coordinates.
 BIAS = 0.5
@@ -32,7 +34,9 @@ PROMPTS = 64
 
 
 class Descents(NamedTuple):
-    """Exact descents, recorded at `step`: A from 0 and from random starts, (A, u) from (0, BIAS e_i) for each i."""
+    """Exact descents, recorded at `step`: A from 0 and from random starts, (A, u) from (0, BIAS
+    e_i) for each i.
+    """
 
     step: Any
     A: Any  # (records, 1 + STARTS, d, d)
@@ -44,16 +48,21 @@ class Descents(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """Monte Carlo: loss and gradient at three points with the exact ones; descents from (0, BIAS e_1)."""
+    """Monte Carlo: loss and gradient at three points with the exact ones; descents from (0, BIAS
+    e_1).
+    """
 
     loss: Any  # (points, 3): mean, standard error, exact
     grad_A: Any  # (points, 3, d, d): the same
-    heavy: Any  # (points,): relative standard error of the second moment of the gradient's entries, the largest
+    # (points,): relative standard error of the second moment of the gradient's entries, the largest
+    heavy: Any
     skewness: Any  # (points, d^2 + d + 1): of those entries and of the loss
     odd: Any  # largest entry that changing the sign of w cancels, over prompts, relative
     scaling: Any  # largest relative gap between the gradient of P22 and <A, grad_A>, over prompts
     identity: Any  # largest relative gap between the transformer and its reduction, over prompts
-    ends: Any  # (2, REPLICAS, 2): tr A/d and u_1, whitened, at the end of descents of one and of twice the batch
+    # (2, REPLICAS, 2): tr A/d and u_1, whitened, at the end of descents of one and of twice the
+    # batch
+    ends: Any
     exact_end: Any  # (2,): the same of the exact descent
 
 
@@ -69,8 +78,12 @@ def advance(polynomial: exact.Polynomial, root: Any, eta: Any, A: Any, count: An
 
 
 @partial(jax.jit, static_argnames="L")
-def advance_both(polynomial: Any, form: Any, L: int, lam: Any, eta: Any, state: Any, count: Any) -> Any:
-    """The same on (A, u), A = diag(a), u along one axis, in whitened coordinates and the eigenbasis of Sigma = diag(lam)."""
+def advance_both(
+    polynomial: Any, form: Any, L: int, lam: Any, eta: Any, state: Any, count: Any
+) -> Any:
+    """The same on (A, u), A = diag(a), u along one axis, in whitened coordinates and the eigenbasis
+    of Sigma = diag(lam).
+    """
 
     def loss(state: Any) -> Any:
         return exact.loss(polynomial, state[0]) + bias.bias_loss(form, L, *state)
@@ -102,11 +115,15 @@ def starts(setting: Setting, law: InContext) -> Any:
     values = rng.uniform(0, WIDTH * wishart.a_star(n, d, L), (STARTS, 1, d))
     inverse = np.asarray(law.inverse_root)
     random = inverse @ (rotations * values) @ rotations.transpose(0, 2, 1) @ inverse
-    return jnp.asarray(np.concatenate([np.zeros((1, d, d)), (random + random.transpose(0, 2, 1)) / 2]))
+    return jnp.asarray(
+        np.concatenate([np.zeros((1, d, d)), (random + random.transpose(0, 2, 1)) / 2])
+    )
 
 
 def descend(setting: Setting, law: InContext, progress: Progress) -> Descents:
-    """The exact descents, up to `steps`, ending where nothing moves or numbers are no longer finite."""
+    """The exact descents, up to `steps`, ending where nothing moves or numbers are no longer
+    finite.
+    """
     n, d, L = law.n, law.d, setting.L
     polynomial, form = exact.polynomial(n, d, L), bias.bias_form(n, d, L)
     lam = np.linalg.eigvalsh(law.Sigma)
@@ -124,13 +141,19 @@ def descend(setting: Setting, law: InContext, progress: Progress) -> Descents:
         inside, loss, error = _recorded(polynomial, law.root, A[0])
         rows.append((step, A, np.linalg.eigvalsh(inside), loss, error, u))
         progress("exact descent", int(step), int(grid[-1]))
-        if step > 10 and np.abs(np.subtract(A, last)).max() <= STILL * np.abs(A).max() and u.max() < STILL:
+        if (
+            step > 10
+            and np.abs(np.subtract(A, last)).max() <= STILL * np.abs(A).max()
+            and u.max() < STILL
+        ):
             break
     columns = [np.stack([np.asarray(row[i]) for row in rows]) for i in range(len(rows[0]))]
     return Descents(*columns, diverged_at=diverged_at)
 
 
-def sample(setting: Setting, objective: SquaredError, law: InContext, progress: Progress, memory: Memory) -> Sampled:
+def sample(
+    setting: Setting, objective: SquaredError, law: InContext, progress: Progress, memory: Memory
+) -> Sampled:
     """The Monte Carlo half, at `sampled_law`."""
     n, d, L, dtype = law.n, law.d, setting.L, jnp.dtype(setting.dtype)
     polynomial = exact.polynomial(n, d, L)
@@ -148,7 +171,9 @@ def sample(setting: Setting, objective: SquaredError, law: InContext, progress: 
         gradients.append((mean.weights.Q[:d, :d], stderr.weights.Q[:d, :d], slope))
         heavy.append(np.max(np.asarray(stderr.square) / np.asarray(mean.square)))
         skewness.append(gradient.skewness(found))
-    ends = memory.part("ends").once(lambda: monte_carlo(setting, objective, law, progress), np.zeros(()))
+    ends = memory.part("ends").once(
+        lambda: monte_carlo(setting, objective, law, progress), np.zeros(())
+    )
     points = (np.array(losses), np.array(gradients), np.array(heavy), np.array(skewness))
     return Sampled(*points, *samplewise(setting, objective, law), ends, exact_end(setting, law))
 
@@ -157,8 +182,12 @@ def sampled_steps(setting: Setting) -> int:
     return max(1, setting.sampled_steps // REPLICAS)
 
 
-def monte_carlo(setting: Setting, objective: SquaredError, law: InContext, progress: Progress) -> Any:
-    """tr A/d and u_1 (whitened) at the ends of REPLICAS descents on (A, u) with batches of one and of two sizes."""
+def monte_carlo(
+    setting: Setting, objective: SquaredError, law: InContext, progress: Progress
+) -> Any:
+    """tr A/d and u_1 (whitened) at the ends of REPLICAS descents on (A, u) with batches of one and
+    of two sizes.
+    """
     d, dtype, root = law.d, jnp.dtype(setting.dtype), np.asarray(law.root)
     lam, R = np.linalg.eigh(law.Sigma)
     u = jnp.asarray(BIAS * R[:, 0] / np.sqrt(lam[0]), dtype)
@@ -173,7 +202,9 @@ def monte_carlo(setting: Setting, objective: SquaredError, law: InContext, progr
         batch = setting.batch * (1 + size)
         run = descent.descend(how, law, start, steps, batch, key, projected=True)
         A, u_end = root @ run.Q[-1, :d, :d] @ root, root @ run.P[-1, d, :d]
-        ends[size, replica] = np.nan if run.diverged_at is not None else (np.trace(A) / d, u_end @ R[:, 0])
+        ends[size, replica] = (
+            np.nan if run.diverged_at is not None else (np.trace(A) / d, u_end @ R[:, 0])
+        )
         progress("Monte Carlo descents", number + 1, 2 * REPLICAS)
     return ends
 
@@ -182,13 +213,18 @@ def exact_end(setting: Setting, law: InContext) -> Any:
     """What `monte_carlo` estimates."""
     n, d, L = law.n, law.d, setting.L
     lam = np.linalg.eigvalsh(law.Sigma)
-    start = (np.zeros((d, d)), BIAS * np.eye(d))  # all axes, so that one program serves both descents
+    start = (
+        np.zeros((d, d)),
+        BIAS * np.eye(d),
+    )  # all axes, so that one program serves both descents
     polynomial, form = exact.polynomial(n, d, L), bias.bias_form(n, d, L)
     a, u = advance_both(polynomial, form, L, lam, setting.eta, start, sampled_steps(setting))
     return np.array([a[0].mean(), u[0, 0]])
 
 
-def samplewise(setting: Setting, objective: SquaredError, law: InContext) -> tuple[float, float, float]:
+def samplewise(
+    setting: Setting, objective: SquaredError, law: InContext
+) -> tuple[float, float, float]:
     """The `odd`, `scaling` and `identity` of `Sampled`: they hold for every single prompt."""
     d, L = law.d, setting.L
     A, u = random_weights(setting, law)
@@ -197,7 +233,10 @@ def samplewise(setting: Setting, objective: SquaredError, law: InContext) -> tup
     def one(key: Any) -> tuple:
         prompt = law.sample(key, jnp.dtype("float64"))
         other = prompt._replace(w=-prompt.w, y=-prompt.y)
-        f, g = in_context.looped(in_context.embed(A, u), prompt, L), in_context.reduced(A, u, prompt, L)
+        f, g = (
+            in_context.looped(in_context.embed(A, u), prompt, L),
+            in_context.reduced(A, u, prompt, L),
+        )
         size = jnp.linalg.norm(prompt.w + u) * jnp.linalg.norm(prompt.x_q) + jnp.abs(g)
         both = jax.tree.map(lambda *x: jnp.stack(x), prompt, other)
         P, Q = jax.vmap(jax.grad(objective), (None, 0))(in_context.embed(Sym, jnp.zeros(d)), both)
@@ -221,8 +260,12 @@ def random_weights(setting: Setting, law: InContext) -> tuple[Any, Any]:
 
 def study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
     law = setting.law
-    found = memory.part("descents").once(lambda: descend(setting, law, progress), Descents(*range(7)))
-    seen = memory.part("sampled").once(lambda: sample(setting, objective, sampled_law(law), progress, memory), Sampled(*range(9)))
+    found = memory.part("descents").once(
+        lambda: descend(setting, law, progress), Descents(*range(7))
+    )
+    seen = memory.part("sampled").once(
+        lambda: sample(setting, objective, sampled_law(law), progress, memory), Sampled(*range(9))
+    )
     values = {f"exact/{k}": np.asarray(v) for k, v in found._asdict().items()}
     values |= {f"sampled/{k}": np.asarray(v) for k, v in seen._asdict().items()}
     return Study(setting, objective, values, pictures.minimiser)

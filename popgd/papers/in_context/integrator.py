@@ -7,18 +7,21 @@ import jax.numpy as jnp
 
 from popgd.papers.in_context import wishart_loss as exact
 
-#: Relative tolerance of the integrator in a step, and a coarser one. The errors of steps and of the interpolation between them
-#: fall with it: over all times the two losses differ by more than the finer one is wrong (2 to 5 times, measured).
+#: Relative tolerance of the integrator in a step, and a coarser one. The errors of steps and of the
+#: interpolation between them fall with it: over all times the two losses differ by more than the
+#: finer one is wrong (2 to 5 times, measured).
 INTEGRATOR, COARSE = 1e-10, 1e-9
 #: Steps at most; the default setting takes 441.
 MOST_STEPS = 10**5
 
 
 def integrate(n: int, lam: Any, L: int, times: Any, tolerance: float = INTEGRATOR) -> Any:
-    """Losses at `times` of dA/dt = -grad l from 0, in the eigenbasis of Sigma = diag(lam), by diffrax in
-    log(1 + t/unit), unit the time scale of the fastest: without it the steps run out where that is far from 1.
+    """Losses at `times` of dA/dt = -grad l from 0, in the eigenbasis of Sigma = diag(lam), by
+    diffrax in log(1 + t/unit), unit the time scale of the fastest: without it the steps run out
+    where that is far from 1.
 
-    What is integrated is b = 1 - lam a, which goes to 0 and is wanted to a relative precision. NaN where the steps run out.
+    What is integrated is b = 1 - lam a, which goes to 0 and is wanted to a relative precision. NaN
+    where the steps run out.
     """
     import diffrax  # slow to import, and no other theorem needs it
 

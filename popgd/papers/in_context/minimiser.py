@@ -1,4 +1,6 @@
-"""Claims about the minimiser among symmetric A: the forward pass, u = 0, a*, its bracket and its laws for many examples."""
+"""Claims about the minimiser among symmetric A: the forward pass, u = 0, a*, its bracket and its
+laws for many examples.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +19,8 @@ from popgd.papers.in_context.descents import REPLICAS, WIDTH, sampled_steps
 FORWARD = 1e-12
 #: The limits of descent, as the statement is tested.
 ARRIVED = 1e-8
-#: With fewer steps than this over the slowest rate, a descent that seems to stand still need not have ended: tiny steps.
+#: With fewer steps than this over the slowest rate, a descent that seems to stand still need not
+#: have ended: tiny steps.
 SETTLED = 1.0
 #: A gradient or a loss must agree this closely: half of what a forgotten factor 2 does.
 ENGINES = 0.25
@@ -28,12 +31,21 @@ PROPORTIONAL, RATIOS = 256, (Fraction(1, 10), Fraction(1))
 
 
 def forward(study: Study) -> Iterator[Evidence]:
-    """Row 1: the transformer is gradient descent in context; which gradients vanish, and which do not."""
+    """Row 1: the transformer is gradient descent in context; which gradients vanish, and which do
+    not.
+    """
     L, values = study.setting.L, study.values
-    common = {"predicted": 0.0, "error": 0.0, "resolution": 1e-10, "statistical": False, "origin": "derived"}
+    common = {
+        "predicted": 0.0,
+        "error": 0.0,
+        "resolution": 1e-10,
+        "statistical": False,
+        "origin": "derived",
+    }
     yield Evidence(
         "forward-descent",
-        f"TF_L = (w + u)^T (I - (I - SA)^L) x_q for every prompt, A not symmetric, u not 0, L = {L}",
+        "TF_L = (w + u)^T (I - (I - SA)^L) x_q for every prompt, A not symmetric, u not 0, L = "
+        f"{L}",
         "Section 2",
         measured=float(values["sampled/identity"]),
         allowance=FORWARD,
@@ -42,7 +54,8 @@ def forward(study: Study) -> Iterator[Evidence]:
     )
     yield Evidence(
         "odd-gradient-zero",
-        "At u = 0 the gradients of P12, P21 (that is u), Q12 and Q21 of the prompts (X, w) and (X, -w) cancel: their population "
+        "At u = 0 the gradients of P12, P21 (that is u), Q12 and Q21 of the prompts (X, w) and "
+        "(X, -w) cancel: their population "
         "gradient is 0",
         "derived: Z -> diag(1, ..., 1, -1) Z is a symmetry",
         measured=float(values["sampled/odd"]),
@@ -52,7 +65,8 @@ def forward(study: Study) -> Iterator[Evidence]:
     )
     yield Evidence(
         "scale-gradient",
-        "At u = 0 the gradient of P22 is <A, grad_A> for every prompt: P22 = 1 is frozen, not invariant",
+        "At u = 0 the gradient of P22 is <A, grad_A> for every prompt: P22 = 1 is frozen, not "
+        "invariant",
         "derived: the output depends on the product P22 A",
         measured=float(values["sampled/scaling"]),
         allowance=FORWARD,
@@ -62,15 +76,28 @@ def forward(study: Study) -> Iterator[Evidence]:
 
 
 def engines(study: Study) -> Iterator[Evidence]:
-    """Monte Carlo on the full (P, Q) against the exact polynomial: loss, gradient, descent on (A, u)."""
+    """Monte Carlo on the full (P, Q) against the exact polynomial: loss, gradient, descent on (A,
+    u).
+    """
     values, n = study.values, sampled_law(study.law).n
     loss, grad = values["sampled/loss"], values["sampled/grad_A"]
     few = sampled_law(study.law)
-    heavy = heavy_tails(study, float(values["sampled/heavy"].max()), WIDTH * wishart.a_star(few.n, few.d, study.setting.L))
-    common = {"predicted": 0.0, "allowance": 0.0, "origin": "derived", "excuse": heavy, "self_check": "engines"}
+    heavy = heavy_tails(
+        study,
+        float(values["sampled/heavy"].max()),
+        WIDTH * wishart.a_star(few.n, few.d, study.setting.L),
+    )
+    common = {
+        "predicted": 0.0,
+        "allowance": 0.0,
+        "origin": "derived",
+        "excuse": heavy,
+        "self_check": "engines",
+    }
     yield Evidence(
         "engines-agree-loss",
-        f"The sampled loss of the transformer is the polynomial of Wishart moments, at three A with n = {n}: relative gap",
+        "The sampled loss of the transformer is the polynomial of Wishart moments, at three A "
+        f"with n = {n}: relative gap",
         "derived: exact moments",
         measured=(loss[:, 0] - loss[:, 2]) / loss[:, 2],
         error=loss[:, 1] / loss[:, 2],
@@ -82,7 +109,8 @@ def engines(study: Study) -> Iterator[Evidence]:
     scale = np.abs(grad[:, 2]).max(axis=(1, 2))[:, None, None]
     yield Evidence(
         "engines-agree-gradient-A",
-        f"The sampled gradient of A is that of the polynomial, entry by entry, at three A with n = {n}: relative gap",
+        "The sampled gradient of A is that of the polynomial, entry by entry, at three A with n "
+        f"= {n}: relative gap",
         "derived: exact moments",
         measured=(grad[:, 0] - grad[:, 2]) / scale,
         error=grad[:, 1] / scale,
@@ -95,17 +123,27 @@ def engines(study: Study) -> Iterator[Evidence]:
     scatter = values["sampled/ends"].std(axis=1, ddof=1) / REPLICAS**0.5
     bias = 2 * (once - twice)
     wanted = values["sampled/exact_end"]
-    excuse = "" if np.isfinite(once + twice).all() else "a Monte Carlo descent left the finite numbers: take a smaller eta"
-    excuse = excuse or ("" if scatter.all() else "the Monte Carlo descents differ by less than rounding: take a larger eta")
+    excuse = (
+        ""
+        if np.isfinite(once + twice).all()
+        else "a Monte Carlo descent left the finite numbers: take a smaller eta"
+    )
+    excuse = excuse or (
+        ""
+        if scatter.all()
+        else "the Monte Carlo descents differ by less than rounding: take a larger eta"
+    )
     yield Evidence(
         "engines-agree-descent-A",
-        f"Monte Carlo descent on (A, u), n = {n}, follows the exact one: tr A/d and u after {sampled_steps(study.setting)} "
+        f"Monte Carlo descent on (A, u), n = {n}, follows the exact one: tr A/d and u after "
+        f"{sampled_steps(study.setting)} "
         "steps, less the bias of noise, from two batch sizes",
         "derived: exact moments",
         measured=(2 * twice - once - wanted) / np.abs(wanted),
         error=np.hypot(scatter[0], 2 * scatter[1]) / np.abs(wanted),
         resolution=ENGINES,
-        reason="scatter of the descents, by Student's t; half the measured bias, for its next order",
+        reason="scatter of the descents, by Student's t; half the measured bias, for its next "
+        "order",
         degrees=REPLICAS - 1,
         excuse=excuse,
         predicted=0.0,
@@ -116,23 +154,33 @@ def engines(study: Study) -> Iterator[Evidence]:
 
 
 def rates(study: Study) -> tuple[float, float]:
-    """The part of its slowest error that descent takes away in a step next to (a* Sigma^-1, 0): of A, and of u."""
+    """The part of its slowest error that descent takes away in a step next to (a* Sigma^-1, 0): of
+    A, and of u.
+    """
     n, d, L = study.sizes
     lam, a = float(np.linalg.eigvalsh(study.law.Sigma)[0]), wishart.minimiser(n, d, L)
     m = wishart.moments(n, d, 2 * L)
-    h = float(2 * L * (2 * L - 1) * sum(comb(2 * L - 2, j) * (-a) ** j * m[j + 2] for j in range(2 * L - 1)))
+    h = float(
+        2
+        * L
+        * (2 * L - 1)
+        * sum(comb(2 * L - 2, j) * (-a) ** j * m[j + 2] for j in range(2 * L - 1))
+    )
     if d > 1:
         h = min(h, wishart.hessian(n, d, L, a).h_sym)
     # u^T H u: H = E (I - (I - aS)^L)^2 is a multiple of I
-    H = float(sum((comb(2 * L, j) - 2 * comb(L, j)) * (-a) ** j * m[j] for j in range(2 * L + 1)) + 1)
+    H = float(
+        sum((comb(2 * L, j) - 2 * comb(L, j)) * (-a) ** j * m[j] for j in range(2 * L + 1)) + 1
+    )
     return study.setting.eta * lam**2 * h, study.setting.eta * lam * 2 * H
 
 
 def moving(gaps: np.ndarray, taken: float) -> bool:
-    """Whether the last of the recorded gaps is not where descent ends; `taken` is the steps times the slowest rate.
+    """Whether the last of the recorded gaps is not where descent ends; `taken` is the steps times
+    the slowest rate.
 
-    The error that is left falls by the same factor in equal numbers of steps; between records they grow by a third each time.
-    A single record, of a descent that broke off at once, is not its end.
+    The error that is left falls by the same factor in equal numbers of steps; between records they
+    grow by a third each time. A single record, of a descent that broke off at once, is not its end.
     """
     last, before = gaps[-1].max(), gaps[-2].max() if len(gaps) > 1 else np.inf
     return bool(last > ARRIVED and (last < 0.99 * before or taken < SETTLED))
@@ -143,17 +191,25 @@ def arrival(study: Study) -> Iterator[Evidence]:
     n, d, L = study.sizes
     values, step = study.values, int(study.values["exact/step"][-1])
     diverged = int(values["exact/diverged_at"])
-    excuse = f"the exact descent left the finite numbers before step {diverged}: take a smaller eta" if diverged >= 0 else ""
+    excuse = (
+        f"the exact descent left the finite numbers before step {diverged}: take a smaller eta"
+        if diverged >= 0
+        else ""
+    )
     root = np.asarray(study.law.root)
     A = root @ values["exact/A"] @ root - wishart.a_star(n, d, L) * np.eye(d)
     gaps = np.abs(A).max(axis=(2, 3)) / wishart.a_star(n, d, L)
     rate_A, rate_u = rates(study)
-    late = f"still moving after step {step:,}: take more steps" if moving(gaps, step * rate_A) else ""
+    late = (
+        f"still moving after step {step:,}: take more steps" if moving(gaps, step * rate_A) else ""
+    )
     yield Evidence(
         "minimiser-symmetric",
         f"Gradient descent on symmetric A from 0 and from random starts ends at a* Sigma^-1, a* = "
-        f"{wishart.a_star(n, d, L):.16g}: largest entry of Sigma^1/2 A Sigma^1/2/a* - I at step {step}",
-        "Theorem 3.2 for symmetric A; that the minimiser is a multiple of I is numerical for L >= 2",
+        f"{wishart.a_star(n, d, L):.16g}: largest entry of Sigma^1/2 A Sigma^1/2/a* - I at step "
+        f"{step}",
+        "Theorem 3.2 for symmetric A; that the minimiser is a multiple of I is numerical for L >= "
+        "2",
         predicted=0.0,
         measured=gaps[-1],
         error=0.0,
@@ -190,7 +246,8 @@ def local(study: Study) -> Iterator[Evidence]:
     h = wishart.hessian(n, d, L, wishart.minimiser(n, d, L))
     yield Evidence(
         "minimiser-local",
-        f"The Hessian at a* I is positive on symmetric matrices: h_tr = {h.h_tr:.10g}, h_sym = {h.h_sym:.10g}; over their sum",
+        f"The Hessian at a* I is positive on symmetric matrices: h_tr = {h.h_tr:.10g}, h_sym = "
+        f"{h.h_sym:.10g}; over their sum",
         "derived: exact rational numbers",
         predicted=2 * ROUNDED,
         measured=np.array([h.h_tr, h.h_sym]) / (abs(h.h_tr) + abs(h.h_sym)),
@@ -216,7 +273,8 @@ def bracket(study: Study) -> Iterator[Evidence]:
         n = 10 ** len(str(n))
     yield Evidence(
         "minimiser-bracket",
-        f"(1 - c) Sigma^-1 <= A <= (1 + c) Sigma^-1 at n = {n:.0e}, c = {bracket_width(n, d, L):.4g}: |1 - a*|/c",
+        f"(1 - c) Sigma^-1 <= A <= (1 + c) Sigma^-1 at n = {n:.0e}, c = "
+        f"{bracket_width(n, d, L):.4g}: |1 - a*|/c",
         "Theorem 3.2, as transcribed; empty (c > 1) at smaller n",
         predicted=1.0,
         measured=abs(1 - wishart.a_star(n, d, L)) / bracket_width(n, d, L),
@@ -230,9 +288,11 @@ def bracket(study: Study) -> Iterator[Evidence]:
 
 
 def gaussian_trace(d: int, k: int) -> int:
-    """E tr H^k of the symmetric Gaussian matrix E H_ab H_ce = 1_ac 1_be + 1_ae 1_bc, the limit of sqrt(n) (S - I).
+    """E tr H^k of the symmetric Gaussian matrix E H_ab H_ce = 1_ac 1_be + 1_ae 1_bc, the limit of
+    sqrt(n) (S - I).
 
-    E[tr H^k R] = (k-1) E[tr H^{k-2} R] + sum_{l=0}^{k-2} E[tr H^l tr H^{k-2-l} R] + sum_{m in R} 2m E[tr H^{k+m-2} R/tr H^m]
+    E[tr H^k R] = (k-1) E[tr H^{k-2} R] + sum_{l=0}^{k-2} E[tr H^l tr H^{k-2-l} R] + sum_{m in R} 2m
+    E[tr H^{k+m-2} R/tr H^m]
     """
 
     @cache
@@ -257,7 +317,13 @@ def asymptotics(study: Study) -> Iterator[Evidence]:
     _, d, L = study.sizes
     n = MANY * d
     kappa = {1: Fraction(d + 1), 2: Fraction(3 * d * d + 8 * d + 9, 3 * (d + 1))}.get(L)
-    exact = {"statistical": False, "origin": "derived", "predicted": 1.0, "error": 1e-12, "resolution": 1e-4}
+    exact = {
+        "statistical": False,
+        "origin": "derived",
+        "predicted": 1.0,
+        "error": 1e-12,
+        "resolution": 1e-4,
+    }
     if kappa is not None:
         rate = [float((1 - wishart.minimiser(m, d, L)) * m / kappa) for m in (n, 4 * n)]
         yield Evidence(
@@ -273,7 +339,8 @@ def asymptotics(study: Study) -> Iterator[Evidence]:
     ratio = [wishart.least_loss(m, d, L) / constant * float(m) ** L for m in (n, 4 * n)]
     yield Evidence(
         "least-loss-rate",
-        f"The least loss is {constant}/n^{L} for large n, E tr H^{2 * L} of a symmetric Gaussian matrix: ratio at n = {n:.0e}",
+        f"The least loss is {constant}/n^{L} for large n, E tr H^{2 * L} of a symmetric Gaussian "
+        f"matrix: ratio at n = {n:.0e}",
         "derived: sqrt(n) (S - I) -> H",
         measured=ratio[0],
         allowance=2 * abs(ratio[0] - ratio[1]),
@@ -281,10 +348,16 @@ def asymptotics(study: Study) -> Iterator[Evidence]:
         **exact,
     )
     size = PROPORTIONAL * L
-    gaps = np.array([[wishart.a_star(int(m / y), m, L) - float(1 / (1 + y)) for y in RATIOS] for m in (size, 4 * size)])
+    gaps = np.array(
+        [
+            [wishart.a_star(int(m / y), m, L) - float(1 / (1 + y)) for y in RATIOS]
+            for m in (size, 4 * size)
+        ]
+    )
     yield Evidence(
         "proportional-limit",
-        f"a* -> 1/(1 + d/n) for d/n = 1/10 and 1: its error falls fourfold from d = {size} to {4 * size}",
+        f"a* -> 1/(1 + d/n) for d/n = 1/10 and 1: its error falls fourfold from d = {size} to "
+        f"{4 * size}",
         "derived: Marchenko-Pastur",
         measured=gaps[0] / gaps[1] / 4,
         allowance=0.15,

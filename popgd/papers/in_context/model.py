@@ -1,4 +1,5 @@
-"""Linear regression in context: data law, looped linear attention and squared loss, as pure functions on one prompt.
+"""Linear regression in context: data law, looped linear attention and squared loss, as pure
+functions on one prompt.
 
     d, n, L      features, examples in the context, loops;   D = d + 1 rows, N = n + 1 tokens
     X, x_q, w    inputs and query ~ N(0, Sigma), task ~ N(0, Sigma^{-1});   y = X^T w, no noise
@@ -33,10 +34,15 @@ class Prompt(NamedTuple):
     x_q: Float[Array, " d"]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["root", "inverse_root"], meta_fields=["n", "covariance"])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["root", "inverse_root"],
+    meta_fields=["n", "covariance"],
+)
 @dataclass(frozen=True, eq=False)
 class InContext:
-    """x ~ N(0, Sigma) for n examples and the query, w ~ N(0, Sigma^{-1}): w . x has the same law for every Sigma.
+    """x ~ N(0, Sigma) for n examples and the query, w ~ N(0, Sigma^{-1}): w . x has the same law
+    for every Sigma.
 
     Build it with `InContext.gaussian`. n need not fit into memory unless it is sampled from.
     """
@@ -47,15 +53,21 @@ class InContext:
     inverse_root: Float[Array, "d d"]
 
     @classmethod
-    def gaussian(cls, d: int, n: int, covariance: Sequence | Float[np.ndarray, "..."] | None = None) -> "InContext":
+    def gaussian(
+        cls, d: int, n: int, covariance: Sequence | Float[np.ndarray, "..."] | None = None
+    ) -> "InContext":
         """Sigma is I, diagonal with these d eigenvalues, or this (d, d) matrix.
 
-        Raises ValueError unless d and n are whole numbers >= 1 and Sigma is symmetric positive definite.
+        Raises ValueError unless d and n are whole numbers >= 1 and Sigma is symmetric positive
+        definite.
         """
         d, n = whole(d=d, n=n)
         given = np.ones(d) if covariance is None else np.asarray(covariance, dtype=np.float64)
         if given.shape not in ((d,), (d, d)):
-            raise ValueError(f"got a covariance of shape {given.shape}, wanted {d} eigenvalues or a ({d}, {d}) matrix: change d")
+            raise ValueError(
+                f"got a covariance of shape {given.shape}, wanted {d} eigenvalues or a ({d}, {d}) "
+                "matrix: change d"
+            )
         root = square_root(np.diag(given) if given.ndim == 1 else given)
         rows: Any = given.tolist()
         exact = tuple(rows) if given.ndim == 1 else tuple(tuple(row) for row in rows)
@@ -81,7 +93,11 @@ class InContext:
         return Prompt(x[:, :-1], w, x[:, :-1].T @ w, x[:, -1])
 
     def hypotheses(self) -> list[Hypothesis]:
-        return [Hypothesis("Gaussian data", True, "x ~ N(0, Sigma) and w ~ N(0, Sigma^{-1}) by construction")]
+        return [
+            Hypothesis(
+                "Gaussian data", True, "x ~ N(0, Sigma) and w ~ N(0, Sigma^{-1}) by construction"
+            )
+        ]
 
     def describe(self) -> dict[str, object]:
         rows = [list(row) if isinstance(row, tuple) else row for row in self.covariance]
@@ -95,7 +111,9 @@ def tokens(prompt: Prompt) -> Float[Array, "D N"]:
 
 
 def layer(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
-    """Z <- Z - (1/n) P Z M Z^T Q Z: linear attention, M = diag(1, ..., 1, 0) as the query is not a key."""
+    """Z <- Z - (1/n) P Z M Z^T Q Z: linear attention, M = diag(1, ..., 1, 0) as the query is not a
+    key.
+    """
     keys = Z[:, :-1]
     return Z - (weights.P @ (keys @ keys.T) @ weights.Q) @ Z / keys.shape[1]
 
@@ -103,15 +121,19 @@ def layer(weights: Weights, Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
 def looped(weights: Weights, prompt: Prompt, L: int) -> Float[Array, ""]:
     """The prediction TF_L = -[Z_L]_{d+1, n+1} of the same layer applied L times.
 
-    Where P and Q are `embed(A, u)` it is (w + u)^T (I - (I - S A)^L) x_q, S = X X^T/n: with u = 0 that is L steps of
-    gradient descent from 0 on the least squares of the context, preconditioned by A^T.
-    Source: arXiv 2410.08292, Section 2; the reduction is derived.
+    Where P and Q are `embed(A, u)` it is (w + u)^T (I - (I - S A)^L) x_q, S = X X^T/n: with u = 0
+    that is L steps of gradient descent from 0 on the least squares of the context, preconditioned
+    by A^T. Source: arXiv 2410.08292, Section 2; the reduction is derived.
     """
-    Z, _ = jax.lax.scan(lambda Z, _: (layer(weights, Z), None), tokens(prompt), length=L, unroll=min(L, UNROLL))
+    Z, _ = jax.lax.scan(
+        lambda Z, _: (layer(weights, Z), None), tokens(prompt), length=L, unroll=min(L, UNROLL)
+    )
     return -Z[-1, -1]
 
 
-def reduced(A: Float[Array, "d d"], u: Float[Array, " d"], prompt: Prompt, L: int) -> Float[Array, ""]:
+def reduced(
+    A: Float[Array, "d d"], u: Float[Array, " d"], prompt: Prompt, L: int
+) -> Float[Array, ""]:
     """The same without the transformer: (w + u)^T (x_q - g), g = (I - S A)^L x_q."""
 
     def step(g: Float[Array, " d"], _: None) -> tuple[Float[Array, " d"], None]:
@@ -131,11 +153,13 @@ def embed(A: Float[Array, "d d"], u: Float[Array, " d"]) -> Weights:
 
 @dataclass(frozen=True)
 class Support:
-    """What the paper trains: {embed(A, u)}; the coordinates are the d^2 entries of A and the d of u.
+    """What the paper trains: {embed(A, u)}; the coordinates are the d^2 entries of A and the d of
+    u.
 
-    Descent along it is descent on A and u, all else frozen. Departs: it is no invariant set of descent on all of (P, Q).
-    At u = 0 the law of w is even, so the gradients of P12, P21, Q12 and Q21 are 0; but that of P22 is <A, grad_A>, and for
-    L >= 2 those of P11 and Q22 are not 0 either. Without the projection descent leaves the support.
+    Descent along it is descent on A and u, all else frozen. Departs: it is no invariant set of
+    descent on all of (P, Q). At u = 0 the law of w is even, so the gradients of P12, P21, Q12 and
+    Q21 are 0; but that of P22 is <A, grad_A>, and for L >= 2 those of P11 and Q22 are not 0 either.
+    Without the projection descent leaves the support.
     """
 
     d: int

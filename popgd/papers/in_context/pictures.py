@@ -28,7 +28,9 @@ def minimiser(study: Any, title: str) -> dict[str, Any]:
     n, d, L = study.sizes
     values = study.values
     step, a = values["exact/step"], wishart.a_star(n, d, L)
-    first, axes = panel(title, "gradient step t + 1", r"eigenvalues of $\Sigma^{1/2} A_t \Sigma^{1/2}$")
+    first, axes = panel(
+        title, "gradient step t + 1", r"eigenvalues of $\Sigma^{1/2} A_t \Sigma^{1/2}$"
+    )
     axes.semilogx(step + 1, values["exact/eigenvalues"], color=BLUE, lw=1.2)
     axes.axhline(a, ls="--", color=GREY, label=f"a* = {a:.10g}")
     axes.legend(fontsize=8)
@@ -77,7 +79,14 @@ def flow(study: Any, title: str) -> dict[str, Any]:
     lam = jnp.asarray(np.linalg.eigvalsh(study.law.Sigma))
     figure, axes = panel(title, "time t", "population loss")
     axes.loglog(t[1:], loss[1:], color=BLUE, lw=2, label="gradient flow")
-    axes.loglog(t[1:], exact.flow_loss_infinite(lam, L, jnp.asarray(t[1:])), ":", color=ORANGE, lw=2, label="n = infinity")
+    axes.loglog(
+        t[1:],
+        exact.flow_loss_infinite(lam, L, jnp.asarray(t[1:])),
+        ":",
+        color=ORANGE,
+        lw=2,
+        label="n = infinity",
+    )
     axes.legend(fontsize=8)
     return {"flow": figure}
 

@@ -17,7 +17,8 @@ from popgd.theorem.base import Progress, Setting
 
 #: Prompts whose errors are followed over loops; their share is known to 1/sqrt(4 PROMPTS).
 PROMPTS = 4096
-#: Loops at which those errors are read; the mean is exact up to MEAN_LOOPS, as 2T moments are needed.
+#: Loops at which those errors are read; the mean is exact up to MEAN_LOOPS, as 2T moments are
+#: needed.
 LOOPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 1024, 10**4, 10**6)
 MEAN_LOOPS = 50
 #: An error counts as gone below this, or this share of that after one loop where that is smaller.
@@ -27,32 +28,44 @@ WIDE, LONG = 10**6, 10**8
 
 
 def wishart_spectra(rng: np.random.Generator, n: int, d: int, count: int) -> tuple[Any, Any]:
-    """Eigenvalues and eigenvectors of `count` whitened S: by Bartlett's triangle for n >= d, whatever n is."""
+    """Eigenvalues and eigenvectors of `count` whitened S: by Bartlett's triangle for n >= d,
+    whatever n is.
+    """
     if n < d:
         X = rng.normal(size=(count, d, n))
         return np.linalg.eigh(X @ X.transpose(0, 2, 1) / n)
     T = np.tril(rng.normal(size=(count, d, d)), -1)
-    T[:, np.arange(d), np.arange(d)] = np.sqrt(rng.chisquare(n - np.arange(d, dtype=float), (count, d)))
+    T[:, np.arange(d), np.arange(d)] = np.sqrt(
+        rng.chisquare(n - np.arange(d, dtype=float), (count, d))
+    )
     T /= float(n) ** 0.5
     return np.linalg.eigh(T @ T.transpose(0, 2, 1))
 
 
-def loops_study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
-    """The mean error (exact) and the errors of sampled prompts at A = a* Sigma^-1 against the number of test loops."""
+def loops_study(
+    setting: Setting, objective: SquaredError, progress: Progress, memory: Memory
+) -> Study:
+    """The mean error (exact) and the errors of sampled prompts at A = a* Sigma^-1 against the
+    number of test loops.
+    """
     n, d, L = setting.law.n, setting.law.d, setting.L
     a = wishart.a_star(n, d, L)
     progress("prompts", 0, 1)
     rng = np.random.default_rng([setting.seed, 12])
     s, V = wishart_spectra(rng, n, d, PROMPTS)
     left, right = (np.einsum("pij,pi->pj", V, rng.normal(size=(PROMPTS, d))) for _ in range(2))
-    with np.errstate(over="ignore", invalid="ignore"):  # prompts that diverge: inf, and not below anything
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # prompts that diverge: inf, and not below anything
         errors = np.stack([np.abs(np.sum(left * right * (1 - a * s) ** T, axis=1)) for T in LOOPS])
     values = {"loops": np.array(LOOPS), "errors": errors, "mean": np.array(mean_errors(n, d, a))}
     return Study(setting, objective, values, pictures.loops)
 
 
 def mean_errors(n: int, d: int, a: float) -> list[float]:
-    """The mean squared error after 1, 2, ... loops, exact, to where all that was gained is lost again, or to MEAN_LOOPS."""
+    """The mean squared error after 1, 2, ... loops, exact, to where all that was gained is lost
+    again, or to MEAN_LOOPS.
+    """
     mean = []
     with contextlib.suppress(ValueError):  # outside the range of float64: the error is below 1e-307
         for T in range(1, MEAN_LOOPS + 1):
@@ -66,7 +79,10 @@ def contracting(setting: Setting) -> list[Hypothesis]:
     """Where the median falls: most prompts have all eigenvalues of a* S between 0 and 2."""
     n, d, L = setting.law.n, setting.law.d, setting.L
     top = wishart.a_star(n, d, L) * (1 + (d / n) ** 0.5) ** 2
-    reason = f"n = {n}, d = {d}: the largest eigenvalue of a* S is about {top:.3g}, below 2 and n > d is wanted"
+    reason = (
+        f"n = {n}, d = {d}: the largest eigenvalue of a* S is about {top:.3g}, below 2 and n "
+        "> d is wanted"
+    )
     return [*hypotheses(setting), Hypothesis("most prompts contract", n > d and top < 2, reason)]
 
 
@@ -76,8 +92,10 @@ def loops(study: Study) -> Iterator[Evidence]:
     share = float(np.mean(errors[-1] < GONE * np.minimum(1.0, errors[0])))
     yield Evidence(
         "median-vanishes",
-        f"Trained for {L} loops, the median error goes to 0 with more: the share of prompts whose error is "
-        f"below {GONE:g}, and so much less than after one, after {LOOPS[-1]:,} loops, at least one half "
+        f"Trained for {L} loops, the median error goes to 0 with more: the share of prompts whose "
+        "error is "
+        f"below {GONE:g}, and so much less than after one, after {LOOPS[-1]:,} loops, at least "
+        "one half "
         f"(median {np.median(errors[-1]):.3g}, {np.median(errors[0]):.3g} after one)",
         "derived: I - a* S contracts for most prompts",
         predicted=0.5,
@@ -92,7 +110,9 @@ def loops(study: Study) -> Iterator[Evidence]:
 
 
 def looped_over_unlooped(n: int, d: int, L: int) -> tuple[float, str]:
-    """The least loss of equal steps over that of free ones; NaN, and why, where float64 does not hold one of them."""
+    """The least loss of equal steps over that of free ones; NaN, and why, where float64 does not
+    hold one of them.
+    """
     try:
         return wishart.least_loss(n, d, L) / wishart.unlooped(n, d, L), ""
     except ValueError as error:
@@ -106,7 +126,8 @@ def free_steps(study: Study) -> Iterator[Evidence]:
     common = {"predicted": 1.0, "error": 4 * ROUNDED, "origin": "derived", "statistical": False}
     yield Evidence(
         "looped-above-unlooped",
-        f"{L} equal steps are not better than {L} free ones: the least loss {wishart.least_loss(n, d, L):.10g} over theirs",
+        f"{L} equal steps are not better than {L} free ones: the least loss "
+        f"{wishart.least_loss(n, d, L):.10g} over theirs",
         "derived: d/(e_0^T M^-1 e_0), M_jk = m_{j+k}",
         measured=ratio,
         allowance=0.0,
@@ -120,7 +141,8 @@ def free_steps(study: Study) -> Iterator[Evidence]:
     (near, lost), (nearer, _) = (looped_over_unlooped(m * LONG, m, L) for m in (WIDE, 4 * WIDE))
     yield Evidence(
         "catalan-ratio",
-        f"Looped over unlooped tends to the Catalan number {catalan} for d -> infinity, d/n -> 0: ratio at d = {WIDE:.0e}, "
+        f"Looped over unlooped tends to the Catalan number {catalan} for d -> infinity, d/n -> 0: "
+        f"ratio at d = {WIDE:.0e}, "
         f"n = {WIDE * LONG:.0e}",
         "derived: semicircle law",
         measured=near / catalan,
@@ -133,7 +155,9 @@ def free_steps(study: Study) -> Iterator[Evidence]:
 
 
 def open_end(mean: np.ndarray) -> bool:
-    """Whether the mean still falls where the search for its least ended. E (1 - a s)^2T is convex in T: it rises only once."""
+    """Whether the mean still falls where the search for its least ended. E (1 - a s)^2T is convex
+    in T: it rises only once.
+    """
     return int(np.argmin(mean)) + 1 == len(mean)
 
 
@@ -141,12 +165,17 @@ def mean_error(study: Study) -> Iterator[Evidence]:
     """Row 12, the mean."""
     mean, L = study.values["mean"], study.setting.L
     growth = mean[1:] / mean[:-1]
-    still = "the mean error does not change with the loops at all" if len(mean) > 1 and np.ptp(mean) == 0 else ""
+    still = (
+        "the mean error does not change with the loops at all"
+        if len(mean) > 1 and np.ptp(mean) == 0
+        else ""
+    )
     least = int(np.argmin(mean)) + 1
     end = "that is exact" if len(mean) == MEAN_LOOPS else "at which float64 holds it"
     yield Evidence(
         "mean-keeps-falling",
-        f"Trained for {L} loops, more loops at test never raise the mean error: the largest ratio of one to the next, up to "
+        f"Trained for {L} loops, more loops at test never raise the mean error: the largest ratio "
+        "of one to the next, up to "
         f"{len(mean)} loops (least at {least})",
         "more test loops keep improving, as transcribed",
         predicted=1.0,
@@ -159,14 +188,22 @@ def mean_error(study: Study) -> Iterator[Evidence]:
         statistical=False,
         excuse=still
         or (
-            f"it falls up to {least} loops, the most {end}, and diverges later: its least is not known" if open_end(mean) else ""
+            f"it falls up to {least} loops, the most {end}, and diverges later: its least is not "
+            "known"
+            if open_end(mean)
+            else ""
         ),
     )
 
 
 def loops_quantities(study: Study) -> dict[str, tuple[float, float]]:
-    """The least mean error and its number of loops; neither where the search ended before the mean rose."""
+    """The least mean error and its number of loops; neither where the search ended before the mean
+    rose.
+    """
     mean = study.values["mean"]
     if open_end(mean):
         return {}
-    return {"best_loops": (float(np.argmin(mean) + 1), 0.0), "mean_error_least": (float(mean.min()), ROUNDED * float(mean.min()))}
+    return {
+        "best_loops": (float(np.argmin(mean) + 1), 0.0),
+        "mean_error_least": (float(mean.min()), ROUNDED * float(mean.min())),
+    }

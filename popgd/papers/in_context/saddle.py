@@ -1,4 +1,6 @@
-"""Theorem 3.2 read over all matrices: is a* Sigma^-1 the global minimiser? Measured in whitened coordinates."""
+"""Theorem 3.2 read over all matrices: is a* Sigma^-1 the global minimiser? Measured in whitened
+coordinates.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -19,21 +21,26 @@ from popgd.problem.law import Hypothesis
 from popgd.problem.numeric import UNIT
 from popgd.theorem.base import Progress, Setting
 
-#: Norm of the antisymmetric K that is added to a* I at the start, up to this n, and less for more examples: growth is linear
-#: as long as K is small beside the fluctuations of S, of the order of n^-1/2.
+#: Norm of the antisymmetric K that is added to a* I at the start, up to this n, and less for more
+#: examples: growth is linear as long as K is small beside the fluctuations of S, of the order of
+#: n^-1/2.
 KICK, KICK_EXAMPLES = 1e-4, 100
-#: Second order of that growth, relative, in units of (K over the fluctuations)^2; measured below 10.
+#: Second order of that growth, relative, in units of (K over the fluctuations)^2; measured below
+#: 10.
 QUADRATIC = 100
 #: An unstable perturbation has left the neighbourhood of a* I when it has grown that much.
 GROWN = 100
-#: A stable one must have fallen to this share, and the loss at the start is that of a* I up to this.
+#: A stable one must have fallen to this share, and the loss at the start is that of a* I up to
+#: this.
 SHRUNK, NEAR = 0.5, 1e-2
 #: Rounding of the loss, in units of the sum of its |terms|, as `wishart_normal.loss` says.
 UNITS = 20
 
 
 class Escape(NamedTuple):
-    """Descent from a* I + K over all normal matrices: the blocks (alpha, beta) and the loss at the recorded steps."""
+    """Descent from a* I + K over all normal matrices: the blocks (alpha, beta) and the loss at the
+    recorded steps.
+    """
 
     step: Any
     blocks: Any  # (records, 2, m)
@@ -47,7 +54,9 @@ look = jax.jit(normal.loss)
 
 @jax.jit
 def advance(polynomial: normal.NormalPolynomial, eta: Any, blocks: Any, count: Any) -> Any:
-    return jax.lax.fori_loop(0, count, lambda _, b: b - eta * normal.gradient(polynomial, b), blocks)
+    return jax.lax.fori_loop(
+        0, count, lambda _, b: b - eta * normal.gradient(polynomial, b), blocks
+    )
 
 
 def escape(setting: Setting, law: InContext, progress: Progress) -> Escape:
@@ -91,9 +100,11 @@ def study(setting: Setting, objective: SquaredError, progress: Progress, memory:
 
 
 def final_loss(study: Study) -> tuple[float, float]:
-    """The loss at the end and its error: of the polynomial, and of steps that are rounded one by one.
+    """The loss at the end and its error: of the polynomial, and of steps that are rounded one by
+    one.
 
-    Against 80-bit descents the error is at most 1.4 units of the loss, d = 4, n = 100, L = 2 and d = 3, n = 60, L = 3.
+    Against 80-bit descents the error is at most 1.4 units of the loss, d = 4, n = 100, L = 2 and d
+    = 3, n = 60, L = 3.
     """
     step, blocks, ratio = (study.values[f"escape/{name}"] for name in ("step", "blocks", "ratio"))
     polynomial, least = normal.polynomial(*study.sizes), wishart.least_loss(*study.sizes)
@@ -107,7 +118,10 @@ def final_loss(study: Study) -> tuple[float, float]:
 
 def several(setting: Setting) -> list[Hypothesis]:
     """One feature has no antisymmetric matrices."""
-    return [*hypotheses(setting), Hypothesis("d >= 2", setting.law.d >= 2, "with one feature all matrices are symmetric")]
+    return [
+        *hypotheses(setting),
+        Hypothesis("d >= 2", setting.law.d >= 2, "with one feature all matrices are symmetric"),
+    ]
 
 
 def over_all_matrices(study: Study) -> Iterator[Evidence]:
@@ -128,17 +142,24 @@ def over_all_matrices(study: Study) -> Iterator[Evidence]:
         reason="exact rational numbers, rounded once",
         sense="at least",
         statistical=False,
-        excuse="" if abs(h.h_asym) > 2 * ROUNDED * abs(h.h_sym) else "the curvature is 0 up to rounding: it has no sign",
+        excuse=""
+        if abs(h.h_asym) > 2 * ROUNDED * abs(h.h_sym)
+        else "the curvature is 0 up to rounding: it has no sign",
     )
     diverged = int(values["escape/diverged_at"])
-    excuse = f"the descent left the finite numbers before step {diverged}: take a smaller eta" if diverged >= 0 else ""
+    excuse = (
+        f"the descent left the finite numbers before step {diverged}: take a smaller eta"
+        if diverged >= 0
+        else ""
+    )
     grown = np.linalg.norm(blocks[-1, 1]) / np.linalg.norm(blocks[0, 1])
     moving = abs(ratio[-1] - ratio[-2]) > 1e-9 if len(ratio) > 1 else True
     early = moving or (grown < GROWN if h.h_asym < 0 else grown > SHRUNK)
     other = "" if abs(ratio[0] - 1) <= NEAR else "the descent does not start next to a* I"
     yield Evidence(
         "least-over-all-matrices",
-        f"Descent from a* I + {kick(n):g} K, K antisymmetric, finds no lower loss: that at step {step[-1]} over l(a* I)",
+        f"Descent from a* I + {kick(n):g} K, K antisymmetric, finds no lower loss: that at step "
+        f"{step[-1]} over l(a* I)",
         "Theorem 3.2, as transcribed: the global minimiser",
         predicted=1.0,
         measured=ratio[-1],
@@ -148,14 +169,21 @@ def over_all_matrices(study: Study) -> Iterator[Evidence]:
         reason="rounding of the polynomial",
         sense="at least",
         statistical=False,
-        excuse=excuse or other or ("the perturbation is still moving: take more steps" if early else ""),
+        excuse=excuse
+        or other
+        or ("the perturbation is still moving: take more steps" if early else ""),
     )
     size = abs(h.h_asym) or np.nan  # no growth to tell from none
-    growth = float(np.linalg.norm(blocks[1, 1]) / np.linalg.norm(blocks[0, 1])) if len(step) > 1 else np.nan
+    growth = (
+        float(np.linalg.norm(blocks[1, 1]) / np.linalg.norm(blocks[0, 1]))
+        if len(step) > 1
+        else np.nan
+    )
     wanted = 1 - study.setting.eta * h.h_asym
     yield Evidence(
         "antisymmetric-growth",
-        f"An antisymmetric perturbation of a* I changes by the factor 1 - eta h_asym = {wanted:.10g} in a step",
+        "An antisymmetric perturbation of a* I changes by the factor 1 - eta h_asym = "
+        f"{wanted:.10g} in a step",
         "derived: Hessian at a* I",
         predicted=0.0,
         measured=(growth - wanted) / (study.setting.eta * size),

@@ -26,7 +26,8 @@ BOUNDED, BOUND_LOOPS = 2000, 12
 RTOL = 1e-8
 #: Where rho is below this, an output of 0 is beyond the bound: its error is the bound over rho^T.
 CONTRACTS = 0.9
-#: Rounding of Sigma_test, Sigma^-1 and mu in units of d eps cond(Sigma) max(mu); measured up to 1.3, d <= 12.
+#: Rounding of Sigma_test, Sigma^-1 and mu in units of d eps cond(Sigma) max(mu); measured up to
+#: 1.3, d <= 12.
 ROUNDINGS = 4
 #: What other data do to the loss must be known to this share.
 SHARE = 0.1
@@ -39,7 +40,8 @@ class Shifted(NamedTuple):
     direct: Any  # exact loss in the coordinates of the inputs
     reduced: Any  # exact loss at diag(a* mu)
     sampled: Any  # (3,): Monte Carlo mean, standard error, exact at as many examples
-    heavy: Any  # relative standard error of the second moment of the gradient's entries there, the largest
+    # relative standard error of the second moment of the gradient's entries there, the largest
+    heavy: Any
     skewness: Any  # of the sampled loss
     share: Any  # (BOUNDED,): error over bound, prompt by prompt
 
@@ -54,7 +56,9 @@ def test_law(setting: Setting, law: InContext) -> InContext:
     try:
         return InContext.gaussian(law.d, law.n, (Sigma + Sigma.T) / 2)
     except ValueError as error:
-        raise SettingError(f"shift={list(mu)}: the covariance at test is not one ({error})") from None
+        raise SettingError(
+            f"shift={list(mu)}: the covariance at test is not one ({error})"
+        ) from None
 
 
 def shift(setting: Setting) -> tuple[float, ...]:
@@ -67,13 +71,21 @@ def shift(setting: Setting) -> tuple[float, ...]:
     return given
 
 
-def shifted_study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
+def shifted_study(
+    setting: Setting, objective: SquaredError, progress: Progress, memory: Memory
+) -> Study:
     law = setting.law
-    found = memory.part("shifted").once(partial(shifted, setting, objective, law, progress), Shifted(*range(7)))
-    return Study(setting, objective, {k: np.asarray(v) for k, v in found._asdict().items()}, pictures.ood)
+    found = memory.part("shifted").once(
+        partial(shifted, setting, objective, law, progress), Shifted(*range(7))
+    )
+    return Study(
+        setting, objective, {k: np.asarray(v) for k, v in found._asdict().items()}, pictures.ood
+    )
 
 
-def shifted(setting: Setting, objective: SquaredError, law: InContext, progress: Progress) -> Shifted:
+def shifted(
+    setting: Setting, objective: SquaredError, law: InContext, progress: Progress
+) -> Shifted:
     import scipy.linalg  # slow to import, and no other theorem needs it
 
     n, d, L = law.n, law.d, setting.L
@@ -84,7 +96,8 @@ def shifted(setting: Setting, objective: SquaredError, law: InContext, progress:
         mu = scipy.linalg.eigh(other.Sigma, law.Sigma, eigvals_only=True)
     except np.linalg.LinAlgError as error:
         raise SettingError(
-            f"covariance: it has no Cholesky factor in float64 ({error}); take a smaller condition number"
+            f"covariance: it has no Cholesky factor in float64 ({error}); take a smaller "
+            "condition number"
         ) from None
     polynomial = exact.polynomial(n, d, L)
     progress("prompts of another law", 0, 2)
@@ -107,7 +120,9 @@ def shifted(setting: Setting, objective: SquaredError, law: InContext, progress:
 
 
 class Bounded(NamedTuple):
-    """Prompts of any kind, A^1/2, rho, |A^-1/2 w| |A^1/2 x_q| and T; a quarter of them reach the bound."""
+    """Prompts of any kind, A^1/2, rho, |A^-1/2 w| |A^1/2 x_q| and T; a quarter of them reach the
+    bound.
+    """
 
     X: Any
     w: Any
@@ -122,8 +137,16 @@ def bounded(setting: Setting, d: int) -> Bounded:
     """The BOUNDED prompts of a setting, d features each: the same whenever they are drawn."""
     rng = np.random.default_rng([setting.seed, 14])
     n = min(sampled_law(setting.law).n, 4 * d)
-    heavy = rng.standard_t(1.5, (BOUNDED, d, n)) * rng.choice([0.0, 1.0], (BOUNDED, 1, n), p=[0.3, 0.7])
-    X = heavy / (1 + np.abs(heavy).max(axis=(1, 2), keepdims=True)) * n**0.5 * rng.uniform(0.1, 1.5, (BOUNDED, 1, 1)) / d**0.5
+    heavy = rng.standard_t(1.5, (BOUNDED, d, n)) * rng.choice(
+        [0.0, 1.0], (BOUNDED, 1, n), p=[0.3, 0.7]
+    )
+    X = (
+        heavy
+        / (1 + np.abs(heavy).max(axis=(1, 2), keepdims=True))
+        * n**0.5
+        * rng.uniform(0.1, 1.5, (BOUNDED, 1, 1))
+        / d**0.5
+    )
     R = np.linalg.qr(rng.normal(size=(BOUNDED, d, d)))[0]
     roots = (R * rng.uniform(0.3, 1.2, (BOUNDED, 1, d))) @ R.transpose(0, 2, 1)  # A^1/2
     inverse = np.linalg.inv(roots)
@@ -143,7 +166,9 @@ def prompt_bounds(setting: Setting, d: int) -> Any:
 
     def error(A: Any, prompt: Prompt, T: Any) -> Any:
         weights = in_context.embed(A, jnp.zeros(d))
-        Z = jax.lax.fori_loop(0, T, lambda _, Z: in_context.layer(weights, Z), in_context.tokens(prompt))
+        Z = jax.lax.fori_loop(
+            0, T, lambda _, Z: in_context.layer(weights, Z), in_context.tokens(prompt)
+        )
         return jnp.abs(-Z[-1, -1] - prompt.w @ prompt.x_q)
 
     many = Prompt(X, w, np.einsum("pij,pi->pj", X, w), x_q)
@@ -154,7 +179,9 @@ def prompt_bounds(setting: Setting, d: int) -> Any:
 
 
 def rounding(study: Study) -> float:
-    """The relative error of l(diag(a* mu)) where mu and Sigma^-1 are known to the condition number of Sigma only."""
+    """The relative error of l(diag(a* mu)) where mu and Sigma^-1 are known to the condition number
+    of Sigma only.
+    """
     lam, mu = np.linalg.eigvalsh(study.law.Sigma), jnp.asarray(study.values["mu"])
     a, d = wishart.a_star(*study.sizes), study.law.d
     slope = jax.jit(exact.gradient)(exact.polynomial(*study.sizes), a * mu)
@@ -172,14 +199,17 @@ def ood(study: Study) -> Iterator[Evidence]:
     common = {"predicted": 1.0, "origin": "derived"}
     yield Evidence(
         "shifted-loss",
-        f"Tested on N(0, Sigma_test), the loss is l(diag(a* mu)) = {float(values['reduced']):.10g}, mu the eigenvalues of "
+        "Tested on N(0, Sigma_test), the loss is l(diag(a* mu)) = "
+        f"{float(values['reduced']):.10g}, mu the eigenvalues of "
         "Sigma^-1 Sigma_test: ratio to the loss in the coordinates of the inputs",
         "derived: equivariance",
         measured=float(values["reduced"] / values["direct"]),
         error=1e-12,
         allowance=RTOL + rounding(study),
         # The loss in training must be told from it.
-        resolution=min(1e-6, SHARE * abs(1 - wishart.least_loss(*study.sizes) / float(values["direct"]))),
+        resolution=min(
+            1e-6, SHARE * abs(1 - wishart.least_loss(*study.sizes) / float(values["direct"]))
+        ),
         reason="rounding of mu, which grows with the condition number of Sigma",
         statistical=False,
         **common,
@@ -199,10 +229,14 @@ def ood(study: Study) -> Iterator[Evidence]:
         **common,
     )
     line = np.array([0.1, 0.5, 1.5, 1.9, 2.1, 2.5])
-    ratio = [wishart.isotropic_loss(INFINITE, d, L + 1, x) / wishart.isotropic_loss(INFINITE, d, L, x) for x in line]
+    ratio = [
+        wishart.isotropic_loss(INFINITE, d, L + 1, x) / wishart.isotropic_loss(INFINITE, d, L, x)
+        for x in line
+    ]
     yield Evidence(
         "loops-converge",
-        f"At n = {INFINITE:.0e} a further loop changes the loss at A = mu Sigma^-1 by (1 - mu)^2, converging iff 0 < mu < 2: "
+        f"At n = {INFINITE:.0e} a further loop changes the loss at A = mu Sigma^-1 by (1 - mu)^2, "
+        "converging iff 0 < mu < 2: "
         f"ratio to that for mu in {line.tolist()}",
         "derived at n = infinity",
         measured=np.array(ratio) / (1 - line) ** 2,
@@ -219,10 +253,15 @@ def every_prompt(study: Study) -> Iterator[Evidence]:
     """Row 14: a bound that holds prompt by prompt."""
     contract = np.min(bounded(study.setting, study.law.d).rho) < CONTRACTS
     reached = np.max(study.values["share"]) >= 1 - 1e-3
-    excuse = "" if contract else "rho is 1 or more on every prompt: an output of 0 is within the bound too"
+    excuse = (
+        ""
+        if contract
+        else "rho is 1 or more on every prompt: an output of 0 is within the bound too"
+    )
     yield Evidence(
         "prompt-bound",
-        f"|TF_T - w.x_q| <= rho^T |A^-1/2 w| |A^1/2 x_q|, rho = |I - A^1/2 S A^1/2|, for {BOUNDED} prompts with heavy tails and "
+        "|TF_T - w.x_q| <= rho^T |A^-1/2 w| |A^1/2 x_q|, rho = |I - A^1/2 S A^1/2|, for "
+        f"{BOUNDED} prompts with heavy tails and "
         f"empty columns, random A > 0, T <= {BOUND_LOOPS}; reached by a quarter of them: ratio",
         "derived: Cauchy-Schwarz",
         measured=study.values["share"],
@@ -234,5 +273,6 @@ def every_prompt(study: Study) -> Iterator[Evidence]:
         statistical=False,
         predicted=1.0,
         origin="derived",
-        excuse=excuse or ("" if reached else "no prompt reaches the bound, which a quarter of them should"),
+        excuse=excuse
+        or ("" if reached else "no prompt reaches the bound, which a quarter of them should"),
     )

@@ -2,8 +2,9 @@
 
     l'(a) = -2L E tr[S (I - a S)^(2L-1)],   S = W/n,   W = R R^T  Wishart(n, I)
 
-R is lower triangular with independent entries: normal ones below the diagonal and roots of chi-squared
-ones, of n, n - 1, ... degrees of freedom, on it (Bartlett 1933); for n < d the d x n normal matrix itself.
+R is lower triangular with independent entries: normal ones below the diagonal and roots of
+chi-squared ones, of n, n - 1, ... degrees of freedom, on it (Bartlett 1933); for n < d the d x n
+normal matrix itself.
 """
 
 from collections.abc import Callable, Iterator
@@ -65,7 +66,11 @@ class SlopeOf:
 
     def __call__(self, weights: Weights, S: Float[Array, "d d"]) -> Slope:
         M = jnp.eye(len(S), dtype=S.dtype) - weights.Q[0, 0] * S
-        slope = -2 * self.L * jnp.sum(S * jax.lax.fori_loop(0, 2 * self.L - 2, lambda _, power: power @ M, M))
+        slope = (
+            -2
+            * self.L
+            * jnp.sum(S * jax.lax.fori_loop(0, 2 * self.L - 2, lambda _, power: power @ M, M))
+        )
         return Slope(slope, slope**2, slope**3)
 
 
@@ -75,7 +80,10 @@ def with_slopes(study: Callable[..., Study]) -> Callable[..., Study]:
     def measured(setting: Setting, objective: Any, progress: Progress, memory: Memory) -> Study:
         found = study(setting, objective, progress, memory)
         sampled = measure(setting, progress, memory)._asdict()
-        return replace(found, values=found.values | {f"slopes/{name}": value for name, value in sampled.items()})
+        return replace(
+            found,
+            values=found.values | {f"slopes/{name}": value for name, value in sampled.items()},
+        )
 
     return measured
 
@@ -86,12 +94,16 @@ def measure(setting: Setting, progress: Progress, memory: Memory) -> Slopes:
 
     def draw(number: int, stage: int, samples: int) -> gradient.Estimate:
         weights = in_context.embed(points[number] * jnp.eye(d), jnp.zeros(d))
-        return gradient.population_average(SlopeOf(L), weights, Wishart(d, n), setting.key(14, number, stage), samples)
+        return gradient.population_average(
+            SlopeOf(L), weights, Wishart(d, n), setting.key(14, number, stage), samples
+        )
 
     rows = []
     for number in range(points.size):
         progress("slopes", number, points.size)
-        one = lambda number=number: slopes.examined(partial(draw, number), 0.0, CHEAPER * setting.samples)
+        one = lambda number=number: slopes.examined(
+            partial(draw, number), 0.0, CHEAPER * setting.samples
+        )
         rows.append(memory.part(f"slope {number}").once(one, 0))
     return Slopes(np.zeros(points.size), points, *np.array(rows).T)
 

@@ -1,9 +1,11 @@
 """What a u that is not 0 adds to the population loss of a looped linear transformer, exactly.
 
-    L(A, u) = l(A) + u^T H(A) u,   u^T H(A) u = E ||(I - (I - S A)^L)^T u||^2   in whitened coordinates
+    L(A, u) = l(A) + u^T H(A) u,   u^T H(A) u = E ||(I - (I - S A)^L)^T u||^2   in whitened
+                                   coordinates
 
-for every symmetric A and every u: at a diagonal A reflections make H(A) diagonal, so that uu^T counts through its diagonal,
-which commutes with A, and u^T A^k u are all it takes. H(A) is positive semidefinite, and positive unless A is singular.
+for every symmetric A and every u: at a diagonal A reflections make H(A) diagonal, so that uu^T
+counts through its diagonal, which commutes with A, and u^T A^k u are all it takes. H(A) is positive
+semidefinite, and positive unless A is singular.
 
 Source: arXiv 2410.08292, sections 2 and 3; derived.
 """
@@ -41,34 +43,45 @@ def _in_power_sums(L: int) -> Terms:
 
 
 class BiasForm(NamedTuple):
-    """u^T H(A) u = sum_t coefficients[t] prod_k p[parts[t, k]]: p_k = tr A^k, and u^T A^k u from half of the table on."""
+    """u^T H(A) u = sum_t coefficients[t] prod_k p[parts[t, k]]: p_k = tr A^k, and u^T A^k u from
+    half of the table on.
+    """
 
     coefficients: Float[Array, " terms"]
     parts: Int[Array, "terms degree"]
 
 
 def bias_form(n: int, d: int, L: int) -> BiasForm:
-    """The form as float64 arrays. Raises ValueError for n, d, L that are no whole numbers >= 1 and for L > 6.
+    """The form as float64 arrays. Raises ValueError for n, d, L that are no whole numbers >= 1 and
+    for L > 6.
 
     Source: derived (Gaussian integration by parts).
     """
     n, d, L = whole(n=n, d=d, L=L)
     if L > LARGEST_L:
-        raise ValueError(f"got L = {L}, wanted at most {LARGEST_L} (time and memory): take fewer loops")
+        raise ValueError(
+            f"got L = {L}, wanted at most {LARGEST_L} (time and memory): take fewer loops"
+        )
     total = defaultdict(Fraction)
     for (e, parts), factor in _in_power_sums(L).items():
-        total[tuple(k - BIAS + 2 * L + 1 if k >= BIAS else k for k in parts)] += factor * Fraction(n) ** e
-    coefficients = [rounded(factor, f"the bias term at n = {n}, d = {d}, L = {L}") for factor in total.values()]
+        total[tuple(k - BIAS + 2 * L + 1 if k >= BIAS else k for k in parts)] += (
+            factor * Fraction(n) ** e
+        )
+    coefficients = [
+        rounded(factor, f"the bias term at n = {n}, d = {d}, L = {L}") for factor in total.values()
+    ]
     width = max(map(len, total))
     parts = [powers + (4 * L + 2,) * (width - len(powers)) for powers in total]
     return BiasForm(jnp.asarray(coefficients), jnp.asarray(parts))
 
 
-def bias_loss(form: BiasForm, L: int, a: Float[Array, " d"], u: Float[Array, " d"]) -> Float[Array, ""]:
+def bias_loss(
+    form: BiasForm, L: int, a: Float[Array, " d"], u: Float[Array, " d"]
+) -> Float[Array, ""]:
     """u^T H(A) u for A = diag(a).
 
-    Not to be trusted to more than 1e-16 sum_t |terms|: the powers of A cancel where H u is small. Raises nothing.
-    Source: derived.
+    Not to be trusted to more than 1e-16 sum_t |terms|: the powers of A cancel where H u is small.
+    Raises nothing. Source: derived.
     """
     powers = [jnp.ones_like(a)]
     for _ in range(2 * L):

@@ -1,13 +1,13 @@
-"""The population loss on the manifold as a function of c = ab, exact for a spectrum or a batch of sampled
-spectra.
+"""The population loss on the manifold as a function of c = ab, exact for a spectrum or a batch of
+sampled spectra.
 
-Three kinds, one interface: `loss(c)`, `slope(c)`, `log_slope(c)` over a vector of c, and the constants
-`limit()`, `constant()`, `correction()`, `c_star()`, `mean_square()`. With K sampled spectra every number is
-the average over them of the exact inner expectation: `bound` is the quadrature bound, `stderr` the sampling
-error (0 for one fixed spectrum).
+Three kinds, one interface: `loss(c)`, `slope(c)`, `log_slope(c)` over a vector of c, and the
+constants `limit()`, `constant()`, `correction()`, `c_star()`, `mean_square()`. With K sampled
+spectra every number is the average over them of the exact inner expectation: `bound` is the
+quadrature bound, `stderr` the sampling error (0 for one fixed spectrum).
 
-With uniform columns (Task 1) the outer variance of 4.3's C1 is infinite for d = 2 and n = 4 or 5, and its
-stderr then means nothing: `heavy_tailed`.
+With uniform columns (Task 1) the outer variance of 4.3's C1 is infinite for d = 2 and n = 4 or 5,
+and its stderr then means nothing: `heavy_tailed`.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,9 @@ LARGEST_C = 1e90  # beyond, the slopes of 4.3 are no normal numbers
 
 
 class _Curve:
-    """What 4.1 and 4.3 share: a slope that is negative everywhere and an expansion at c = infinity."""
+    """What 4.1 and 4.3 share: a slope that is negative everywhere and an expansion at c =
+    infinity.
+    """
 
     spectra: Spectrum
     functions: ClassVar[dict[str, Callable[..., Bounded]]]
@@ -54,12 +56,19 @@ class _Curve:
         raise NotImplementedError
 
     def _at(self, name: str, c) -> Bounded:
-        """In blocks of one size, so that one program serves every number of points (compiling takes seconds)."""
+        """In blocks of one size, so that one program serves every number of points (compiling takes
+        seconds).
+        """
         c = _in_range(c)
-        block = 1 if name == "loss" else BLOCK  # a loss of 4.3 is a hundred slopes: no padding there
+        block = (
+            1 if name == "loss" else BLOCK
+        )  # a loss of 4.3 is a hundred slopes: no padding there
         rows = np.pad(c.ravel(), (0, -c.size % block), mode="edge").reshape(-1, block)
         parts = [over_c(self.functions[name], self._options(), self.spectra, row) for row in rows]
-        joined = (np.concatenate([np.asarray(part[i]) for part in parts])[: c.size] for i in range(len(Bounded._fields)))
+        joined = (
+            np.concatenate([np.asarray(part[i]) for part in parts])[: c.size]
+            for i in range(len(Bounded._fields))
+        )
         return Bounded(*(x.reshape(*c.shape, x.shape[-1]) for x in joined))  # pyright: ignore[reportArgumentType]
 
     @cached_property
@@ -69,7 +78,9 @@ class _Curve:
         return {name: average(x) for name, x in zip(self.constants, found, strict=True)}
 
     def loss(self, c: Any) -> Quantity:
-        """l(c), 0 <= c <= 1e90; ValueError beyond, NaN for a c that is not finite. So for `slope` and `log_slope`."""
+        """l(c), 0 <= c <= 1e90; ValueError beyond, NaN for a c that is not finite. So for `slope`
+        and `log_slope`.
+        """
         return average(self._at("loss", c))
 
     def slope(self, c: Any) -> Quantity:
@@ -94,27 +105,39 @@ class _Curve:
 
 
 def _in_range(c: Any) -> np.ndarray:
-    """c as float64; ValueError for c < 0 and c > 1e90, where l' of 4.3 underflows. NaN and inf, of a descent that broke off,
-    pass: their numbers are NaN."""
+    """c as float64; ValueError for c < 0 and c > 1e90, where l' of 4.3 underflows. NaN and inf, of
+    a descent that broke off, pass: their numbers are NaN.
+    """
     c = np.asarray(c, dtype=float)
     if (c < 0).any() or ((c > LARGEST_C) & (c < np.inf)).any():
-        raise Unresolved(f"got c from {np.nanmin(c):.3g} to {np.nanmax(c):.3g}, wanted 0 <= c <= {LARGEST_C:.0e}, as c = ab is")
+        raise Unresolved(
+            f"got c from {np.nanmin(c):.3g} to {np.nanmax(c):.3g}, wanted 0 <= c <= "
+            f"{LARGEST_C:.0e}, as c = ab is"
+        )
     return np.where(c < np.inf, c, np.nan)
 
 
 @dataclass(frozen=True)
 class Looped(_Curve):
-    """Theorem 4.1: the L-layer looped model with layer normalisation, loss dist^2 to the leading subspace."""
+    """Theorem 4.1: the L-layer looped model with layer normalisation, loss dist^2 to the leading
+    subspace.
+    """
 
     spectra: Spectrum
     L: int
     cond: float
     functions: ClassVar = {"loss": q.looped_loss, "slope": q.looped_slope}
-    constants: ClassVar = {"limit": q.looped_limit, "constant": q.looped_kappa, "correction": q.looped_correction}
+    constants: ClassVar = {
+        "limit": q.looped_limit,
+        "constant": q.looped_kappa,
+        "correction": q.looped_correction,
+    }
 
     @classmethod
     def of(cls, spectra: Spectrum, L: int) -> "Looped":
-        """Raises ValueError for L that is no integer >= 1, for a single distinct eigenvalue and for rows out of order."""
+        """Raises ValueError for L that is no integer >= 1, for a single distinct eigenvalue and for
+        rows out of order.
+        """
         if L < 1 or int(L) != L:
             raise ValueError(f"got L = {L}, wanted at least 1 loop: give the number of layers")
         if L > MOST_LOOPS:
@@ -137,11 +160,17 @@ class Layer(_Curve):
     spectra: Spectrum
     cond: float
     functions: ClassVar = {"loss": q.layer_loss, "slope": q.layer_slope}
-    constants: ClassVar = {"constant": q.layer_C1, "correction": q.layer_correction, "inverse_square": q.mean_inverse_square_norm}
+    constants: ClassVar = {
+        "constant": q.layer_C1,
+        "correction": q.layer_correction,
+        "inverse_square": q.mean_inverse_square_norm,
+    }
 
     @classmethod
     def of(cls, spectra: Spectrum) -> "Layer":
-        """Raises ValueError for a single distinct eigenvalue (the loss is 0) and for rows out of order."""
+        """Raises ValueError for a single distinct eigenvalue (the loss is 0) and for rows out of
+        order.
+        """
         spectra = _with_gap(batched(*spectra))
         return cls(spectra, sample_condition(spectra))
 
@@ -159,7 +188,10 @@ class Layer(_Curve):
 
 def _with_gap(spectra: Spectrum) -> Spectrum:
     if spectra.lam.shape[-1] < 2:
-        raise ValueError("got one distinct eigenvalue, wanted r < d: every direction is leading, nothing to learn")
+        raise ValueError(
+            "got one distinct eigenvalue, wanted r < d: every direction is leading, nothing to "
+            "learn"
+        )
     return spectra
 
 
@@ -173,10 +205,12 @@ class _Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class Linear:
-    """Theorem 4.2: one layer without normalisation, l(c) = L* + A (c - c*)^2, target Sq/||Sq|| or Sq.
+    """Theorem 4.2: one layer without normalisation, l(c) = L* + A (c - c*)^2, target Sq/||Sq|| or
+    Sq.
 
-    Valid for every real c (l overflows to infinity with its bound); a single distinct eigenvalue is no special case.
-    S is the one of unit columns, tr S = n: a sum of eigenvalues that is an integer to its rounding is taken as that integer.
+    Valid for every real c (l overflows to infinity with its bound); a single distinct eigenvalue is
+    no special case. S is the one of unit columns, tr S = n: a sum of eigenvalues that is an integer
+    to its rounding is taken as that integer.
     """
 
     spectra: Spectrum
@@ -185,8 +219,9 @@ class Linear:
 
     @classmethod
     def of(cls, spectra: Spectrum, target: str) -> "Linear":
-        """Raises ValueError for a target other than "normalised" and "unnormalised" and for rows out of
-        order."""
+        """Raises ValueError for a target other than "normalised" and "unnormalised" and for rows
+        out of order.
+        """
         q.check_target(target)
         spectra = batched(*spectra)
         return cls(spectra, target, sample_condition(spectra))
@@ -194,7 +229,11 @@ class Linear:
     @cached_property
     def _parts(self) -> _Parts:
         trace = traces(self.spectra)
-        star = jax.device_get(over(q.c_star, self._options, self.spectra, **({} if trace is None else {"trace": trace})))
+        star = jax.device_get(
+            over(
+                q.c_star, self._options, self.spectra, **({} if trace is None else {"trace": trace})
+            )
+        )
         A = np.asarray(jax.vmap(q.moments)(self.spectra).A)
         return _Parts(A, A * star.value, A * (star.bound + 8 * UNIT * abs(star.value)))
 
@@ -219,11 +258,16 @@ class Linear:
         """The ratio of averages N/A; stderr from the residuals N_k - c* A_k (delta method)."""
         A, N, N_bound = self._parts
         value = N.mean() / A.mean()
-        return Quantity(value, N_bound.mean() / A.mean() + 16 * UNIT * abs(value), stderr(N - value * A) / A.mean())
+        return Quantity(
+            value,
+            N_bound.mean() / A.mean() + 16 * UNIT * abs(value),
+            stderr(N - value * A) / A.mean(),
+        )
 
     def limit(self) -> Quantity:
-        """L* = l(c*): the averaged loss at the c* of the whole law, not the average of the spectra's own
-        minima."""
+        """L* = l(c*): the averaged loss at the c* of the whole law, not the average of the
+        spectra's own minima.
+        """
         return self.loss(self.c_star().value)
 
     def loss(self, c: Any) -> Quantity:
@@ -245,7 +289,8 @@ class Linear:
 
 
 def uniform_c_star(d: int, n: int) -> float:
-    """c*_unnorm = (n-1)/(d+n-1) for n columns uniform on the sphere of R^d. ValueError unless d, n >= 1.
+    """c*_unnorm = (n-1)/(d+n-1) for n columns uniform on the sphere of R^d. ValueError unless d, n
+    >= 1.
 
     Source: arXiv 2606.00605, Task 1 with Theorem 4.2.
     """
@@ -257,9 +302,8 @@ def uniform_c_star(d: int, n: int) -> float:
 def heavy_tailed(d: int, n: int) -> bool:
     """Whether the variance of C1 over uniform columns is infinite: d = 2 and n = 4 or 5.
 
-    For d = 2, C1 = (lam_1 - lam_2)^2/(lam_1 lam_2 (lam_1 + lam_2)^2) and lam_2 has density lam^{(n-3)/2}
-    near 0, so E[1/lam_2^2] is infinite for n <= 5 (for n <= 3 already the mean). D is worse by one more
-    power.
-    Source: derived.
+    For d = 2, C1 = (lam_1 - lam_2)^2/(lam_1 lam_2 (lam_1 + lam_2)^2) and lam_2 has density
+    lam^{(n-3)/2} near 0, so E[1/lam_2^2] is infinite for n <= 5 (for n <= 3 already the mean). D is
+    worse by one more power. Source: derived.
     """
     return d == 2 and n <= 5

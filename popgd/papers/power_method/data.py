@@ -17,7 +17,8 @@ from popgd.problem.law import Hypothesis, Law, haar, leading, sphere
 from popgd.problem.normal import normal
 from popgd.problem.numeric import EQUAL_RTOL, doubtful_gap, multiplicities, whole
 
-#: A column counts as a unit vector if its norm is within this of 1 (a few roundings of a float64 norm).
+#: A column counts as a unit vector if its norm is within this of 1 (a few roundings of a float64
+#: norm).
 UNIT_ATOL = 1e-12
 #: Columns per dimension beyond which equal ones are counted, not written out.
 MANY = 64
@@ -26,11 +27,12 @@ BLOCK = 256
 
 
 class Sample(NamedTuple):
-    """One draw: data X with unit columns, the query q, and V whose columns span the principal subspace of S.
+    """One draw: data X with unit columns, the query q, and V whose columns span the principal
+    subspace of S.
 
-    V is data: objectives must not differentiate through the eigenvectors it came from. `copies` says how
-    often each column stands in the data, once where it is None: equal tokens stay equal in every layer,
-    so that one of them, counted so often, does for all.
+    V is data: objectives must not differentiate through the eigenvectors it came from. `copies`
+    says how often each column stands in the data, once where it is None: equal tokens stay equal in
+    every layer, so that one of them, counted so often, does for all.
     """
 
     X: Float[Array, "d n"]
@@ -52,17 +54,22 @@ class Sample(NamedTuple):
 
 @runtime_checkable
 class UnitColumns(Law, Protocol):
-    """A law of X with unit columns, rotation invariant; r is the multiplicity of the largest eigenvalue of S."""
+    """A law of X with unit columns, rotation invariant; r is the multiplicity of the largest
+    eigenvalue of S.
+    """
 
     @property
     def r(self) -> int: ...
     def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Sample: ...
-    def eigenvalues(self, key: PRNGKeyArray, count: int) -> Float[Array | np.ndarray, "count d"]: ...
+    def eigenvalues(
+        self, key: PRNGKeyArray, count: int
+    ) -> Float[Array | np.ndarray, "count d"]: ...
     def mean_square_norm(self) -> float: ...
 
 
 class Orbit(NamedTuple):
-    """One draw of S with many queries, the columns of Q, whose mean loss has less noise than that of one query.
+    """One draw of S with many queries, the columns of Q, whose mean loss has less noise than that
+    of one query.
 
     Each column with S and V has the law of a sample in some orthonormal basis: where that is the
     eigenbasis of S, S is the vector of its eigenvalues.
@@ -75,17 +82,22 @@ class Orbit(NamedTuple):
 
 @runtime_checkable
 class WithOrbits(UnitColumns, Protocol):
-    """A law that can draw S with many queries; for losses that do not change under (S, q, V) -> (O S O^T, O q, O V)."""
+    """A law that can draw S with many queries; for losses that do not change under (S, q, V) -> (O
+    S O^T, O q, O V).
+    """
 
     def orbit(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Orbit:
-        """The law of each query with S is that of `sample` up to a rotation; the draws of one key are others."""
+        """The law of each query with S is that of `sample` up to a rotation; the draws of one key
+        are others.
+        """
         ...
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class UniformSphere:
-    """Task 1: the n columns of X are independent and uniform on the sphere of R^d; r = 1 almost surely.
+    """Task 1: the n columns of X are independent and uniform on the sphere of R^d; r = 1 almost
+    surely.
 
     Raises ValueError unless d and n are positive integers.
     """
@@ -106,7 +118,9 @@ class UniformSphere:
         return Sample(X, q, leading(X @ X.T))
 
     def orbit(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Orbit:
-        """The queries are the standard basis: by (A2) any fixed one will do, and their squares sum to I."""
+        """The queries are the standard basis: by (A2) any fixed one will do, and their squares sum
+        to I.
+        """
         X = sphere(normal(key, (self.d, self.n), dtype))
         S = X @ X.T
         return Orbit(S, jnp.eye(self.d, dtype=dtype), leading(S))
@@ -117,11 +131,14 @@ class UniformSphere:
         return jax.lax.map(one, keys, batch_size=BLOCK)
 
     def eigenvalues(self, key: PRNGKeyArray, count: int) -> Float[np.ndarray, "count d"]:
-        """The spectra of `count` sampled S, each descending, good to some n 1e-16 absolutely; for n < d the least are 0 to
-        that, or below."""
+        """The spectra of `count` sampled S, each descending, good to some n 1e-16 absolutely; for n
+        < d the least are 0 to that, or below.
+        """
         keys = jax.random.split(key, count)
         blocks = (keys[i : i + BLOCK] for i in range(0, count, BLOCK))
-        return np.concatenate([np.linalg.eigvalsh(self._matrices(block))[:, ::-1] for block in blocks])
+        return np.concatenate(
+            [np.linalg.eigvalsh(self._matrices(block))[:, ::-1] for block in blocks]
+        )
 
     def mean_square_norm(self) -> float:
         """A = E||Sq||^2 = n/d + n(n - 1)/d^2."""
@@ -140,13 +157,15 @@ class UniformSphere:
         return {"law": "uniform", "d": self.d, "n": self.n}
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["U", "V", "copies"], meta_fields=["spectrum"])
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["U", "V", "copies"], meta_fields=["spectrum"]
+)
 @dataclass(frozen=True, eq=False)
 class Rotated:
     """Task 2 / Example 3.3: X = O U with O Haar-orthogonal and U a fixed matrix with unit columns.
 
-    Build it with `Rotated.matrix(U)` or `Rotated.with_spectrum(...)`. Where there are many more columns
-    than dimensions U has the distinct ones, and `copies` says how often each stands.
+    Build it with `Rotated.matrix(U)` or `Rotated.with_spectrum(...)`. Where there are many more
+    columns than dimensions U has the distinct ones, and `copies` says how often each stands.
     """
 
     U: Float[Array, "d m"]
@@ -161,29 +180,42 @@ class Rotated:
         spectrum: Sequence[float] | None = None,
         copies: Float[np.ndarray, " m"] | None = None,
     ) -> "Rotated":
-        """Raises ValueError unless U is a finite (d, n) array whose columns have norm 1, with that `spectrum` if one is given."""
+        """Raises ValueError unless U is a finite (d, n) array whose columns have norm 1, with that
+        `spectrum` if one is given.
+        """
         U = np.asarray(U, dtype=np.float64)
         if U.ndim != 2 or U.size == 0 or not np.all(np.isfinite(U)):
-            raise ValueError(f"a fixed matrix must be a finite, non-empty (d, n) array, not one of shape {U.shape}")
+            raise ValueError(
+                "a fixed matrix must be a finite, non-empty (d, n) array, not one of shape "
+                f"{U.shape}"
+            )
         norms = np.linalg.norm(U, axis=0)
         worst = int(np.argmax(abs(norms - 1)))
         if abs(norms[worst] - 1) > UNIT_ATOL:
-            raise ValueError(f"column {worst} of the matrix has norm {norms[worst]:.6g}: divide each column by its norm")
+            raise ValueError(
+                f"column {worst} of the matrix has norm {norms[worst]:.6g}: divide each column by "
+                "its norm"
+            )
         counts = np.ones(U.shape[1]) if copies is None else copies
         lam, vectors = np.linalg.eigh((U * counts) @ U.T)
         lam = np.maximum(lam[::-1], 0.0)
         if spectrum is not None:
             given = np.sort(np.asarray(spectrum, dtype=np.float64))[::-1]
             if given.shape != lam.shape or np.any(abs(given - lam) > UNIT_ATOL * counts.sum()):
-                raise ValueError(f"the matrix has the spectrum {lam}, not {given}: leave out spectrum")
+                raise ValueError(
+                    f"the matrix has the spectrum {lam}, not {given}: leave out spectrum"
+                )
             lam = given  # without eigh's rounding
         r = multiplicities(lam)[0]
         counted = None if copies is None else jnp.asarray(copies)
-        return cls(jnp.asarray(U), jnp.asarray(vectors[:, ::-1][:, :r]), tuple(lam.tolist()), counted)
+        return cls(
+            jnp.asarray(U), jnp.asarray(vectors[:, ::-1][:, :r]), tuple(lam.tolist()), counted
+        )
 
     @classmethod
     def with_spectrum(cls, spectrum: Sequence[float]) -> "Rotated":
-        """S has these eigenvalues: basis vector e_j repeated lambda_j times if all are integers, else a frame.
+        """S has these eigenvalues: basis vector e_j repeated lambda_j times if all are integers,
+        else a frame.
 
         For more than MANY d columns most are copies of the basis vectors, and counted.
         A sum that is off an integer by rounding, at most 1e-9 n, is mended by scaling all of them.
@@ -194,18 +226,31 @@ class Rotated:
         if lam.size == 0 or not np.all(np.isfinite(lam)) or np.any(lam <= 0):
             raise ValueError(f"spectrum={shown}: every eigenvalue must be positive and finite")
         if lam.sum() > 2**53:
-            raise ValueError(f"spectrum={shown} sums to more than 2^53: no float64 tells such n apart, scale the spectrum")
+            raise ValueError(
+                f"spectrum={shown} sums to more than 2^53: no float64 tells such n apart, scale "
+                "the spectrum"
+            )
         n = round(float(lam.sum()))
         if abs(lam.sum() - n) > 1e-9 * n:
-            raise ValueError(f"spectrum={shown} sums to {lam.sum():.10g}: tr S = n must be an integer, scale the spectrum")
+            raise ValueError(
+                f"spectrum={shown} sums to {lam.sum():.10g}: tr S = n must be an integer, scale "
+                "the spectrum"
+            )
         if n < lam.size:
-            raise ValueError(f"spectrum={shown} sums to n={n} < d={lam.size}: tr S = n >= d is needed, scale the spectrum")
+            raise ValueError(
+                f"spectrum={shown} sums to n={n} < d={lam.size}: tr S = n >= d is needed, scale "
+                "the spectrum"
+            )
         whole_numbers = bool(np.all(lam == np.round(lam)))
         lam = lam if lam.sum() == n or whole_numbers else lam * (n / lam.sum())
         if n > MANY * lam.size:
             U, copies = counted_frame(lam)
             return cls.matrix(U, lam.tolist(), copies)
-        U = np.repeat(np.eye(lam.size), lam.astype(int), axis=1) if whole_numbers else unit_frame(lam, n)
+        U = (
+            np.repeat(np.eye(lam.size), lam.astype(int), axis=1)
+            if whole_numbers
+            else unit_frame(lam, n)
+        )
         return cls.matrix(U, lam.tolist())
 
     @property
@@ -232,7 +277,9 @@ class Rotated:
         return Sample(O @ jnp.asarray(self.U, dtype), q, O @ jnp.asarray(self.V, dtype), copies)
 
     def orbit(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Orbit:
-        """In the eigenbasis of S; the queries are the cyclic shifts of one, whose squares sum to I."""
+        """In the eigenbasis of S; the queries are the cyclic shifts of one, whose squares sum to
+        I.
+        """
         q = sphere(normal(key, (self.d, 1), dtype))[:, 0]
         i = jnp.arange(self.d)
         lam = jnp.asarray(self.spectrum).astype(dtype)
@@ -252,7 +299,11 @@ class Rotated:
         return [
             Hypothesis("(A1)", True, "every column is a unit vector, checked at construction"),
             Hypothesis("(A2)", True, "Haar rotation: O X has the law of X"),
-            Hypothesis("(A3)", lowest > EQUAL_RTOL * self.spectrum[0], f"lambda_d = {lowest:.6g} in every sample"),
+            Hypothesis(
+                "(A3)",
+                lowest > EQUAL_RTOL * self.spectrum[0],
+                f"lambda_d = {lowest:.6g} in every sample",
+            ),
             *gap,
         ]
 
@@ -260,24 +311,30 @@ class Rotated:
         return {"law": "rotated", "d": self.d, "n": self.n, "spectrum": list(self.spectrum)}
 
 
-def counted_frame(lam: Float[np.ndarray, " d"]) -> tuple[Float[np.ndarray, "d m"], Float[np.ndarray, " m"]]:
-    """Few unit columns u_k and their numbers n_k with sum_k n_k u_k u_k^T = diag(lam), for an integer sum(lam) >= d.
+def counted_frame(
+    lam: Float[np.ndarray, " d"],
+) -> tuple[Float[np.ndarray, "d m"], Float[np.ndarray, " m"]]:
+    """Few unit columns u_k and their numbers n_k with sum_k n_k u_k u_k^T = diag(lam), for an
+    integer sum(lam) >= d.
 
-    Basis vectors take all of each eigenvalue but 1 to 2 of it, as long as d columns are left; a frame does the rest.
+    Basis vectors take all of each eigenvalue but 1 to 2 of it, as long as d columns are left; a
+    frame does the rest.
     """
     kept = np.maximum(np.floor(lam) - 1, 0.0)
     for j in np.argsort(-kept):
         short = lam.size - round(float((lam - kept).sum()))
         kept[j] -= min(max(short, 0), kept[j])
     F = unit_frame(lam - kept, round(float((lam - kept).sum())))
-    return np.concatenate([np.eye(lam.size)[:, kept > 0], F], axis=1), np.concatenate([kept[kept > 0], np.ones(F.shape[1])])
+    return np.concatenate([np.eye(lam.size)[:, kept > 0], F], axis=1), np.concatenate(
+        [kept[kept > 0], np.ones(F.shape[1])]
+    )
 
 
 def unit_frame(lam: Float[np.ndarray, " d"], n: int) -> Float[np.ndarray, "d n"]:
     """A d x n matrix F with unit columns and F F^T = diag(lam), for sum(lam) = n >= d (Schur-Horn).
 
-    Start from [diag(sqrt(lam)), 0]; a plane rotation of a column that is too long with one that is too short
-    makes one of them a unit vector and leaves F F^T as it is, so n - 1 rotations do.
+    Start from [diag(sqrt(lam)), 0]; a plane rotation of a column that is too long with one that is
+    too short makes one of them a unit vector and leaves F F^T as it is, so n - 1 rotations do.
     """
     F = np.zeros((lam.size, n))
     F[np.arange(lam.size), np.arange(lam.size)] = np.sqrt(lam)
@@ -286,9 +343,14 @@ def unit_frame(lam: Float[np.ndarray, " d"], n: int) -> Float[np.ndarray, "d n"]
         squares = np.einsum("ij,ij->j", F[:, todo], F[:, todo])
         i, j = todo[int(np.argmin(squares))], todo[int(np.argmax(squares))]
         x, y, inner = F[:, i] @ F[:, i], F[:, j] @ F[:, j], F[:, i] @ F[:, j]
-        if x < 1 < y:  # (s + t l)/sqrt(1 + t^2) is a unit vector iff (y - 1) t^2 + 2 inner t + (x - 1) = 0
+        if (
+            x < 1 < y
+        ):  # (s + t l)/sqrt(1 + t^2) is a unit vector iff (y - 1) t^2 + 2 inner t + (x - 1) = 0
             t = (1 - x) / (inner + np.sqrt(inner * inner + (y - 1) * (1 - x)))
             short, long = F[:, i].copy(), F[:, j].copy()
-            F[:, i], F[:, j] = (short + t * long) / np.hypot(1, t), (long - t * short) / np.hypot(1, t)
+            F[:, i], F[:, j] = (
+                (short + t * long) / np.hypot(1, t),
+                (long - t * short) / np.hypot(1, t),
+            )
         todo.remove(i)
     return F / np.linalg.norm(F, axis=0)

@@ -1,10 +1,12 @@
 """The Kronecker manifold: every block of P and Q a multiple of I, eight scalars in all.
 
-    N = { P = p (x) I_d, Q = r (x) I_d },   p, r real 2 x 2,   theta = (p11, p12, p21, p22, r11, r12, r21, r22)
+    N = { P = p (x) I_d, Q = r (x) I_d },   p, r real 2 x 2,   theta = (p11, p12, p21, p22, r11,
+    r12, r21, r22)
 
-It contains the manifold of the theorems (p21 = a, r12 = b, the others 0). If the law of the sample does not change under
-(X, q) -> (O X, O q) and the loss neither, the population gradient at a point of N commutes with every orthogonal O, so by
-Schur's lemma every block of it is a multiple of I: population gradient descent stays in N, and moves theta by
+It contains the manifold of the theorems (p21 = a, r12 = b, the others 0). If the law of the sample
+does not change under (X, q) -> (O X, O q) and the loss neither, the population gradient at a point
+of N commutes with every orthogonal O, so by Schur's lemma every block of it is a multiple of I:
+population gradient descent stays in N, and moves theta by
 
     theta <- theta - (eta/d) grad F(theta),   F(theta) = the population loss at that point,
 
@@ -81,10 +83,12 @@ def output(
     normalise: bool = True,
     copies: Float[Array, " n"] | None = None,
 ) -> Float[Array, " d"]:
-    """f(X, q; p (x) I, r (x) I) without the 2d x 2d matrices: 2 x 2 algebra on the two halves of the tokens.
+    """f(X, q; p (x) I, r (x) I) without the 2d x 2d matrices: 2 x 2 algebra on the two halves of
+    the tokens.
 
-    Tokens Z = (2, d, N), scores W_km = sum_st r_st z_sk . z_tm, layer Z_s <- LN(Z_s + sum_t p_st Z_t W). The query that enters
-    the last layer is all that matters there. Up to rounding equal to `model.looped`.
+    Tokens Z = (2, d, N), scores W_km = sum_st r_st z_sk . z_tm, layer Z_s <- LN(Z_s + sum_t p_st
+    Z_t W). The query that enters the last layer is all that matters there. Up to rounding equal to
+    `model.looped`.
     """
     p, r = factors(theta)
     zero = jnp.zeros_like(q)
@@ -98,7 +102,9 @@ def output(
         scores = scores if copies is None else jnp.append(copies, 1)[:, None] * scores
         return normed(columns + jnp.einsum("st,tdk,km->sdm", p, Z, scores))
 
-    Z, _ = jax.lax.scan(lambda Z, _: (update(Z, Z), None), Z, length=L - 1, unroll=max(1, min(L - 1, UNROLL)))
+    Z, _ = jax.lax.scan(
+        lambda Z, _: (update(Z, Z), None), Z, length=L - 1, unroll=max(1, min(L - 1, UNROLL))
+    )
     return update(Z, Z[:, :, -1:])[1, :, 0]
 
 
@@ -106,7 +112,8 @@ def output(
 def one_layer(
     theta: Float[Array, "8"], S: Float[Array, "d d"], q: Float[Array, " d"], normalise: bool = True
 ) -> Float[Array, " d"]:
-    """The same for L = 1 by the closed form: with alpha = p11 r12, beta = p12 r22, m = p22 r22, c = p21 r12, ||q|| = 1,
+    """The same for L = 1 by the closed form: with alpha = p11 r12, beta = p12 r22, m = p22 r22, c =
+    p21 r12, ||q|| = 1,
 
     v = (alpha S q + beta q; (1 + m) q + c S q),   f = the lower half of v/||v|| (of v without LN).
     """
@@ -116,10 +123,13 @@ def one_layer(
     return layer_norm(jnp.concatenate([above, below])[:, None])[q.size :, 0] if normalise else below
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["U", "V", "copies"], meta_fields=["spectrum"])
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["U", "V", "copies"], meta_fields=["spectrum"]
+)
 @dataclass(frozen=True, eq=False)
 class Unrotated(Rotated):
-    """X = U without the rotation, q uniform: has not (A2), but the same expectations of rotation-invariant functions.
+    """X = U without the rotation, q uniform: has not (A2), but the same expectations of
+    rotation-invariant functions.
 
     On N, and for traces over whole blocks, E over O and q equals E over q alone: O moves into q.
     """
@@ -143,7 +153,9 @@ def sample_loss(objective: OfOutput, theta: Float[Array, "8"], sample: Sample) -
 
 @dataclass(frozen=True)
 class _Derivative:
-    """Statistic: what `derive` makes of one sample's loss in theta. The weights it is given are the factors (p, r)."""
+    """Statistic: what `derive` makes of one sample's loss in theta. The weights it is given are the
+    factors (p, r).
+    """
 
     objective: OfOutput
     derive: Callable[[Any], Callable[..., Any]]
@@ -156,27 +168,35 @@ class _Derivative:
 def population_gradient(
     objective: OfOutput, theta: Float[Array, "8"], law: Law, key: PRNGKeyArray, samples: int
 ) -> gradient.Estimate:
-    """(F(theta), grad F(theta)) by Monte Carlo, each entry with its standard error. Divide the gradient by d for a block's.
+    """(F(theta), grad F(theta)) by Monte Carlo, each entry with its standard error. Divide the
+    gradient by d for a block's.
 
     Raises ValueError for fewer than 2 samples.
     """
     slope = _Derivative(objective, jax.value_and_grad)
-    return gradient.population_average(slope, Weights(*factors(theta)), without_rotation(law), key, samples)
+    return gradient.population_average(
+        slope, Weights(*factors(theta)), without_rotation(law), key, samples
+    )
 
 
 def population_hessian(
     objective: OfOutput, theta: Float[Array, "8"], law: Law, key: PRNGKeyArray, samples: int
 ) -> gradient.Estimate:
-    """The Hessian of F at theta (8, 8), by Monte Carlo. Over d it is that of the multiples of I in `hessian`.
+    """The Hessian of F at theta (8, 8), by Monte Carlo. Over d it is that of the multiples of I in
+    `hessian`.
 
     Raises ValueError for fewer than 2 samples.
     """
     curvature = _Derivative(objective, jax.hessian)
-    return gradient.population_average(curvature, Weights(*factors(theta)), without_rotation(law), key, samples)
+    return gradient.population_average(
+        curvature, Weights(*factors(theta)), without_rotation(law), key, samples
+    )
 
 
 class Path(NamedTuple):
-    """A descent in N at its recorded steps; the loss is that of the step's own batch, exact where the slope is."""
+    """A descent in N at its recorded steps; the loss is that of the step's own batch, exact where
+    the slope is.
+    """
 
     step: Int[np.ndarray, " records"]
     theta: Float[np.ndarray, "records 8"]
@@ -190,7 +210,9 @@ def sampled_slope(objective: OfOutput, law: Law, batch: int) -> Any:
     def slope(theta: Float[Array, "8"], key: PRNGKeyArray) -> tuple[Array, Array]:
         def mean_loss(theta: Array) -> Array:
             keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch))
-            return jnp.mean(jax.vmap(lambda k: sample_loss(objective, theta, law.sample(k, theta.dtype)))(keys))
+            return jnp.mean(
+                jax.vmap(lambda k: sample_loss(objective, theta, law.sample(k, theta.dtype)))(keys)
+            )
 
         return jax.value_and_grad(mean_loss)(theta)
 
@@ -198,19 +220,31 @@ def sampled_slope(objective: OfOutput, law: Law, batch: int) -> Any:
 
 
 def descend(
-    slope: Any, start: Float[Array, "8"], eta: float, d: int, grid: Int[np.ndarray, " records"], key: PRNGKeyArray
+    slope: Any,
+    start: Float[Array, "8"],
+    eta: float,
+    d: int,
+    grid: Int[np.ndarray, " records"],
+    key: PRNGKeyArray,
 ) -> Path:
     """theta <- theta - (eta/d) gradient, recorded at the steps of an increasing `grid`.
 
-    `slope(theta, key)` gives (loss, gradient): sampled, or exact with the key unused. Not finite from where the descent
-    diverges.
+    `slope(theta, key)` gives (loss, gradient): sampled, or exact with the key unused. Not finite
+    from where the descent diverges.
     """
     counts = jnp.asarray(np.diff(np.concatenate([[0], np.asarray(grid)])))
-    return Path(np.asarray(grid), *jax.tree.map(np.asarray, _descend(jax.tree_util.Partial(slope), start, eta / d, counts, key)))
+    return Path(
+        np.asarray(grid),
+        *jax.tree.map(
+            np.asarray, _descend(jax.tree_util.Partial(slope), start, eta / d, counts, key)
+        ),
+    )
 
 
 @jax.jit
-def _descend(slope: Any, start: Array, rate: Any, counts: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
+def _descend(
+    slope: Any, start: Array, rate: Any, counts: Array, key: PRNGKeyArray
+) -> tuple[Array, Array]:
     def step(i: Array, state: tuple) -> tuple:
         t, theta = state
         return t + 1, theta - rate * slope(theta, jax.random.fold_in(key, t))[1]

@@ -35,21 +35,26 @@ def blocks(M: Float[Array | np.ndarray, "D D"]) -> Blocks:
 
 @jax.jit
 def active_weights(A: Float[Array, "d d"], B: Float[Array, "d d"]) -> Weights:
-    """The weights with P21 = A, Q12 = B and the six inactive blocks exactly 0. Valid for any numbers and A, B of one shape."""
+    """The weights with P21 = A, Q12 = B and the six inactive blocks exactly 0. Valid for any
+    numbers and A, B of one shape.
+    """
     zero = jnp.zeros_like(A)
     return Weights(jnp.block([[zero, zero], [A, zero]]), jnp.block([[zero, B], [zero, zero]]))
 
 
 @partial(jax.jit, static_argnames="d")
 def embed(a: Float[Array, ""], b: Float[Array, ""], d: int) -> Weights:
-    """The point (a, b) of the invariant manifold: P21 = a I, Q12 = b I, all other blocks 0. Valid for finite a, b and d >= 1."""
+    """The point (a, b) of the invariant manifold: P21 = a I, Q12 = b I, all other blocks 0. Valid
+    for finite a, b and d >= 1.
+    """
     eye = jnp.eye(d, dtype=jnp.result_type(a))
     return active_weights(a * eye, b * eye)
 
 
 @dataclass(frozen=True)
 class Active:
-    """The invariant manifold {P21 = a I, Q12 = b I, all other blocks 0}; its coordinates are (a, b).
+    """The invariant manifold {P21 = a I, Q12 = b I, all other blocks 0}; its coordinates are (a,
+    b).
 
     Valid for d >= 1 and weights of 2d rows whose traces do not overflow; not checked.
     Source: arXiv 2606.00605, Section 4.
@@ -60,7 +65,9 @@ class Active:
     @partial(jax.jit, static_argnames="self")
     def coordinates(self, weights: Weights) -> Float[Array, "2"]:
         """a = tr(P21)/d, b = tr(Q12)/d."""
-        return jnp.stack([jnp.trace(blocks(weights.P).b21), jnp.trace(blocks(weights.Q).b12)]) / self.d
+        return (
+            jnp.stack([jnp.trace(blocks(weights.P).b21), jnp.trace(blocks(weights.Q).b12)]) / self.d
+        )
 
     def embed(self, coordinates: Float[Array, "2"]) -> Weights:
         a, b = coordinates
@@ -73,13 +80,19 @@ class Active:
         return jnp.max(jnp.abs(jnp.stack([P.b11, P.b12, P.b22, Q.b11, Q.b21, Q.b22])))
 
     def deviations(self, gradient: Weights) -> Float[Array, "2 d"]:
-        """The diagonals of the P21 and the Q12 gradient, less their means: 0 in the mean by Schur's lemma."""
-        diagonal = jnp.stack([jnp.diagonal(blocks(gradient.P).b21), jnp.diagonal(blocks(gradient.Q).b12)])
+        """The diagonals of the P21 and the Q12 gradient, less their means: 0 in the mean by Schur's
+        lemma.
+        """
+        diagonal = jnp.stack(
+            [jnp.diagonal(blocks(gradient.P).b21), jnp.diagonal(blocks(gradient.Q).b12)]
+        )
         return diagonal - self.coordinates(gradient)[:, None]
 
 
 def tokens(X: Float[Array, "d n"], q: Float[Array, " d"]) -> Float[Array, "D N"]:
-    """Z = [[X, 0], [0, q]]: data tokens (x_i; 0), then the query token (0; q). Valid for any numbers and n >= 0."""
+    """Z = [[X, 0], [0, q]]: data tokens (x_i; 0), then the query token (0; q). Valid for any
+    numbers and n >= 0.
+    """
     zeros = jnp.zeros_like(X)
     data = jnp.concatenate([X, zeros])
     query = jnp.concatenate([jnp.zeros_like(q), q])
@@ -101,7 +114,9 @@ def layer_norm(Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
 @jax.custom_jvp
 @jax.default_matmul_precision("highest")
 def gram(Z: Float[Array, "D N"]) -> Float[Array, "D D"]:
-    """Z Z^T. Its derivative is T + T^T with T = dZ Z^T: one product, where that of `@` takes two, forwards and backwards."""
+    """Z Z^T. Its derivative is T + T^T with T = dZ Z^T: one product, where that of `@` takes two,
+    forwards and backwards.
+    """
     return Z @ Z.T
 
 
@@ -119,18 +134,24 @@ def counted(Z: Float[Array, "D N"], copies: Float[Array, " n"] | None) -> Float[
 
 
 @jax.default_matmul_precision("highest")
-def attention(weights: Weights, Z: Float[Array, "D N"], copies: Float[Array, " n"] | None = None) -> Float[Array, "D N"]:
+def attention(
+    weights: Weights, Z: Float[Array, "D N"], copies: Float[Array, " n"] | None = None
+) -> Float[Array, "D N"]:
     """Linear attention P Z Z^T Q Z. Z Z^T is never divided by n.
 
-    Products have all digits of their format: by default some devices multiply float32 with those of a shorter one.
-    Valid while no product over- or underflows; beyond it inf, NaN or 0.
+    Products have all digits of their format: by default some devices multiply float32 with those of
+    a shorter one. Valid while no product over- or underflows; beyond it inf, NaN or 0.
     """
     return (weights.P @ gram(counted(Z, copies)) @ weights.Q) @ Z
 
 
 @jax.default_matmul_precision("highest")
-def attention_of_query(weights: Weights, Z: Float[Array, "D N"], copies: Float[Array, " n"] | None = None) -> Float[Array, " D"]:
-    """The last column of `attention`, by four matrix-vector products. Valid where `attention` is."""
+def attention_of_query(
+    weights: Weights, Z: Float[Array, "D N"], copies: Float[Array, " n"] | None = None
+) -> Float[Array, " D"]:
+    """The last column of `attention`, by four matrix-vector products. Valid where `attention`
+    is.
+    """
     Y = counted(Z, copies)
     return weights.P @ (Y @ (Y.T @ (weights.Q @ Z[:, -1])))
 
@@ -141,7 +162,9 @@ def layer(
     normalise: bool = True,
     copies: Float[Array, " n"] | None = None,
 ) -> Float[Array, "D N"]:
-    """Z <- LN(Z + P Z Z^T Q Z), or the same without LN. Valid where `attention` and `layer_norm` are."""
+    """Z <- LN(Z + P Z Z^T Q Z), or the same without LN. Valid where `attention` and `layer_norm`
+    are.
+    """
     Z = Z + attention(weights, Z, copies)
     return layer_norm(Z) if normalise else Z
 
@@ -154,12 +177,13 @@ def looped(
     normalise: bool = True,
     copies: Float[Array, " n"] | None = None,
 ) -> Float[Array, " d"]:
-    """The output f(X, q; P, Q) of the same layer applied L times: the last d rows of the last column; q itself for L = 0.
+    """The output f(X, q; P, Q) of the same layer applied L times: the last d rows of the last
+    column; q itself for L = 0.
 
     With `copies` column i of X stands that many times in the data: equal tokens stay equal.
-    Of the last layer only the query is computed, 1/D of the work: nobody looks at its other tokens. Valid where `layer` is at
-    every loop; without LN numbers may grow like a cube at each. Raises ValueError for L < 0, TypeError for an L that is no
-    whole number.
+    Of the last layer only the query is computed, 1/D of the work: nobody looks at its other tokens.
+    Valid where `layer` is at every loop; without LN numbers may grow like a cube at each. Raises
+    ValueError for L < 0, TypeError for an L that is no whole number.
     """
     if L == 0:
         return q
@@ -170,7 +194,9 @@ def looped(
 
 
 @jax.default_matmul_precision("highest")
-def times(S: Float[Array, "d d"] | Float[Array, " d"], Q: Float[Array, "d m"]) -> Float[Array, "d m"]:
+def times(
+    S: Float[Array, "d d"] | Float[Array, " d"], Q: Float[Array, "d m"]
+) -> Float[Array, "d m"]:
     """S Q, where a vector S stands for the diagonal matrix of its entries."""
     return S[:, None] * Q if S.ndim == 1 else S @ Q
 
@@ -182,8 +208,8 @@ def power_loop(
     L: int = 1,
     normalise: bool = True,
 ) -> Float[Array, "d m"]:
-    """The outputs of `looped` at a point (a, b) of `Active` with c = ab, one query a column: q <- N(q + c S q), L times,
-    N = identity without LN. A vector S stands for a diagonal matrix.
+    """The outputs of `looped` at a point (a, b) of `Active` with c = ab, one query a column: q <-
+    N(q + c S q), L times, N = identity without LN. A vector S stands for a diagonal matrix.
 
     Up to rounding the same, at 1/(8d) of the work or less. Valid where `looped` is, for L >= 1.
     Source: arXiv 2606.00605, Lemma A.1.

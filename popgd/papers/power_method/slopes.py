@@ -1,9 +1,10 @@
 """The sampled slopes l'(c) that the exact ones are examined by, from as many queries as that takes.
 
-In two stages (Stein 1945): a pilot estimates the spread and thereby the size of a second stage, and the
-second alone is judged, under keys of its own. A pilot has at least 1/SHARE of the second stage's queries,
-or is repeated with as many as that: the size of a second stage that follows too small a pilot depends on
-what the pilot happened to miss. Sizes are a function of seed, settings and pilot.
+In two stages (Stein 1945): a pilot estimates the spread and thereby the size of a second stage, and
+the second alone is judged, under keys of its own. A pilot has at least 1/SHARE of the second
+stage's queries, or is repeated with as many as that: the size of a second stage that follows too
+small a pilot depends on what the pilot happened to miss. Sizes are a function of seed, settings and
+pilot.
 """
 
 from collections.abc import Callable
@@ -25,10 +26,11 @@ from popgd.theorem.base import Progress, Setting
 
 #: A gap of this share of a slope must be seen.
 RESOLUTION = 0.01
-#: And this many standard errors are seen as a gap: 8.1 for four slopes at a false-alarm rate of 1e-6 in all, and more
-#: for skewness. The rest of the resolution is left for bounds of quadrature.
+#: And this many standard errors are seen as a gap: 8.1 for four slopes at a false-alarm rate of
+#: 1e-6 in all, and more for skewness. The rest of the resolution is left for bounds of quadrature.
 SEEN = 9.0
-#: Queries of the first pilot, for each sample of a full gradient, which costs some 20 to 200 times as much.
+#: Queries of the first pilot, for each sample of a full gradient, which costs some 20 to 200 times
+#: as much.
 CHEAPER = 8
 SHARE, ROOM = 4, 1.2
 #: Queries at most, some twenty seconds of two cores.
@@ -37,7 +39,8 @@ MOST = 2**25
 FURTHEST = 1e30
 #: Rounding of the slope of one query's loss, in units of eps c lam_1.
 ROUNDING = 100
-#: Fewer samples of a full gradient are no check of the model: standard errors, and the skewness that widens them, need as many.
+#: Fewer samples of a full gradient are no check of the model: standard errors, and the skewness
+#: that widens them, need as many.
 FEW = 1024
 #: The relative standard error of a second moment that is known.
 KNOWN = 0.03
@@ -46,8 +49,9 @@ KNOWN = 0.03
 class Slopes(NamedTuple):
     """Sampled slopes at the points c = a b of the exact descent that are recorded at `step`.
 
-    value, stderr and skewness (of the mean) are those of the second stages, `spread` the relative standard error of
-    their second moments, `wanted` the queries that the pilots asked for: more than `samples` where that is too many.
+    value, stderr and skewness (of the mean) are those of the second stages, `spread` the relative
+    standard error of their second moments, `wanted` the queries that the pilots asked for: more
+    than `samples` where that is too many.
     """
 
     step: Shaped[np.ndarray, " points"]
@@ -67,10 +71,16 @@ class Slopes(NamedTuple):
         short = self.wanted > self.samples
         if short.any():
             i = int(np.argmax(self.wanted))
-            return f"at c = {self.c[i]:.3g} {self.wanted[i]:.2g} queries would settle it, more than {MOST:.2g}"
+            return (
+                f"at c = {self.c[i]:.3g} {self.wanted[i]:.2g} queries would settle it, more "
+                f"than {MOST:.2g}"
+            )
         if np.any(~(self.spread <= KNOWN)):
             i = int(np.argmax(np.nan_to_num(self.spread, nan=np.inf)))
-            return f"heavy tails: at c = {self.c[i]:.3g} a few of {self.samples[i]:.2g} queries carry all"
+            return (
+                f"heavy tails: at c = {self.c[i]:.3g} a few of {self.samples[i]:.2g} queries "
+                "carry all"
+            )
         return ""
 
 
@@ -83,13 +93,16 @@ def measure(
     progress: Progress,
     memory: Memory,
 ) -> Slopes:
-    """The slopes at the points cs, those that are there twice once, for the spectra of an exact curve, each as likely.
+    """The slopes at the points cs, those that are there twice once, for the spectra of an exact
+    curve, each as likely.
 
     Without those of a descent that breaks off, beyond FURTHEST.
     """
     order = np.sort(np.unique(np.where(abs(cs) <= FURTHEST, cs, cs[0]), return_index=True)[1])
     lam, mult = (np.asarray(x) for x in curve.spectra)
-    spectra = jnp.asarray(np.stack([np.repeat(*row) for row in zip(lam, mult.astype(int), strict=True)]))
+    spectra = jnp.asarray(
+        np.stack([np.repeat(*row) for row in zip(lam, mult.astype(int), strict=True)])
+    )
     # Without LN the output grows with its query, and none is rare
     loops = objective.L if objective.layer_norm else 0
     start, spectral = start_of(curve), getattr(objective, "target", "") == "normalised"
@@ -97,18 +110,24 @@ def measure(
     def draw(number: int, c: float, stage: int, samples: int) -> gradient.Estimate:
         law = Tilted(spectra, jnp.asarray(c), setting.law.r, loops, spectral)
         weights = model.embed(jnp.ones(()), jnp.asarray(c), setting.law.d)
-        return gradient.population_average(SlopeOf(objective), weights, law, setting.key(14, number, stage), samples)
+        return gradient.population_average(
+            SlopeOf(objective), weights, law, setting.key(14, number, stage), samples
+        )
 
     rows = []
     for number, c in enumerate(cs[order]):
         progress("slopes", number, order.size)
-        one = lambda number=number, c=c: examined(partial(draw, number, float(c)), start, CHEAPER * setting.samples)
+        one = lambda number=number, c=c: examined(
+            partial(draw, number, float(c)), start, CHEAPER * setting.samples
+        )
         rows.append(memory.part(f"slope {number}").once(one, 0))
     return Slopes(steps[order], cs[order], *np.array(rows).T)
 
 
 def start_of(curve: Any) -> float:
-    """What gaps are relative to where slopes pass through 0, as those of a quadratic loss: the slope at c = 0; else 0."""
+    """What gaps are relative to where slopes pass through 0, as those of a quadratic loss: the
+    slope at c = 0; else 0.
+    """
     return abs(float(curve.slope(np.zeros(1)).value[0])) if isinstance(curve, Linear) else 0.0
 
 
@@ -117,12 +136,24 @@ def examined(draw: Callable[[int, int], gradient.Estimate], start: float, pilot:
     found, wanted = two_stages(draw, partial(wanted_of, start=start), pilot)
     mean, stderr, samples = found
     spread = float(stderr.square / mean.square)
-    return np.array([float(mean.value), float(stderr.value), skewness(found), spread, samples, wanted])
+    return np.array(
+        [float(mean.value), float(stderr.value), skewness(found), spread, samples, wanted]
+    )
 
 
-def agree(slopes: Slopes, exact: Any, start: float, where: str, excuse: str = "", name: str = "engines-agree-slope") -> Evidence:
+def agree(
+    slopes: Slopes,
+    exact: Any,
+    start: float,
+    where: str,
+    excuse: str = "",
+    name: str = "engines-agree-slope",
+) -> Evidence:
     """The sampled slopes are those of the exact engine at the same points, with their bounds."""
-    value, bound = (np.broadcast_to(np.asarray(x, dtype=float), slopes.c.shape) for x in (exact.value, exact.bound))
+    value, bound = (
+        np.broadcast_to(np.asarray(x, dtype=float), slopes.c.shape)
+        for x in (exact.value, exact.bound)
+    )
     scale = np.maximum(abs(value), start)
     return Evidence(
         name,
@@ -134,27 +165,46 @@ def agree(slopes: Slopes, exact: Any, start: float, where: str, excuse: str = ""
         skewness=abs(slopes.skewness),
         allowance=bound / scale,
         resolution=RESOLUTION,
-        reason=f"bound of the exact slope; sampling error of {slopes.samples.max():.2g} samples at most",
+        reason=f"bound of the exact slope; sampling error of {slopes.samples.max():.2g} samples "
+        "at most",
         origin="derived",
         excuse=excuse or slopes.blind(),
         self_check="slope",
     )
 
 
-def agree_with(curve: Any, slopes: Slopes, samples: int, excuse: str = "", name: str = "engines-agree-slope") -> Evidence:
-    """`agree` for a population curve on the manifold, for its own spectra; samples are those of a full gradient."""
+def agree_with(
+    curve: Any, slopes: Slopes, samples: int, excuse: str = "", name: str = "engines-agree-slope"
+) -> Evidence:
+    """`agree` for a population curve on the manifold, for its own spectra; samples are those of a
+    full gradient.
+    """
     exact = curve.slope(slopes.c)
     # In the loss of one query the differences of q and S q cancel the digits of c lam_1
     units = ROUNDING * np.finfo(float).eps * (1 + abs(slopes.c) * float(np.max(curve.spectra.lam)))
     exact = exact._replace(bound=exact.bound + units * abs(exact.value))
-    few = "" if samples >= FEW else f"samples={samples} are too few to check the model by: take {FEW} or more"
-    return agree(slopes, exact, start_of(curve), f"at steps {slopes.listed()}, for its spectra", few or excuse, name)
+    few = (
+        ""
+        if samples >= FEW
+        else f"samples={samples} are too few to check the model by: take {FEW} or more"
+    )
+    return agree(
+        slopes,
+        exact,
+        start_of(curve),
+        f"at steps {slopes.listed()}, for its spectra",
+        few or excuse,
+        name,
+    )
 
 
 def two_stages(
-    draw: Callable[[int, int], gradient.Estimate], wanted_of: Callable[[gradient.Estimate], float], pilot: int
+    draw: Callable[[int, int], gradient.Estimate],
+    wanted_of: Callable[[gradient.Estimate], float],
+    pilot: int,
 ) -> tuple[gradient.Estimate, float]:
-    """The estimate of the second stage and the samples that it was to have; draw(stage, samples), stages from 0 on.
+    """The estimate of the second stage and the samples that it was to have; draw(stage, samples),
+    stages from 0 on.
 
     Where that is more than MOST the pilot's, without a second stage.
     """

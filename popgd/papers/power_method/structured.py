@@ -1,14 +1,16 @@
 """Population gradients along the manifold {P21 = a I, Q12 = b I} from S and a set of queries alone.
 
-There the output is q <- N(q + ab S q), L times (`model.power_loop`), the loss of a sample does not change
-under (X, q, V) -> (O X, O q, O V), and the gradient of an active block has the trace of that of a or b. So
-its part along the manifold is the gradient of the loss in (a, b) over d, and by (A2) its mean over the
-queries of an `Orbit` is unbiased. One draw of S then costs a d-th of what d samples do, and as the squares
-of the queries sum to I the variance falls by more than the d evaluations cost (`experiments/benchmark.py`).
+There the output is q <- N(q + ab S q), L times (`model.power_loop`), the loss of a sample does not
+change under (X, q, V) -> (O X, O q, O V), and the gradient of an active block has the trace of that
+of a or b. So its part along the manifold is the gradient of the loss in (a, b) over d, and by (A2)
+its mean over the queries of an `Orbit` is unbiased. One draw of S then costs a d-th of what d
+samples do, and as the squares of the queries sum to I the variance falls by more than the d
+evaluations cost (`experiments/benchmark.py`).
 
-Valid at points of the manifold and for rotation-invariant laws (A2) only. What it cannot see is everything
-that makes the manifold invariant: claims of structure use `gradient.population_gradient`.
-Source: arXiv 2606.00605, Lemma A.1 and Section 4; the orbits: derived.
+Valid at points of the manifold and for rotation-invariant laws (A2) only. What it cannot see is
+everything that makes the manifold invariant: claims of structure use
+`gradient.population_gradient`. Source: arXiv 2606.00605, Lemma A.1 and Section 4; the orbits:
+derived.
 """
 
 from dataclasses import dataclass, replace
@@ -67,13 +69,17 @@ class Single(Orbits):
 
 @dataclass(frozen=True)
 class AlongActive:
-    """The statistic: a `Gradient` without weights, its loss and coordinates averaged over the queries of an orbit."""
+    """The statistic: a `Gradient` without weights, its loss and coordinates averaged over the
+    queries of an orbit.
+    """
 
     objective: OfOutput
     at_once: ClassVar[int] = 32
 
     def loss(self, ab: Float[Array, "2"], orbit: Orbit) -> Float[Array, ""]:
-        """The mean loss of an orbit at the point ab of the manifold. Valid as `model.power_loop`."""
+        """The mean loss of an orbit at the point ab of the manifold. Valid as
+        `model.power_loop`.
+        """
         objective = self.objective
         f = model.power_loop(ab[0] * ab[1], orbit.S, orbit.Q, objective.L, objective.layer_norm)
         of_query = lambda f, Sq: objective.of_output(f, Sq, orbit.V)
@@ -87,7 +93,13 @@ class AlongActive:
 
 
 def structured(how: Descent, law: Law) -> tuple[Descent, Law]:
-    """The same projected descent and its law by the structured statistic where that is valid, else as they are."""
-    if isinstance(how.manifold, model.Active) and isinstance(how.objective, OfOutput) and isinstance(law, WithOrbits):
+    """The same projected descent and its law by the structured statistic where that is valid, else
+    as they are.
+    """
+    if (
+        isinstance(how.manifold, model.Active)
+        and isinstance(how.objective, OfOutput)
+        and isinstance(law, WithOrbits)
+    ):
         return replace(how, statistic=AlongActive(how.objective)), Orbits(law)
     return how, law

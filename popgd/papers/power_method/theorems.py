@@ -1,7 +1,8 @@
 """Looped linear transformers with layer normalisation learn the power method.
 
-Source: Wu, Zhang, Cao, arXiv 2606.00605 (2026), Theorems 4.1, 4.2, 4.3. Descent starts on the manifold
-{P21 = a I, Q12 = b I, other blocks 0} and stays there; c = a b, l(c) is the loss on it, g = l'(c)/d:
+Source: Wu, Zhang, Cao, arXiv 2606.00605 (2026), Theorems 4.1, 4.2, 4.3. Descent starts on the
+manifold {P21 = a I, Q12 = b I, other blocks 0} and stays there; c = a b, l(c) is the loss on it, g
+= l'(c)/d:
 
     a <- a - eta b g,   b <- b - eta a g.
 """
@@ -26,7 +27,8 @@ from popgd.theorem.base import Progress, Setting, Theorem
 PAPER = "arXiv 2606.00605"
 #: Points c, evenly in log c, of which `positive_limit` takes one.
 READINGS = 24
-#: A bound says something of losses that are those of the curve, by its quadrature: half of what a factor 1/2 makes of them.
+#: A bound says something of losses that are those of the curve, by its quadrature: half of what a
+#: factor 1/2 makes of them.
 SAME_LOSS = 0.25
 #: To which the ratio of a loss to its bound must be known.
 LOSS_BOUND = 1e-3
@@ -34,13 +36,16 @@ TITLE = f"{PAPER}, Looped Transformers with Layer Normalization Provably Learn t
 
 
 def natural_step(law: UnitColumns, L: int) -> float:
-    """The natural scale d/A of the step size, A = E||Sq||^2. At four times that, sampling noise in the active blocks is
-    amplified on some spectra, and raw descent leaves the recursion."""
+    """The natural scale d/A of the step size, A = E||Sq||^2. At four times that, sampling noise in
+    the active blocks is amplified on some spectra, and raw descent leaves the recursion.
+    """
     return law.d / law.mean_square_norm()
 
 
 def contracting_step(law: UnitColumns, L: int) -> float:
-    """eta with etat s = 0.2 at s = sqrt(1 + 4c^2), c = 1 - (n/d)/A: well inside the sufficient bound for both targets."""
+    """eta with etat s = 0.2 at s = sqrt(1 + 4c^2), c = 1 - (n/d)/A: well inside the sufficient
+    bound for both targets.
+    """
     A = law.mean_square_norm()
     c = 1 - law.n / law.d / A
     return 0.2 * law.d / (2 * A * float(np.sqrt(1 + 4 * c * c)))
@@ -51,23 +56,40 @@ def hypotheses(setting: Setting) -> list[Hypothesis]:
     law = setting.law
     return [
         *law.hypotheses(),
-        Hypothesis("r < d", law.r < law.d, f"the largest eigenvalue has multiplicity r = {law.r}, and d = {law.d}"),
-        Hypothesis("gradient descent", setting.optimiser == "sgd", f"the optimiser is {setting.optimiser}, not plain sgd"),
+        Hypothesis(
+            "r < d",
+            law.r < law.d,
+            f"the largest eigenvalue has multiplicity r = {law.r}, and d = {law.d}",
+        ),
+        Hypothesis(
+            "gradient descent",
+            setting.optimiser == "sgd",
+            f"the optimiser is {setting.optimiser}, not plain sgd",
+        ),
     ]
 
 
 def small_step(setting: Setting) -> list[Hypothesis]:
-    """Theorem 4.2 needs a step size that is small enough: this bound suffices, and is not necessary."""
+    """Theorem 4.2 needs a step size that is small enough: this bound suffices, and is not
+    necessary.
+    """
     law = setting.law
     A = law.mean_square_norm()
-    c_star = 1 - law.n / law.d / A  # that of y = Sq, the larger of the two: E||Sq|| <= A = E||Sq||^2 for n >= d
+    c_star = (
+        1 - law.n / law.d / A
+    )  # that of y = Sq, the larger of the two: E||Sq|| <= A = E||Sq||^2 for n >= d
     bound = convergence.sufficient(setting.eta, A, c_star, law.d)
-    reason = f"eta = {setting.eta:g} is {'within' if bound <= 1 else 'beyond'} the sufficient bound ({bound:.3g} of 1)"
+    reason = (
+        f"eta = {setting.eta:g} is {'within' if bound <= 1 else 'beyond'} the sufficient "
+        f"bound ({bound:.3g} of 1)"
+    )
     return [*hypotheses(setting), Hypothesis("small step", bool(bound <= 1), reason, soft=True)]
 
 
 def looped_study(setting: Setting, objective: OfLoops, progress: Progress, memory: Memory) -> Study:
-    exact = growth.descend_exactly(setting, lambda s: curves.Looped.of(s, setting.L), 2, progress, memory)
+    exact = growth.descend_exactly(
+        setting, lambda s: curves.Looped.of(s, setting.L), 2, progress, memory
+    )
     return sampled(setting, objective, exact, progress, memory)
 
 
@@ -109,9 +131,12 @@ def positive_limit(study: Study) -> Iterator[Evidence]:
         float(limit.value),
         float(limit.bound),
     )
-    # Read (l - l_inf) c where next orders and the rounding of the difference are least together: by what is stated of both.
+    # Read (l - l_inf) c where next orders and the rounding of the difference are least together: by
+    # what is stated of both.
     k2, last = float(K2.value / K.value), float(exact.records.c[-1])
-    points = np.geomspace(min(last, 1 / float(np.max(np.asarray(exact.curve.spectra.lam)))), last, READINGS)
+    points = np.geomspace(
+        min(last, 1 / float(np.max(np.asarray(exact.curve.spectra.lam)))), last, READINGS
+    )
     losses = exact.curve.loss(points)
     rounding = (losses.bound + limit.bound) * points / float(K.value) + float(K.bound / K.value)
     third = np.pad(growth.third_order(exact, points), 1, mode="edge")
@@ -122,14 +147,16 @@ def positive_limit(study: Study) -> Iterator[Evidence]:
     excess = (float(losses.value[best]) - float(limit.value)) * c / float(K.value)
     yield Evidence(
         "loss-excess",
-        f"(l(c) - l_inf) c -> kappa = {float(K.value):.10g}, so the loss excess falls like t^(-1/2): ratio at c = {c:.4g}",
+        f"(l(c) - l_inf) c -> kappa = {float(K.value):.10g}, so the loss excess falls like "
+        f"t^(-1/2): ratio at c = {c:.4g}",
         "derived: integral of -l' = kappa/c^2 - K2/c^3",
         predicted=1.0,
         measured=excess + k2 / (2 * c),
         error=float(rounding[best]),
         allowance=float(allowed[best]),
         resolution=1e-4,
-        reason=f"1/c term {k2 / (2 * c):.1e} removed, next orders allowed; error: quadrature bound of the difference",
+        reason=f"1/c term {k2 / (2 * c):.1e} removed, next orders allowed; error: quadrature "
+        "bound of the difference",
         origin="derived",
         statistical=False,
     )
@@ -145,7 +172,8 @@ def vanishing_loss(study: Study) -> Iterator[Evidence]:
     half = float(C1.value) / 2
     yield Evidence(
         "loss-vanishes",
-        f"l c^2 -> C1/2 = {half:.10g}, so the loss falls to 0 like t^(-2/3): ratio at step {near.t:.3g}, 1/c term removed",
+        f"l c^2 -> C1/2 = {half:.10g}, so the loss falls to 0 like t^(-2/3): ratio at step "
+        f"{near.t:.3g}, 1/c term removed",
         "limit of the loss; constant derived",
         predicted=1.0,
         measured=(value + float(D.value) / (3 * near.c)) / half,
@@ -158,7 +186,11 @@ def vanishing_loss(study: Study) -> Iterator[Evidence]:
     )
     cap = 2 * float(exact.curve.mean_inverse_square().value)
     off = abs(float(exact.losses[-1]) / float(loss.value[0]) - 1) if loss.value[0] else np.inf
-    still = "" if exact.records.c[-1] > exact.records.c[0] else "c has not grown: there is no bound to stay below"
+    still = (
+        ""
+        if exact.records.c[-1] > exact.records.c[0]
+        else "c has not grown: there is no bound to stay below"
+    )
     ratio = exact.losses * exact.records.c**2 / cap
     # Losses above the bound refute it, whatever they are
     unlike = off > SAME_LOSS and np.max(ratio) <= 1 + LOSS_BOUND
@@ -175,7 +207,8 @@ def vanishing_loss(study: Study) -> Iterator[Evidence]:
         origin="derived",
         sense="at most",
         statistical=False,
-        excuse=still or ("the recorded losses are not those of the curve at the recorded c" if unlike else ""),
+        excuse=still
+        or ("the recorded losses are not those of the curve at the recorded c" if unlike else ""),
     )
     slope = float(exact.curve.slope(jnp.asarray([near.c])).value[0])
     rate = -slope * near.dc * near.t / float(loss.value[0]) if loss.value[0] else 0.0
@@ -186,9 +219,11 @@ def vanishing_loss(study: Study) -> Iterator[Evidence]:
         predicted=1.5,
         measured=1 / rate if rate else np.nan,
         error=2 * near.error,
-        allowance=1.5 * (near.next_order * (1 + np.log(near.t)) + 2 * near.settled + 3 * abs(near.k2) / near.c),
+        allowance=1.5
+        * (near.next_order * (1 + np.log(near.t)) + 2 * near.settled + 3 * abs(near.k2) / near.c),
         resolution=0.25,
-        reason=f"{near.numbers}; three times the 1/c term. Resolution: half the distance to 2, the exponent of t^(1/2)",
+        reason=f"{near.numbers}; three times the 1/c term. Resolution: half the distance to 2, "
+        "the exponent of t^(1/2)",
         statistical=False,
     )
 
@@ -203,7 +238,11 @@ def growth_quantities(study: Study) -> dict[str, tuple[float, float]]:
     loss, slope = exact.curve.loss(np.array([c])), exact.curve.slope(np.array([c]))
     factor = 2 * p * setting.eta / setting.law.d
     # t dc/c = (1 + (k2/c)/(p - 1))/p up to higher orders
-    second = abs(near.k2 / c) / (p * (p - 1)) * float(K2.stderr / abs(K2.value) + K.stderr / K.value + from_c / c)
+    second = (
+        abs(near.k2 / c)
+        / (p * (p - 1))
+        * float(K2.stderr / abs(K2.value) + K.stderr / K.value + from_c / c)
+    )
     return {
         ("kappa" if p == 2 else "C1"): _constant(study),
         "loss_limit": _pair(limit),
@@ -220,10 +259,14 @@ def growth_quantities(study: Study) -> dict[str, tuple[float, float]]:
 
 
 def _constant(study: Study) -> tuple[float, float]:
-    """kappa or C1; its error is infinite where the sampled spectra have no variance to estimate it from."""
+    """kappa or C1; its error is infinite where the sampled spectra have no variance to estimate it
+    from.
+    """
     law, exact = study.setting.law, study.exact
     value, error = _pair(exact.curve.constant())
-    unknown = exact.power == 3 and isinstance(law, UniformSphere) and curves.heavy_tailed(law.d, law.n)
+    unknown = (
+        exact.power == 3 and isinstance(law, UniformSphere) and curves.heavy_tailed(law.d, law.n)
+    )
     return value, np.inf if unknown else error
 
 
@@ -240,8 +283,10 @@ THEOREMS = (
     Theorem(
         name="4.1",
         title="looped transformer with LN, trained on principal components: c_t grows like t^(1/2)",
-        statement="From (I, 0) population gradient descent stays on the manifold; c_t = a_t b_t increases like t^(1/2), the "
-        "increments of c^2 converge, and the loss falls to that of the L-step power method, which is positive.",
+        statement="From (I, 0) population gradient descent stays on the manifold; c_t = a_t b_t "
+        "increases like t^(1/2), the "
+        "increments of c^2 converge, and the loss falls to that of the L-step power method, which "
+        "is positive.",
         source=f"{PAPER}, Theorem 4.1",
         law_options=LAW,
         options=("L", *OPTIONS, "claim.exponent"),
@@ -251,13 +296,21 @@ THEOREMS = (
         step_size=natural_step,
         hypotheses=hypotheses,
         study=looped_study,
-        claims=(*STRUCTURE, manifold.negative_slope, manifold.cross_examination, growth.growth, positive_limit),
+        claims=(
+            *STRUCTURE,
+            manifold.negative_slope,
+            manifold.cross_examination,
+            growth.growth,
+            positive_limit,
+        ),
         quantities=growth_quantities,
     ),
     Theorem(
         name="4.2",
-        title="one layer without LN, trained on one power step: c_t converges to c*, the loss to L* > 0",
-        statement="From (I, 0) with a small step population gradient descent stays on the manifold, c_t = a_t b_t converges "
+        title="one layer without LN, trained on one power step: c_t converges to c*, the loss to "
+        "L* > 0",
+        statement="From (I, 0) with a small step population gradient descent stays on the "
+        "manifold, c_t = a_t b_t converges "
         "linearly to a finite c*, and the loss to a positive L*, for y = Sq/|Sq| and for y = Sq.",
         source=f"{PAPER}, Theorem 4.2",
         law_options=LAW,
@@ -274,8 +327,10 @@ THEOREMS = (
     ),
     Theorem(
         name="4.3",
-        title="one layer with LN, trained on one power step: c_t grows like t^(1/3), the loss falls to 0",
-        statement="From (I, 0) population gradient descent stays on the manifold; c_t = a_t b_t increases like t^(1/3), the "
+        title="one layer with LN, trained on one power step: c_t grows like t^(1/3), the loss "
+        "falls to 0",
+        statement="From (I, 0) population gradient descent stays on the manifold; c_t = a_t b_t "
+        "increases like t^(1/3), the "
         "increments of c^3 converge, and the loss falls to 0 like t^(-2/3).",
         source=f"{PAPER}, Theorem 4.3",
         law_options=LAW,
@@ -286,7 +341,13 @@ THEOREMS = (
         step_size=natural_step,
         hypotheses=hypotheses,
         study=layer_study,
-        claims=(*STRUCTURE, manifold.negative_slope, manifold.cross_examination, growth.growth, vanishing_loss),
+        claims=(
+            *STRUCTURE,
+            manifold.negative_slope,
+            manifold.cross_examination,
+            growth.growth,
+            vanishing_loss,
+        ),
         quantities=growth_quantities,
     ),
 )

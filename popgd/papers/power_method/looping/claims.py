@@ -1,7 +1,9 @@
-"""Evidence about a trained layer looped on other data: exact angles, both bounds, and the contraction factor a loop.
+"""Evidence about a trained layer looped on other data: exact angles, both bounds, and the
+contraction factor a loop.
 
-Every function takes an `Inference` and yields evidence for each of its models, at every snapshot, matrix, query and number
-of loops up to where float64 ends. gamma(c) = (1 + c lam_{r+1})/(1 + c lam_1), R = lam_{r+1}/lam_1.
+Every function takes an `Inference` and yields evidence for each of its models, at every snapshot,
+matrix, query and number of loops up to where float64 ends. gamma(c) = (1 + c lam_{r+1})/(1 + c
+lam_1), R = lam_{r+1}/lam_1.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,19 +15,21 @@ from popgd.papers.power_method.looping import inference
 from popgd.papers.power_method.looping.study import TRUSTED, Inference, Run
 from popgd.papers.power_method.looping.trained import Trained
 
-#: A formula and the loop must agree to this, or to twice float64's bound where that is larger; beyond `TRUSTED` nothing is
-#: claimed.
+#: A formula and the loop must agree to this, or to twice float64's bound where that is larger;
+#: beyond `TRUSTED` nothing is claimed.
 AGREE = 1e-10
-#: Factors are told from each other by a tenth of their predicted difference; what training closes of the gap to R, by
-#: this share of it.
+#: Factors are told from each other by a tenth of their predicted difference; what training closes
+#: of the gap to R, by this share of it.
 SHARE, CLOSED = 0.1, 1e-3
 #: A fall between snapshots must be told from half of it.
 FALL = 0.25
-#: A factor is compared with another only where float64 leaves its distance from 1 and from R this good.
+#: A factor is compared with another only where float64 leaves its distance from 1 and from R this
+#: good.
 KNOWN = 0.05
 #: To which both bounds are told, float64's bound being TRUSTED at most.
 BOUND_RESOLUTION = 2 * TRUSTED
-#: A loop that returns the query must be that many resolutions from what is claimed: then half a step is seen too.
+#: A loop that returns the query must be that many resolutions from what is claimed: then half a
+#: step is seen too.
 MOVED = 4
 IDLE = "c is so small that a loop moves the query by less than can be seen: train longer"
 #: Rounding of the worst query's own tan theta_0, which is 1.
@@ -35,7 +39,9 @@ START = 8 * inference.UNIT
 def _trusted(runs: Iterable[Run], *arrays: Iterable[np.ndarray]) -> list[np.ndarray]:
     """The trusted entries of arrays given run by run, in one row each."""
     masks = [run.trusted for run in runs]
-    return [np.concatenate([x[mask] for x, mask in zip(array, masks, strict=True)]) for array in arrays]
+    return [
+        np.concatenate([x[mask] for x, mask in zip(array, masks, strict=True)]) for array in arrays
+    ]
 
 
 def _ends(runs: Iterable[Run], depths: np.ndarray) -> str:
@@ -46,7 +52,11 @@ def _ends(runs: Iterable[Run], depths: np.ndarray) -> str:
 
 
 def _excuse(entries: np.ndarray) -> str:
-    return "" if entries.size else "the angle is below the rounding of float64 wherever it was looked at"
+    return (
+        ""
+        if entries.size
+        else "the angle is below the rounding of float64 wherever it was looked at"
+    )
 
 
 def _compare(
@@ -59,20 +69,29 @@ def _compare(
     idle: list,
     **words: str,
 ) -> Evidence:
-    """One claim over all trusted entries, which are ratios to what is predicted: equal to 1, or at most 1.
+    """One claim over all trusted entries, which are ratios to what is predicted: equal to 1, or at
+    most 1.
 
-    idle is how far they would be from that if the loop returned the query: where it is nowhere seen nothing is told.
+    idle is how far they would be from that if the loop returned the query: where it is nowhere seen
+    nothing is told.
     """
     values, allowed, unmoved = _trusted(
-        runs, measured, allowance, [np.broadcast_to(x, run.trusted.shape) for x, run in zip(idle, runs, strict=True)]
+        runs,
+        measured,
+        allowance,
+        [np.broadcast_to(x, run.trusted.shape) for x, run in zip(idle, runs, strict=True)],
     )
     sense = words.pop("sense", "equal")
     # A bound's tightest entry is the one to show: one resolution for all of them.
-    resolution = np.maximum(AGREE, 2 * allowed) if sense == "equal" else np.full(allowed.shape, BOUND_RESOLUTION)
-    # Values beyond a bound refute it, whatever else is wrong
-    excuse = words.pop("excuse", "") * bool(np.max(values, initial=0.0) <= 1 + BOUND_RESOLUTION) or (
-        "" if np.any(abs(unmoved) > MOVED * resolution) else IDLE
+    resolution = (
+        np.maximum(AGREE, 2 * allowed)
+        if sense == "equal"
+        else np.full(allowed.shape, BOUND_RESOLUTION)
     )
+    # Values beyond a bound refute it, whatever else is wrong
+    excuse = words.pop("excuse", "") * bool(
+        np.max(values, initial=0.0) <= 1 + BOUND_RESOLUTION
+    ) or ("" if np.any(abs(unmoved) > MOVED * resolution) else IDLE)
     return Evidence(
         f"{name}-{trained.name}",
         predicted=0.0 if name == "loop-output" else 1.0,
@@ -94,13 +113,22 @@ def output(study: Inference) -> Iterator[Evidence]:
         norm = lambda x: np.linalg.norm(x, axis=-1)
         with np.errstate(invalid="ignore", over="ignore"):
             gaps = [norm(run.outputs - run.expected) / norm(run.expected) for run in runs]
-            idle = [norm(run.test.queries[:, None] - run.expected) / norm(run.expected) for run in runs]
+            idle = [
+                norm(run.test.queries[:, None] - run.expected) / norm(run.expected) for run in runs
+            ]
         form = "(I + cS)^k q" + (" over its norm" if trained.layer_norm else "")
         yield _compare(
-            study, "loop-output", trained, runs, gaps, [run.rounding.output for run in runs], idle,
-            statement=f"{trained.name}: k loops of the trained (P, Q) return {form}: relative distance",
+            study,
+            "loop-output",
+            trained,
+            runs,
+            gaps,
+            [run.rounding.output for run in runs],
+            idle,
+            statement=f"{trained.name}: k loops of the trained (P, Q) return {form}: relative "
+            "distance",
             source="reduction to the power iteration",
-        )  # fmt: skip
+        )
 
 
 def exact_angle(study: Inference) -> Iterator[Evidence]:
@@ -109,45 +137,93 @@ def exact_angle(study: Inference) -> Iterator[Evidence]:
         ratios = [np.exp(run.measured.sin - run.exact.sin) for run in runs]
         idle = [np.expm1(start(run) - run.exact.sin) for run in runs]
         yield _compare(
-            study, "sin-exact", trained, runs, ratios, [run.rounding.tan for run in runs], idle,
-            statement=f"{trained.name}: sin theta_k of the loop is that of the exact formula: ratio",
-            source="derived: exact angle", origin="derived",
-        )  # fmt: skip
+            study,
+            "sin-exact",
+            trained,
+            runs,
+            ratios,
+            [run.rounding.tan for run in runs],
+            idle,
+            statement=f"{trained.name}: sin theta_k of the loop is that of the exact formula: "
+            "ratio",
+            source="derived: exact angle",
+            origin="derived",
+        )
 
 
 def both_bounds(study: Inference) -> Iterator[Evidence]:
-    """|alpha_{r+1}| gamma^k <= sin theta_k <= sqrt(1 - rho^2)/rho gamma^k, the lower one with the whole eigenspace."""
+    """|alpha_{r+1}| gamma^k <= sin theta_k <= sqrt(1 - rho^2)/rho gamma^k, the lower one with the
+    whole eigenspace.
+    """
     for trained, runs in study.pairs():
         allowance = [run.rounding.tan + study.depths * run.test.spectrum.spread for run in runs]
-        # Where the query that meets both bounds by construction is not where it belongs, others say nothing.
-        off = max((np.max(gap[run.trusted[:, -1]], initial=0.0) for run, gap in worst_gaps(runs)), default=0.0)
-        excuse = "" if off <= BOUND_RESOLUTION else "the query that meets both bounds does not: see the exact angle"
+        # Where the query that meets both bounds by construction is not where it belongs, others say
+        # nothing.
+        off = max(
+            (np.max(gap[run.trusted[:, -1]], initial=0.0) for run, gap in worst_gaps(runs)),
+            default=0.0,
+        )
+        excuse = (
+            ""
+            if off <= BOUND_RESOLUTION
+            else "the query that meets both bounds does not: see the exact angle"
+        )
         idle = [np.expm1(start(run) - run.exact.sin) for run in runs]
         upper = [np.exp(run.measured.sin - run.bounds.upper) for run in runs]
         yield _compare(
-            study, "upper-bound", trained, runs, upper, allowance, idle, sense="at most", excuse=excuse,
-            statement=f"{trained.name}: sin theta_k <= sqrt(1 - rho^2)/rho gamma^k at every number of loops: largest ratio",
+            study,
+            "upper-bound",
+            trained,
+            runs,
+            upper,
+            allowance,
+            idle,
+            sense="at most",
+            excuse=excuse,
+            statement=f"{trained.name}: sin theta_k <= sqrt(1 - rho^2)/rho gamma^k at every "
+            "number of loops: largest ratio",
             source="upper bound",
-        )  # fmt: skip
+        )
         lower = [np.exp(run.bounds.sharper - run.measured.sin) for run in runs]
         yield _compare(
-            study, "lower-bound", trained, runs, lower, allowance, idle, sense="at most", excuse=excuse,
-            statement=f"{trained.name}: sin theta_k >= |projection of q on the lam_(r+1)-space| gamma^k >= |alpha_(r+1)| "
+            study,
+            "lower-bound",
+            trained,
+            runs,
+            lower,
+            allowance,
+            idle,
+            sense="at most",
+            excuse=excuse,
+            statement=f"{trained.name}: sin theta_k >= |projection of q on the lam_(r+1)-space| "
+            "gamma^k >= |alpha_(r+1)| "
             "gamma^k: largest ratio bound/sin",
             source="lower bound; the sharper one derived",
-        )  # fmt: skip
+        )
 
 
 def start(run: Run) -> np.ndarray:
     """log sin theta of the queries themselves, (queries, 1)."""
     S = run.test.spectrum
-    return np.stack([inference.angles(S, inference.query(S, q), 0.0, np.array([0])).sin for q in run.test.queries])
+    return np.stack(
+        [
+            inference.angles(S, inference.query(S, q), 0.0, np.array([0])).sin
+            for q in run.test.queries
+        ]
+    )
 
 
 def worst_gaps(runs: Iterable[Run]) -> Iterator[tuple[Run, np.ndarray]]:
-    """Every run with how far sin theta of its last query is from the exact one, relative, (snapshots, depths)."""
+    """Every run with how far sin theta of its last query is from the exact one, relative,
+    (snapshots, depths).
+    """
     for run in runs:
-        yield run, np.nan_to_num(abs(np.expm1(run.measured.sin[:, -1] - run.exact.sin[:, -1])), nan=np.inf)
+        yield (
+            run,
+            np.nan_to_num(
+                abs(np.expm1(run.measured.sin[:, -1] - run.exact.sin[:, -1])), nan=np.inf
+            ),
+        )
 
 
 def contraction(study: Inference) -> Iterator[Evidence]:
@@ -155,17 +231,31 @@ def contraction(study: Inference) -> Iterator[Evidence]:
     for trained, runs in study.pairs():
         per_loop, allowance = zip(*(_steps(run, study.depths) for run in runs), strict=True)
         worst = [run._replace(trusted=run.trusted[:, -1]) for run in runs]
-        idle = [np.array([np.expm1(-inference.log_factor(run.test.spectrum, c)) for c in run.c])[:, None] for run in runs]
+        idle = [
+            np.array([np.expm1(-inference.log_factor(run.test.spectrum, c)) for c in run.c])[
+                :, None
+            ]
+            for run in runs
+        ]
         yield _compare(
-            study, "contraction", trained, tuple(worst), list(per_loop), list(allowance), idle,
-            statement=f"{trained.name}: tan theta falls by gamma(c) = (1 + c lam_(r+1))/(1 + c lam_1) a loop, for q = "
+            study,
+            "contraction",
+            trained,
+            tuple(worst),
+            list(per_loop),
+            list(allowance),
+            idle,
+            statement=f"{trained.name}: tan theta falls by gamma(c) = (1 + c lam_(r+1))/(1 + c "
+            "lam_1) a loop, for q = "
             "(v_1 + v_(r+1))/sqrt(2): measured factor over gamma",
             source="contraction factor",
-        )  # fmt: skip
+        )
 
 
 def _steps(run: Run, depths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(tan theta_k/tan theta_j)^{1/(k-j)}/gamma of the worst query between neighbouring depths j < k, from 0 on."""
+    """(tan theta_k/tan theta_j)^{1/(k-j)}/gamma of the worst query between neighbouring depths j <
+    k, from 0 on.
+    """
     S = run.test.spectrum
     start = inference.angles(S, inference.query(S, run.test.queries[-1]), 0.0, np.array([0])).tan[0]
     tan, error = run.measured.tan[:, -1], run.rounding.tan[:, -1]
@@ -177,7 +267,9 @@ def _steps(run: Run, depths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def factors(run: Run, depths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The measured factor a loop of the worst query over all trusted loops, and its error, for every snapshot; NaN if none."""
+    """The measured factor a loop of the worst query over all trusted loops, and its error, for
+    every snapshot; NaN if none.
+    """
     S = run.test.spectrum
     start = inference.angles(S, inference.query(S, run.test.queries[-1]), 0.0, np.array([0])).tan[0]
     value, error = (np.full(run.c.size, np.nan) for _ in range(2))
@@ -197,7 +289,9 @@ def falling(study: Inference) -> Iterator[Evidence]:
         measured, errors = [], []
         for run in runs:
             value, error = factors(run, study.depths)
-            expected = -np.diff([np.exp(inference.log_factor(run.test.spectrum, c)) for c in trained.c])
+            expected = -np.diff(
+                [np.exp(inference.log_factor(run.test.spectrum, c)) for c in trained.c]
+            )
             seen = (error[:-1] + error[1:]) / expected
             good = seen <= KNOWN
             measured.append((-np.diff(value) / expected)[good])
@@ -205,7 +299,8 @@ def falling(study: Inference) -> Iterator[Evidence]:
         fall, error = np.concatenate(measured), np.concatenate(errors)
         yield Evidence(
             f"factor-falls-{trained.name}",
-            f"{trained.name}: more training makes the factor a loop smaller: its fall from snapshot to snapshot, in units of "
+            f"{trained.name}: more training makes the factor a loop smaller: its fall from "
+            "snapshot to snapshot, in units of "
             "that of gamma(c_t)",
             "contraction factor decreases with training",
             predicted=1.0,
@@ -221,12 +316,16 @@ def falling(study: Inference) -> Iterator[Evidence]:
 
 
 def to_the_limit(study: Inference) -> Iterator[Evidence]:
-    """With LN the factor approaches R like t^(-1/p): (g - R) lam_1 (N t)^(1/p)/(1 - R) -> 1, N = 2 p eta K/d."""
+    """With LN the factor approaches R like t^(-1/p): (g - R) lam_1 (N t)^(1/p)/(1 - R) -> 1, N = 2
+    p eta K/d.
+    """
     for trained, runs in study.pairs(layer_norm=True):
         i, corrections, allowed = approach(study, trained)
         t, c = trained.snapshots[0][i], trained.c[i]
         K = trained.curve.constant()
-        scale = (2 * trained.power * study.setting.eta * float(K.value) / study.setting.law.d * float(t)) ** (1 / trained.power)
+        scale = (
+            2 * trained.power * study.setting.eta * float(K.value) / study.setting.law.d * float(t)
+        ) ** (1 / trained.power)
         measured, errors = [], []
         for run in runs:
             value, error = (x[i] for x in factors(run, study.depths))
@@ -236,7 +335,8 @@ def to_the_limit(study: Inference) -> Iterator[Evidence]:
         good = np.isfinite(errors) & (np.array(errors) <= CLOSED / 4)
         yield Evidence(
             f"factor-limit-{trained.name}",
-            f"{trained.name}: the factor falls to lam_(r+1)/lam_1, the power method's, like t^(-1/{trained.power}): its distance "
+            f"{trained.name}: the factor falls to lam_(r+1)/lam_1, the power method's, like "
+            f"t^(-1/{trained.power}): its distance "
             f"at step {t:.3g} over the predicted one",
             "limit of the contraction factor; constant derived",
             predicted=1.0,
@@ -244,7 +344,8 @@ def to_the_limit(study: Inference) -> Iterator[Evidence]:
             error=np.array(errors)[good] + float(K.bound / K.value) if good.any() else 0.0,
             allowance=allowed,
             resolution=CLOSED,
-            reason=f"1/c terms removed, next order allowed; float64 resolves it on {good.sum()} of {good.size} matrices",
+            reason=f"1/c terms removed, next order allowed; float64 resolves it on {good.sum()} "
+            f"of {good.size} matrices",
             origin="derived",
             statistical=False,
             excuse="" if good.any() else "float64 does not resolve the distance from the limit",
@@ -252,20 +353,39 @@ def to_the_limit(study: Inference) -> Iterator[Evidence]:
 
 
 def approach(study: Inference, trained: Trained) -> tuple[int, float, float]:
-    """The snapshot where growth and rounding together are known best, its 1/c correction of (N t)^(1/p)/c, and the next order.
+    """The snapshot where growth and rounding together are known best, its 1/c correction of (N
+    t)^(1/p)/c, and the next order.
 
     c = (N t)^(1/p) (1 - k2/((p - 1) c) + ...), with the corrections of `growth` at c.
     """
     records, p = trained.records, trained.power
     k2 = float(trained.curve.correction().value / trained.curve.constant().value)
     best, found = np.inf, (int(len(trained.c) - 1), 0.0, np.inf)
-    noise = max(run.test.spectrum.rounding * run.test.spectrum.lam[0] for run in study.runs[trained.name])
+    noise = max(
+        run.test.spectrum.rounding * run.test.spectrum.lam[0] for run in study.runs[trained.name]
+    )
     for i, j in enumerate(trained.chosen):
         c, t = float(records.c[j]), float(records.step[j])
-        settled = float(records.step[np.argmax((abs(k2) / np.maximum(records.c, 1e-300) < 0.5) & (records.imbalance < 0.5))])
-        order = 2 * ((k2 / c) ** 2 + float(records.imbalance[j]) + abs(float(records.dc[j])) / c + third(trained, c))
+        settled = float(
+            records.step[
+                np.argmax(
+                    (abs(k2) / np.maximum(records.c, 1e-300) < 0.5) & (records.imbalance < 0.5)
+                )
+            ]
+        )
+        order = 2 * (
+            (k2 / c) ** 2
+            + float(records.imbalance[j])
+            + abs(float(records.dc[j])) / c
+            + third(trained, c)
+        )
         bound = float(records.bound[j]) / c if np.isfinite(records.bound[j]) else 0.0
-        allowed = order * (1 + np.log(t)) + 2 * settled / t + bound + 1 / (c * _least(study, trained)) ** 2
+        allowed = (
+            order * (1 + np.log(t))
+            + 2 * settled / t
+            + bound
+            + 1 / (c * _least(study, trained)) ** 2
+        )
         if allowed + noise * c < best:
             best, found = allowed + noise * c, (i, -k2 / ((p - 1) * c), allowed)
     return found
@@ -300,23 +420,30 @@ def stuck(study: Inference) -> Iterator[Evidence]:
         good = np.isfinite(error) & (error <= resolution / 4)
         yield Evidence(
             f"factor-stuck-{trained.name}",
-            f"{trained.name}: the factor at step {trained.snapshots[0][-1]:.3g} is gamma(c*) with c* = {float(star.value):.8g}, "
-            "above lam_(r+1)/lam_1, and further training cannot improve it: (factor - R)/(gamma(c*) - R)",
+            f"{trained.name}: the factor at step {trained.snapshots[0][-1]:.3g} is gamma(c*) with "
+            f"c* = {float(star.value):.8g}, "
+            "above lam_(r+1)/lam_1, and further training cannot improve it: (factor - "
+            "R)/(gamma(c*) - R)",
             "fixed contraction factor",
             predicted=1.0,
             measured=value[good] if good.any() else 0.0,
             error=error[good] if good.any() else 0.0,
             allowance=4 * left * max(float(run.test.spectrum.lam[0]) for run in runs) + 1e-9,
             resolution=resolution[good] if good.any() else SHARE,
-            reason=f"c_t has {left:.1e} to go; resolution: a tenth of the distance to the power method's factor, "
+            reason=f"c_t has {left:.1e} to go; resolution: a tenth of the distance to the power "
+            "method's factor, "
             "and to that at c = 0",
             statistical=False,
-            excuse="" if good.any() else "float64 does not tell gamma(c*) from the power method's factor here",
+            excuse=""
+            if good.any()
+            else "float64 does not tell gamma(c*) from the power method's factor here",
         )
 
 
 def remaining(study: Inference, trained: Trained) -> float:
-    """How far c_t still moves: its last step over 1 - (1 - etat s), as linear convergence goes on, and rounding."""
+    """How far c_t still moves: its last step over 1 - (1 - etat s), as linear convergence goes on,
+    and rounding.
+    """
     records, j = trained.records, trained.chosen[-1]
     etat = 2 * study.setting.eta * float(trained.curve.mean_square().value) / study.setting.law.d
     s = float(np.hypot(2 * records.c[j], records.Delta[j]))

@@ -1,13 +1,16 @@
 """A trained layer looped on other data: the angle of its output to the leading principal subspace.
 
-With P21 = a I, Q12 = b I, c = a b, k loops take a unit query q to (I + cS)^k q (over its norm, with LN). S = X X^T has
-eigenvalues lam_1 = ... = lam_r > lam_{r+1} >= ... and eigenvectors v_i; alpha_i = v_i.q, rho = |(alpha_1 ... alpha_r)|:
+With P21 = a I, Q12 = b I, c = a b, k loops take a unit query q to (I + cS)^k q (over its norm, with
+LN). S = X X^T has eigenvalues lam_1 = ... = lam_r > lam_{r+1} >= ... and eigenvectors v_i; alpha_i
+= v_i.q, rho = |(alpha_1 ... alpha_r)|:
 
-    tan^2 theta_k = sum_{i>r} w_i^{2k} alpha_i^2 / sum_{i<=r} w_i^{2k} alpha_i^2,     w_i = (1 + c lam_i)/(1 + c lam_1)
-    |alpha_{r+1}| gamma^k <= sin theta_k <= sqrt(1 - rho^2)/rho gamma^k,              gamma = w_{r+1}
+    tan^2 theta_k = sum_{i>r} w_i^{2k} alpha_i^2 / sum_{i<=r} w_i^{2k} alpha_i^2,     w_i = (1 + c
+    lam_i)/(1 + c lam_1)
+    |alpha_{r+1}| gamma^k <= sin theta_k <= sqrt(1 - rho^2)/rho gamma^k,              gamma =
+    w_{r+1}
 
-Everything is kept as logarithms: k reaches 10^4 and more, where sin theta_k is far below the least float64.
-Source: arXiv 2606.00605, Definition 4.5, Theorems 4.6 and 4.7, Lemma A.1.
+Everything is kept as logarithms: k reaches 10^4 and more, where sin theta_k is far below the least
+float64. Source: arXiv 2606.00605, Definition 4.5, Theorems 4.6 and 4.7, Lemma A.1.
 """
 
 from dataclasses import dataclass
@@ -30,11 +33,11 @@ EXPONENT = 4
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The spectrum of S: eigenvalues descending, eigenvectors as columns, r = multiplicity of the largest, next_r = that
-    of lam_{r+1} (0 if r = d), by `numeric.multiplicities`.
+    """The spectrum of S: eigenvalues descending, eigenvectors as columns, r = multiplicity of the
+    largest, next_r = that of lam_{r+1} (0 if r = d), by `numeric.multiplicities`.
 
-    rounding bounds what float64 adds to one loop, in units of (1 + c lam_1)|q|: the sums over n columns and d rows, and
-    the decomposition.
+    rounding bounds what float64 adds to one loop, in units of (1 + c lam_1)|q|: the sums over n
+    columns and d rows, and the decomposition.
     """
 
     lam: Float[np.ndarray, " d"]
@@ -49,22 +52,27 @@ class Split:
 
     @property
     def spread(self) -> float:
-        """How far eigenvalues that count as equal lie apart, relative to lam_1: 0 but for rounding, if they are equal."""
+        """How far eigenvalues that count as equal lie apart, relative to lam_1: 0 but for rounding,
+        if they are equal.
+        """
         lam, r = self.lam, self.r
         second = lam[r] - lam[r + self.next_r - 1] if r < self.d else 0.0
         return float((lam[0] - lam[r - 1] + second) / lam[0])
 
     @property
     def ratio(self) -> float:
-        """lam_{r+1}/lam_1, the power method's factor. Raises ValueError if all eigenvalues are equal."""
+        """lam_{r+1}/lam_1, the power method's factor. Raises ValueError if all eigenvalues are
+        equal.
+        """
         return float(np.exp(log_factor(self, np.inf)))
 
 
 class Query(NamedTuple):
-    """A unit query in the eigenbasis of S: alpha, rho = |its part in V|, rest = |the other part| = sqrt(1 - rho^2).
+    """A unit query in the eigenbasis of S: alpha, rho = |its part in V|, rest = |the other part| =
+    sqrt(1 - rho^2).
 
-    first = |alpha_{r+1}|, and plane = |the projection on the whole lam_{r+1}-eigenspace| >= first. rho = 0 is read as
-    such where its rounding hides its sign.
+    first = |alpha_{r+1}|, and plane = |the projection on the whole lam_{r+1}-eigenspace| >= first.
+    rho = 0 is read as such where its rounding hides its sign.
     """
 
     alpha: Float[np.ndarray, " d"]
@@ -97,7 +105,9 @@ class Rounding(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Logarithms of the bounds on sin theta_k; `sharper` has the whole lam_{r+1}-eigenspace in place of |alpha_{r+1}|."""
+    """Logarithms of the bounds on sin theta_k; `sharper` has the whole lam_{r+1}-eigenspace in
+    place of |alpha_{r+1}|.
+    """
 
     lower: Float[np.ndarray, " loops"]
     sharper: Float[np.ndarray, " loops"]
@@ -105,7 +115,8 @@ class Bounds(NamedTuple):
 
 
 def split(X: Float[np.ndarray, "d n"]) -> Split:
-    """The spectrum of X X^T from the singular values of X, whose squares keep small eigenvalues apart from rounding.
+    """The spectrum of X X^T from the singular values of X, whose squares keep small eigenvalues
+    apart from rounding.
 
     Raises ValueError unless X is a finite, non-zero matrix.
     """
@@ -117,23 +128,30 @@ def split(X: Float[np.ndarray, "d n"]) -> Split:
     lam = np.zeros(d)
     lam[: sigma.size] = sigma**2
     r, next_r = [*multiplicities(lam), 0][:2]
-    magnitude = float(np.linalg.norm(abs(X), 2)) ** 2 / float(lam[0])  # |X||X|^T bounds what the sums can round
+    magnitude = float(np.linalg.norm(abs(X), 2)) ** 2 / float(
+        lam[0]
+    )  # |X||X|^T bounds what the sums can round
     return Split(lam, vectors, r, next_r, UNIT * magnitude * (n + (2 + DECOMPOSITION) * d + 4))
 
 
 def query(spectrum: Split, q: Float[np.ndarray, " d"]) -> Query:
-    """A unit query in the eigenbasis. Raises ValueError unless q is a finite vector of norm 1 with d entries."""
+    """A unit query in the eigenbasis. Raises ValueError unless q is a finite vector of norm 1 with
+    d entries.
+    """
     q = np.asarray(q, dtype=np.float64)
     if q.shape != (spectrum.d,) or not abs(np.linalg.norm(q) - 1) <= 1e-12:
         raise ValueError(
-            f"the query has shape {q.shape} and norm {np.linalg.norm(q):.6g}: a unit vector of {spectrum.d} was wanted"
+            f"the query has shape {q.shape} and norm {np.linalg.norm(q):.6g}: a unit vector of "
+            f"{spectrum.d} was wanted"
         )
     alpha = spectrum.vectors.T @ q
     r, upto = spectrum.r, spectrum.r + spectrum.next_r
     rho = float(np.linalg.norm(alpha[:r]))
     rho = rho if rho > uncertainty(spectrum) else 0.0
     first = float(abs(alpha[r])) if r < spectrum.d else 0.0
-    return Query(alpha, rho, float(np.linalg.norm(alpha[r:])), first, float(np.linalg.norm(alpha[r:upto])))
+    return Query(
+        alpha, rho, float(np.linalg.norm(alpha[r:])), first, float(np.linalg.norm(alpha[r:upto]))
+    )
 
 
 def uncertainty(spectrum: Split, m: int = 0) -> float:
@@ -152,9 +170,11 @@ def worst_query(spectrum: Split) -> Float[np.ndarray, " d"]:
 
 
 def log_weights(spectrum: Split, c: float) -> Float[np.ndarray, " d"]:
-    """log((1 + c lam_i)/(1 + c lam_1)), to a few roundings of the larger of it and 1; c = inf is the power method.
+    """log((1 + c lam_i)/(1 + c lam_1)), to a few roundings of the larger of it and 1; c = inf is
+    the power method.
 
-    Where the ratio is near 1 its distance from 1 is computed, not the difference of two near numbers.
+    Where the ratio is near 1 its distance from 1 is computed, not the difference of two near
+    numbers.
     """
     lam = spectrum.lam
     if c < 0:
@@ -164,7 +184,9 @@ def log_weights(spectrum: Split, c: float) -> Float[np.ndarray, " d"]:
         return np.zeros_like(lam)
     short = (lam[0] - lam) / (scale + lam[0])
     with np.errstate(divide="ignore"):
-        return np.where(short < 0.5, np.log1p(-np.minimum(short, 0.5)), np.log((scale + lam) / (scale + lam[0])))
+        return np.where(
+            short < 0.5, np.log1p(-np.minimum(short, 0.5)), np.log((scale + lam) / (scale + lam[0]))
+        )
 
 
 def log_factor(spectrum: Split, c: float) -> float:
@@ -173,13 +195,20 @@ def log_factor(spectrum: Split, c: float) -> float:
     Raises ValueError if all eigenvalues are equal.
     """
     if spectrum.r == spectrum.d:
-        raise ValueError(f"all eigenvalues of S are {spectrum.lam[0]:.6g}: there is no gap, so no leading direction to find")
+        raise ValueError(
+            f"all eigenvalues of S are {spectrum.lam[0]:.6g}: there is no gap, so no leading "
+            "direction to find"
+        )
     return float(log_weights(spectrum, c)[spectrum.r])
 
 
 def _log_norm(terms: Float[np.ndarray, "loops m"]) -> Float[np.ndarray, " loops"]:
     """log of the Euclidean norm of exp(terms), row by row."""
-    return np.logaddexp.reduce(2 * terms, axis=1) / 2 if terms.shape[1] else np.full(terms.shape[0], -np.inf)
+    return (
+        np.logaddexp.reduce(2 * terms, axis=1) / 2
+        if terms.shape[1]
+        else np.full(terms.shape[0], -np.inf)
+    )
 
 
 def angles(spectrum: Split, at: Query, c: float, loops: np.ndarray) -> Angles:
@@ -199,11 +228,19 @@ def angles(spectrum: Split, at: Query, c: float, loops: np.ndarray) -> Angles:
 
 
 def bounds(spectrum: Split, at: Query, c: float, loops: np.ndarray) -> Bounds:
-    """Both sides of Theorems 4.6 and 4.7 at these numbers of loops. Raises ValueError if rho = 0, or there is no gap."""
+    """Both sides of Theorems 4.6 and 4.7 at these numbers of loops. Raises ValueError if rho = 0,
+    or there is no gap.
+    """
     if at.rho == 0:
-        raise ValueError("the query is orthogonal to the leading subspace (rho = 0): the loop can never find it")
+        raise ValueError(
+            "the query is orthogonal to the leading subspace (rho = 0): the loop can never find it"
+        )
     with np.errstate(divide="ignore", invalid="ignore"):
-        fall = np.where(np.asarray(loops) > 0, np.asarray(loops, dtype=np.float64) * log_factor(spectrum, c), 0.0)
+        fall = np.where(
+            np.asarray(loops) > 0,
+            np.asarray(loops, dtype=np.float64) * log_factor(spectrum, c),
+            0.0,
+        )
         lower, sharper, upper = (np.log(x) for x in (at.first, at.plane, at.rest / at.rho))
     return Bounds(lower + fall, sharper + fall, upper + fall)
 
@@ -211,11 +248,11 @@ def bounds(spectrum: Split, at: Query, c: float, loops: np.ndarray) -> Bounds:
 def rounding(spectrum: Split, at: Query, c: float, last: int) -> Rounding:
     """What float64 does to k = 1 ... last loops, and to the logarithms of `angles`.
 
-    One loop errs by e (1 + c lam_1)|q| in some direction, e = `Split.rounding`; its part in V is (1 + c lam_1)|q| cos
-    theta_{k-1} long. So tan moves by e/cos theta_{k-1} relative to itself and by as much absolutely; an error outside V
-    shrinks by gamma at every later loop, one inside V stays for ever. Where rho is small, the first loops err most.
-    tan holds k errors of log gamma too: each is e/gamma, and e/(gamma sin theta) of every loop is
-    in it.
+    One loop errs by e (1 + c lam_1)|q| in some direction, e = `Split.rounding`; its part in V is (1
+    + c lam_1)|q| cos theta_{k-1} long. So tan moves by e/cos theta_{k-1} relative to itself and by
+    as much absolutely; an error outside V shrinks by gamma at every later loop, one inside V stays
+    for ever. Where rho is small, the first loops err most. tan holds k errors of log gamma too:
+    each is e/gamma, and e/(gamma sin theta) of every loop is in it.
 
     The formula and the bounds are those of a matrix within e lam_1 of S, with the eigenvectors
     computed, and the loop's output is measured against the same. So claims that compare these need
@@ -251,7 +288,9 @@ def _mixed(spectrum: Split, at: Query) -> float:
 def outputs(
     weights: Weights, X: Float[Array, "d n"], q: Float[Array, " d"], loops: int, normalise: bool
 ) -> Float[Array, "loops d"]:
-    """The output of the transformer itself after 1, 2, ..., `loops` loops: `model.looped` at every depth."""
+    """The output of the transformer itself after 1, 2, ..., `loops` loops: `model.looped` at every
+    depth.
+    """
 
     def once(Z: Float[Array, "D N"], _: None) -> tuple[Float[Array, "D N"], Float[Array, " d"]]:
         Z = model.layer(weights, Z, normalise)
@@ -261,16 +300,22 @@ def outputs(
 
 
 def measured(spectrum: Split, outputs: Float[np.ndarray, "loops d"]) -> Angles:
-    """Logarithms of tan, sin and cos of the angle between each output and V. NaN where an output is not finite."""
+    """Logarithms of tan, sin and cos of the angle between each output and V. NaN where an output is
+    not finite.
+    """
     outputs = np.asarray(outputs, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         along = outputs / np.max(abs(outputs), axis=1, keepdims=True) @ spectrum.vectors
-        inside, outside = (np.linalg.norm(x, axis=1) for x in (along[:, : spectrum.r], along[:, spectrum.r :]))
+        inside, outside = (
+            np.linalg.norm(x, axis=1) for x in (along[:, : spectrum.r], along[:, spectrum.r :])
+        )
         whole = np.hypot(inside, outside)
         return Angles(np.log(outside / inside), np.log(outside / whole), np.log(inside / whole))
 
 
-def direction(spectrum: Split, at: Query, c: float, loops: np.ndarray) -> Float[np.ndarray, "loops d"]:
+def direction(
+    spectrum: Split, at: Query, c: float, loops: np.ndarray
+) -> Float[np.ndarray, "loops d"]:
     """(I + cS)^k q over its norm, from the eigenbasis: what the loop must return with LN."""
     with np.errstate(invalid="ignore"):
         powers = np.where(loops[:, None] > 0, loops[:, None] * log_weights(spectrum, c), 0.0)
@@ -278,8 +323,12 @@ def direction(spectrum: Split, at: Query, c: float, loops: np.ndarray) -> Float[
     return vector / np.linalg.norm(vector, axis=1, keepdims=True) @ spectrum.vectors.T
 
 
-def log_length(spectrum: Split, at: Query, c: float, loops: np.ndarray) -> Float[np.ndarray, " loops"]:
-    """log |(I + cS)^k q|, the length that the output has without LN. Where it passes 354 (1e154), its square overflows."""
+def log_length(
+    spectrum: Split, at: Query, c: float, loops: np.ndarray
+) -> Float[np.ndarray, " loops"]:
+    """log |(I + cS)^k q|, the length that the output has without LN. Where it passes 354 (1e154),
+    its square overflows.
+    """
     with np.errstate(divide="ignore"):
         terms = loops[:, None] * np.log1p(c * spectrum.lam) + np.log(abs(at.alpha))
     return _log_norm(terms)

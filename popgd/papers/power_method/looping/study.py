@@ -1,7 +1,8 @@
-"""What is measured for a theorem about looping a trained layer on other data: training exactly, then the transformer itself.
+"""What is measured for a theorem about looping a trained layer on other data: training exactly,
+then the transformer itself.
 
-Theorem 4.6 loops layers trained as in 4.3 (with LN) and in 4.2 (without), Theorem 4.7 runs the model of 4.1 at its own L.
-Source: arXiv 2606.00605, Section 4.3.
+Theorem 4.6 loops layers trained as in 4.3 (with LN) and in 4.2 (without), Theorem 4.7 runs the
+model of 4.1 at its own L. Source: arXiv 2606.00605, Section 4.3.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,8 @@ from popgd.problem.errors import SettingError
 from popgd.problem.law import Hypothesis
 from popgd.theorem.base import Progress, Setting, fits
 
-#: Snapshots of a trained model, evenly spaced in the logarithm of the step, the last step among them.
+#: Snapshots of a trained model, evenly spaced in the logarithm of the step, the last step among
+#: them.
 SNAPSHOTS = 6
 #: Random queries on every matrix, and columns of a named test law per dimension.
 QUERIES, COLUMNS = 2, 4
@@ -36,9 +38,11 @@ QUERIES, COLUMNS = 2, 4
 TRUSTED = 1e-3
 #: The settings that describe the test data.
 OF_TESTS = ("data", "normalise", "test", "query")
-#: Arrays of the size of all outputs that are alive at once: measured, expected, and those made on the way.
+#: Arrays of the size of all outputs that are alive at once: measured, expected, and those made on
+#: the way.
 ARRAYS = 4
-#: log of 1e154: without LN the square of a longer output overflows, and the transformer's Z Z^T with it.
+#: log of 1e154: without LN the square of a longer output overflows, and the transformer's Z Z^T
+#: with it.
 LONGEST = float(np.log(1e154))
 
 
@@ -56,9 +60,11 @@ class Test(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One trained model on one matrix: what the loop returned, and what theory says, by (snapshot, query, depth).
+    """One trained model on one matrix: what the loop returned, and what theory says, by (snapshot,
+    query, depth).
 
-    trusted is where claims are made: float64's error bound is small, and lengths stay within its range.
+    trusted is where claims are made: float64's error bound is small, and lengths stay within its
+    range.
     """
 
     test: Test
@@ -74,7 +80,8 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Inference:
-    """Everything measured: runs[model name] holds one `Run` for every test matrix; depths are numbers of loops.
+    """Everything measured: runs[model name] holds one `Run` for every test matrix; depths are
+    numbers of loops.
 
     slopes[model name] are sampled ones at its first and last snapshots.
     """
@@ -100,14 +107,25 @@ class Inference:
         arrays: dict[str, np.ndarray] = {"loops": self.depths}
         for trained, runs in self.pairs():
             snap = trained.snapshots
-            arrays |= {f"{trained.name}/{key}": x for key, x in zip(("step", "a", "b"), snap, strict=True)}
+            arrays |= {
+                f"{trained.name}/{key}": x for key, x in zip(("step", "a", "b"), snap, strict=True)
+            }
             for run in runs:
                 here = f"{trained.name}/{run.test.name}"
-                arrays |= {f"{here}/log_sin": run.measured.sin, f"{here}/log_sin_exact": run.exact.sin}
-                arrays |= {f"{here}/log_lower": run.bounds.sharper, f"{here}/log_upper": run.bounds.upper}
+                arrays |= {
+                    f"{here}/log_sin": run.measured.sin,
+                    f"{here}/log_sin_exact": run.exact.sin,
+                }
+                arrays |= {
+                    f"{here}/log_lower": run.bounds.sharper,
+                    f"{here}/log_upper": run.bounds.upper,
+                }
                 arrays |= {f"{here}/rounding": run.rounding.angle, f"{here}/trusted": run.trusted}
                 arrays |= {f"{here}/rounding_lower": run.rounding.lower}
-                arrays |= {f"test/{run.test.name}/X": run.test.X, f"test/{run.test.name}/queries": run.test.queries}
+                arrays |= {
+                    f"test/{run.test.name}/X": run.test.X,
+                    f"test/{run.test.name}/queries": run.test.queries,
+                }
         return arrays
 
     def figures(self, title: str) -> dict[str, Any]:
@@ -118,27 +136,40 @@ class Inference:
 
 
 def tests_of(setting: Setting) -> tuple[Test, ...]:
-    """The matrices and queries that the settings data, test and query describe. Raises SettingError (one line)."""
+    """The matrices and queries that the settings data, test and query describe. Raises SettingError
+    (one line).
+    """
     return _tests(setting.law.d, setting.seed, *(setting[name] for name in OF_TESTS))
 
 
 @cache
-def _tests(d: int, seed: int, data: str | None, normalise: bool, test: str, query: str | None) -> tuple[Test, ...]:
+def _tests(
+    d: int, seed: int, data: str | None, normalise: bool, test: str, query: str | None
+) -> tuple[Test, ...]:
     key = jax.random.fold_in(jax.random.key(seed), 6)
     own = None if query is None else inference_data.load_query(inference_data.path_of(query), d)
     if data is not None:
         loaded = inference_data.load(inference_data.path_of(data), normalise)
         return (_test("data", loaded.words, loaded.X, own, key),)
-    chosen = [test] if test != "all" else [name for name, law in TEST_LAWS.items() if law.least_d <= d]
+    chosen = (
+        [test] if test != "all" else [name for name, law in TEST_LAWS.items() if law.least_d <= d]
+    )
     keys = {name: jax.random.fold_in(key, number) for number, name in enumerate(TEST_LAWS)}
     n = COLUMNS * d
-    return tuple(_test(name, TEST_LAWS[name].words, TEST_LAWS[name].sample(keys[name], d, n), own, keys[name]) for name in chosen)
+    return tuple(
+        _test(
+            name, TEST_LAWS[name].words, TEST_LAWS[name].sample(keys[name], d, n), own, keys[name]
+        )
+        for name in chosen
+    )
 
 
 def _test(name: str, words: str, X: np.ndarray, own: np.ndarray | None, key: jax.Array) -> Test:
     spectrum = inference.split(X)
     if own is None:
-        G = np.asarray(jax.random.normal(jax.random.fold_in(key, 99), (QUERIES, X.shape[0]), jnp.float64))
+        G = np.asarray(
+            jax.random.normal(jax.random.fold_in(key, 99), (QUERIES, X.shape[0]), jnp.float64)
+        )
         queries = G / np.linalg.norm(G, axis=1, keepdims=True)
     else:
         queries = own[None]
@@ -148,28 +179,56 @@ def _test(name: str, words: str, X: np.ndarray, own: np.ndarray | None, key: jax
 
 
 def hypotheses(setting: Setting) -> list[Hypothesis]:
-    """Assumption 4.4, a gap, and queries that are not orthogonal to V; for the training, its own."""
+    """Assumption 4.4, a gap, and queries that are not orthogonal to V; for the training, its
+    own.
+    """
     found = [*setting.law.hypotheses()]
     law = setting.law
-    found += [Hypothesis("r < d", law.r < law.d, f"in training the largest eigenvalue has multiplicity {law.r}, and d = {law.d}")]
+    found += [
+        Hypothesis(
+            "r < d",
+            law.r < law.d,
+            f"in training the largest eigenvalue has multiplicity {law.r}, and d = {law.d}",
+        )
+    ]
     for test in tests_of(setting):
         S, name = test.spectrum, test.name
         gap = S.r < S.d
-        reason = f"on {name} all {S.d} eigenvalues are {S.lam[0]:.6g}, up to 1e-9: there is no leading direction to find"
+        reason = (
+            f"on {name} all {S.d} eigenvalues are {S.lam[0]:.6g}, up to 1e-9: there is no "
+            "leading direction to find"
+        )
         found.append(Hypothesis("lambda_1 > lambda_d", gap, reason))
         for q in test.queries if gap else ():
             rho = inference.query(S, q).rho
-            reason = f"on {name} the query is orthogonal to the leading subspace, up to rounding {inference.uncertainty(S):.1g}"
+            reason = (
+                f"on {name} the query is orthogonal to the leading subspace, up to rounding "
+                f"{inference.uncertainty(S):.1g}"
+            )
             found.append(Hypothesis("rho > 0", rho > 0, reason))
-    found += [Hypothesis("gradient descent", setting.optimiser == "sgd", f"the optimiser is {setting.optimiser}, not plain sgd")]
+    found += [
+        Hypothesis(
+            "gradient descent",
+            setting.optimiser == "sgd",
+            f"the optimiser is {setting.optimiser}, not plain sgd",
+        )
+    ]
     return found
 
 
 @partial(jax.jit, static_argnames=("loops", "normalise", "last_only"))
 def _loop(
-    a: jax.Array, b: jax.Array, X: jax.Array, queries: jax.Array, loops: int, normalise: bool, last_only: bool
+    a: jax.Array,
+    b: jax.Array,
+    X: jax.Array,
+    queries: jax.Array,
+    loops: int,
+    normalise: bool,
+    last_only: bool,
 ) -> jax.Array:
-    """The transformer's outputs for every (a, b) and query, at every depth or after the last loop only."""
+    """The transformer's outputs for every (a, b) and query, at every depth or after the last loop
+    only.
+    """
 
     def one(a: jax.Array, b: jax.Array, q: jax.Array) -> jax.Array:
         weights = model.embed(a, b, X.shape[0])
@@ -184,18 +243,49 @@ def run_on(trained: Trained, test: Test, depths: np.ndarray, last_only: bool) ->
     """Loop every snapshot of a model on one matrix, and set beside it what theory says."""
     _, a, b = trained.snapshots
     X, queries = jnp.asarray(test.X), jnp.asarray(test.queries)
-    out = np.asarray(_loop(jnp.asarray(a), jnp.asarray(b), X, queries, int(depths[-1]), trained.layer_norm, last_only))
+    out = np.asarray(
+        _loop(
+            jnp.asarray(a),
+            jnp.asarray(b),
+            X,
+            queries,
+            int(depths[-1]),
+            trained.layer_norm,
+            last_only,
+        )
+    )
     S = test.spectrum
-    rows = [[_theory(S, inference.query(S, q), float(c), depths, trained.layer_norm) for q in test.queries] for c in a * b]
-    columns = [np.stack([np.stack([row[i] for row in rank]) for rank in rows]) for i in range(len(rows[0][0]))]
+    rows = [
+        [
+            _theory(S, inference.query(S, q), float(c), depths, trained.layer_norm)
+            for q in test.queries
+        ]
+        for c in a * b
+    ]
+    columns = [
+        np.stack([np.stack([row[i] for row in rank]) for rank in rows])
+        for i in range(len(rows[0][0]))
+    ]
     flat = inference.measured(S, out.reshape(-1, S.d))
     seen = Angles(*[x.reshape(out.shape[:-1]) for x in flat])
     expected, lengths, error = columns[0], columns[1], Rounding(*columns[8:])
     trusted = (error.angle <= TRUSTED) & (lengths <= LONGEST)
-    return Run(test, a * b, out, expected, seen, Angles(*columns[2:5]), Bounds(*columns[5:8]), error, trusted)
+    return Run(
+        test,
+        a * b,
+        out,
+        expected,
+        seen,
+        Angles(*columns[2:5]),
+        Bounds(*columns[5:8]),
+        error,
+        trusted,
+    )
 
 
-def _theory(S: Split, at: Query, c: float, depths: np.ndarray, layer_norm: bool) -> tuple[np.ndarray, ...]:
+def _theory(
+    S: Split, at: Query, c: float, depths: np.ndarray, layer_norm: bool
+) -> tuple[np.ndarray, ...]:
     """Output, log length, three angles, three bounds and four roundings at the depths."""
     at_depths = inference.rounding(S, at, c, int(depths[-1]))
     lengths = np.zeros(depths.size) if layer_norm else inference.log_length(S, at, c, depths)
@@ -208,7 +298,9 @@ def _theory(S: Split, at: Query, c: float, depths: np.ndarray, layer_norm: bool)
 
 
 def fits_memory(d: int, n: int, matrices: int, models: int, loops: int) -> None:
-    """Raises SettingError if one test matrix of this shape, or the outputs of all loops, exceed half the memory here."""
+    """Raises SettingError if one test matrix of this shape, or the outputs of all loops, exceed
+    half the memory here.
+    """
     queries = QUERIES + 1
     fits(f"test data with d={d}, n={n}", queries * working_set(2 * d, n + 1))
     fits(f"loops={loops}", ARRAYS * 8 * matrices * queries * SNAPSHOTS * models * loops * d)
@@ -220,16 +312,22 @@ def judgeable(values: Mapping[str, Any], d: int) -> None:
         S = test.spectrum
         if S.r == S.d:
             raise SettingError(
-                f"on {test.name} all eigenvalues are equal: no direction leads, nothing is left to judge; use other data"
+                f"on {test.name} all eigenvalues are equal: no direction leads, nothing is left "
+                "to judge; use other data"
             )
         if any(inference.query(S, q).rho == 0 for q in test.queries):
             raise SettingError(
-                f"on {test.name} a query is orthogonal to the leading subspace: no loop finds it; use another query"
+                f"on {test.name} a query is orthogonal to the leading subspace: no loop finds it; "
+                "use another query"
             )
 
 
-def study(setting: Setting, names: tuple[str, ...], progress: Progress, memory: Memory) -> Inference:
-    """Train the models with these names, unless a finished run has them, and loop them on all test matrices."""
+def study(
+    setting: Setting, names: tuple[str, ...], progress: Progress, memory: Memory
+) -> Inference:
+    """Train the models with these names, unless a finished run has them, and loop them on all test
+    matrices.
+    """
     last_only = "loops" not in setting.options
     tests = tests_of(setting)
     count = 1 if last_only else setting["loops"]
@@ -243,10 +341,14 @@ def study(setting: Setting, names: tuple[str, ...], progress: Progress, memory: 
             runs[trained.name].append(run_on(trained, test, depths, last_only))
     progress("looping on test data", total, total)
     sampled = {m.name: slopes_of(setting, m, progress, memory.part(m.name)) for m in models}
-    return Inference(setting, models, depths, {name: tuple(found) for name, found in runs.items()}, sampled)
+    return Inference(
+        setting, models, depths, {name: tuple(found) for name, found in runs.items()}, sampled
+    )
 
 
 def slopes_of(setting: Setting, trained: Trained, progress: Progress, memory: Memory) -> Slopes:
     step, *_ = trained.snapshots
     ends = [0, -1]
-    return slopes.measure(setting, trained.objective, trained.curve, step[ends], trained.c[ends], progress, memory)
+    return slopes.measure(
+        setting, trained.objective, trained.curve, step[ends], trained.c[ends], progress, memory
+    )

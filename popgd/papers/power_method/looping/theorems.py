@@ -1,6 +1,7 @@
 """Trained transformers looped on other data than they were trained on: Theorems 4.6 and 4.7.
 
-Source: Wu, Zhang, Cao, arXiv 2606.00605 (2026), Section 4.3. All that is asked of the test data is unit columns.
+Source: Wu, Zhang, Cao, arXiv 2606.00605 (2026), Section 4.3. All that is asked of the test data is
+unit columns.
 """
 
 from collections.abc import Iterator, Mapping
@@ -46,7 +47,8 @@ LAYERS, LOOPED = ("LN", "norm", "unnorm"), ("looped",)
 def first_order(S: Split, at: Query, L: int, c: float) -> tuple[float, float]:
     """The relative 1/c term of sin theta_L, and a bound of what is left of the 1/c^2 terms.
 
-    With p_i ~ lam_i^{2L} alpha_i^2 over i > r: d log tan/d(1/c) = L (sum_i p_i/lam_i - 1/lam_1), and cos^2 theta of it for sin.
+    With p_i ~ lam_i^{2L} alpha_i^2 over i > r: d log tan/d(1/c) = L (sum_i p_i/lam_i - 1/lam_1),
+    and cos^2 theta of it for sin.
     """
     r, lam = S.r, S.lam / S.lam[0]
     squares = at.alpha**2
@@ -64,10 +66,14 @@ def beyond(ratios: list[float]) -> bool:
 
 
 def power_limit(study: Inference) -> Iterator[Evidence]:
-    """As t -> infinity the angle is that of the L-step power method, and within both bounds with gamma = lam_{r+1}/lam_1."""
+    """As t -> infinity the angle is that of the L-step power method, and within both bounds with
+    gamma = lam_{r+1}/lam_1.
+    """
     (trained, runs), L = next(study.pairs()), study.setting.L
     sizes = np.array([float(study.depths[-1]), np.inf])
-    found: dict[str, list[float]] = {name: [] for name in ("limit-angle", "limit-upper", "limit-lower", "allowance", "idle")}
+    found: dict[str, list[float]] = {
+        name: [] for name in ("limit-angle", "limit-upper", "limit-lower", "allowance", "idle")
+    }
     for run in runs:
         S, c = run.test.spectrum, float(run.c[-1])
         if S.ratio == 0:  # one power step is exact: sin is 0, and no ratio is left to judge
@@ -78,26 +84,48 @@ def power_limit(study: Inference) -> Iterator[Evidence]:
             at = inference.query(S, q)
             slope, left = first_order(S, at, L, c)
             measured = float(run.measured.sin[-1, k, -1]) - slope
-            exact, sides = inference.angles(S, at, np.inf, sizes[:1]), inference.bounds(S, at, np.inf, sizes[:1])
+            exact, sides = (
+                inference.angles(S, at, np.inf, sizes[:1]),
+                inference.bounds(S, at, np.inf, sizes[:1]),
+            )
             found["limit-angle"].append(np.exp(measured - exact.sin[0]))
             found["limit-upper"].append(np.exp(measured - sides.upper[0]))
             found["limit-lower"].append(np.exp(sides.sharper[0] - measured))
-            found["idle"].append(np.expm1(inference.angles(S, at, 0.0, np.array([0])).sin[0] - exact.sin[0]))
+            found["idle"].append(
+                np.expm1(inference.angles(S, at, 0.0, np.array([0])).sin[0] - exact.sin[0])
+            )
             # Loop and power method meet in the same eigenvectors: their error is in both alike.
             found["allowance"].append(left + float(run.rounding.tan[-1, k, -1]) + L * S.spread)
     allowed, idle = np.array(found.pop("allowance")), np.array(found.pop("idle"))
-    still = "" if np.any(abs(idle) > angles.MOVED * LIMIT_RESOLUTION) else "the power method does not move these queries"
+    still = (
+        ""
+        if np.any(abs(idle) > angles.MOVED * LIMIT_RESOLUTION)
+        else "the power method does not move these queries"
+    )
     met = np.all(abs(np.array(found["limit-angle"]) - 1) <= allowed + LIMIT_RESOLUTION)
     away = "" if met else "the angle is not that of the power method: its bounds say nothing"
     told = {
-        "limit-angle": ("the angle tends to that of the L-step power method, sin theta = that of S^L q", "equal", "derived"),
-        "limit-upper": ("in the limit sin theta_L <= sqrt(1 - rho^2)/rho (lam_(r+1)/lam_1)^L", "at most", "paper"),
-        "limit-lower": ("in the limit sin theta_L >= |alpha_(r+1)| (lam_(r+1)/lam_1)^L: ratio bound/sin", "at most", "paper"),
+        "limit-angle": (
+            "the angle tends to that of the L-step power method, sin theta = that of S^L q",
+            "equal",
+            "derived",
+        ),
+        "limit-upper": (
+            "in the limit sin theta_L <= sqrt(1 - rho^2)/rho (lam_(r+1)/lam_1)^L",
+            "at most",
+            "paper",
+        ),
+        "limit-lower": (
+            "in the limit sin theta_L >= |alpha_(r+1)| (lam_(r+1)/lam_1)^L: ratio bound/sin",
+            "at most",
+            "paper",
+        ),
     }
     for name, (statement, sense, origin) in told.items():
         yield Evidence(
             f"{name}-{trained.name}",
-            f"{trained.name}: {statement}: ratio at step {trained.snapshots[0][-1]:.3g}, its 1/c term removed",
+            f"{trained.name}: {statement}: ratio at step {trained.snapshots[0][-1]:.3g}, its 1/c "
+            "term removed",
             "limit t -> infinity",
             predicted=1.0,
             measured=np.array(found[name]) if allowed.size else 0.0,
@@ -115,30 +143,39 @@ def power_limit(study: Inference) -> Iterator[Evidence]:
 
 
 def quantities(study: Inference) -> dict[str, tuple[float, float]]:
-    """For every matrix its spectrum's split; for every model its last c, and its factor, slack and range on every matrix."""
+    """For every matrix its spectrum's split; for every model its last c, and its factor, slack and
+    range on every matrix.
+    """
     found: dict[str, tuple[float, float]] = {}
     for trained, runs in study.pairs():
         errors = errors_of_c(study.setting, trained)
         found[f"c_{trained.name}"] = (float(trained.c[-1]), float(errors[-1]))
         for run in runs:
             S, name = run.test.spectrum, run.test.name
-            found |= {f"r_{name}": (float(S.r), 0.0), f"lambda_ratio_{name}": (S.ratio, 2 * S.rounding)}
+            found |= {
+                f"r_{name}": (float(S.r), 0.0),
+                f"lambda_ratio_{name}": (S.ratio, 2 * S.rounding),
+            }
             each = _of_run(run, study.depths, errors, trained.layer_norm)
             found |= {f"{key}_{trained.name}_{name}": pair for key, pair in each.items()}
     return found
 
 
 def errors_of_c(setting: Setting, trained: Trained) -> Float[np.ndarray, " snapshots"]:
-    """Errors of c at the snapshots, rounding and sampling error added up; infinite where the latter is not known.
+    """Errors of c at the snapshots, rounding and sampling error added up; infinite where the latter
+    is not known.
 
-    Where c grows, a slope larger by a small share all along moves it as that share more steps would, as in `Exact.c_at`.
+    Where c grows, a slope larger by a small share all along moves it as that share more steps
+    would, as in `Exact.c_at`.
     """
     records, c = trained.records, trained.c
     step, bound = records.step[trained.chosen], records.bound[trained.chosen]
     if not trained.power:
         changed, star = convergence.Changed.of(trained.curve), trained.curve.c_star()
         values = changed.descend(setting, step).c
-        return changed.bound(values, float(star.bound) / abs(star.value) if star.value else 0.0) + changed.sampling(values)
+        return changed.bound(
+            values, float(star.bound) / abs(star.value) if star.value else 0.0
+        ) + changed.sampling(values)
     bound = np.where(np.isfinite(bound), bound, growth.STEPWISE_ROUNDING * c)
     if len(trained.curve.spectra.lam) == 1:
         return bound
@@ -156,9 +193,13 @@ def ends(c: Any, error: Any) -> tuple[Any, Any]:
     return np.maximum(c - error, 0.0), c + error
 
 
-def _of_run(run: Run, depths: np.ndarray, errors: np.ndarray, layer_norm: bool) -> Mapping[str, tuple[float, float]]:
-    """The last snapshot's measured factor and gamma(c); how close sin theta comes to its bounds (1: they are met); and the
-    number of depths that float64 lasts, at the query that it serves worst. errors are those of c at the snapshots."""
+def _of_run(
+    run: Run, depths: np.ndarray, errors: np.ndarray, layer_norm: bool
+) -> Mapping[str, tuple[float, float]]:
+    """The last snapshot's measured factor and gamma(c); how close sin theta comes to its bounds (1:
+    they are met); and the number of depths that float64 lasts, at the query that it serves worst.
+    errors are those of c at the snapshots.
+    """
     S, c, off = run.test.spectrum, float(run.c[-1]), float(errors[-1])
     value, error = angles.factors(run, depths)
     least, most = ends(c, off)
@@ -167,44 +208,80 @@ def _of_run(run: Run, depths: np.ndarray, errors: np.ndarray, layer_norm: bool) 
     found = {
         "factor": (float(value[-1]), float(error[-1]) + moved),
         "gamma": (middle, middle * 4 * S.rounding + moved),
-        "float64_loops": (float(run.trusted[-1].sum(axis=-1).min()), _loops_off(run, depths, layer_norm, off)),
+        "float64_loops": (
+            float(run.trusted[-1].sum(axis=-1).min()),
+            _loops_off(run, depths, layer_norm, off),
+        ),
     }
     trusted = run.trusted[:, :-1]  # the worst query meets its bounds by construction
     if trusted.any():
-        seen = _extremes(run.measured.sin[:, :-1] - run.bounds.upper[:, :-1],
-                         run.bounds.sharper[:, :-1] - run.measured.sin[:, :-1], trusted)  # fmt: skip
-        here, *around = (_extremes(*_gaps(run, depths, at), trusted) for at in (run.c, *ends(run.c, errors)))
+        seen = _extremes(
+            run.measured.sin[:, :-1] - run.bounds.upper[:, :-1],
+            run.bounds.sharper[:, :-1] - run.measured.sin[:, :-1],
+            trusted,
+        )
+        here, *around = (
+            _extremes(*_gaps(run, depths, at), trusted) for at in (run.c, *ends(run.c, errors))
+        )
         rounding = _rounding_of(run, trusted)
         for name, ratio in seen.items():
-            moved = max(abs(other[name] - here[name]) for other in around) if np.isfinite(errors).all() else np.inf
+            moved = (
+                max(abs(other[name] - here[name]) for other in around)
+                if np.isfinite(errors).all()
+                else np.inf
+            )
             found[name] = (ratio, rounding[name.partition("_")[0]] + moved)
     return found
 
 
 def _rounding_of(run: Run, trusted: np.ndarray) -> dict[str, float]:
-    """The largest error of a ratio of sin theta to its upper bound, and of the lower bound to it: of both sides."""
-    sin, upper, lower, off = run.measured.sin[:, :-1], run.bounds.upper[:, :-1], run.bounds.sharper[:, :-1], run.rounding
-    sides = {"upper": (sin - upper, 2 * off.angle[:, :-1]), "lower": (lower - sin, (off.angle + off.lower)[:, :-1])}
+    """The largest error of a ratio of sin theta to its upper bound, and of the lower bound to it:
+    of both sides.
+    """
+    sin, upper, lower, off = (
+        run.measured.sin[:, :-1],
+        run.bounds.upper[:, :-1],
+        run.bounds.sharper[:, :-1],
+        run.rounding,
+    )
+    sides = {
+        "upper": (sin - upper, 2 * off.angle[:, :-1]),
+        "lower": (lower - sin, (off.angle + off.lower)[:, :-1]),
+    }
     # A lower bound of 0 is 0 whatever its relative error
     return {
-        name: float(np.max(np.where(gap > -np.inf, np.exp(gap) * error, 0.0)[trusted])) for name, (gap, error) in sides.items()
+        name: float(np.max(np.where(gap > -np.inf, np.exp(gap) * error, 0.0)[trusted]))
+        for name, (gap, error) in sides.items()
     }
 
 
 def _extremes(upper: np.ndarray, lower: np.ndarray, trusted: np.ndarray) -> dict[str, float]:
-    """The largest and the least ratio of sin theta to its upper bound, and of the lower bound to it, from their logarithms."""
+    """The largest and the least ratio of sin theta to its upper bound, and of the lower bound to
+    it, from their logarithms.
+    """
     sides = {"upper": np.exp(upper[trusted]), "lower": np.exp(lower[trusted])}
-    return {f"{name}_{word}": float(f(x)) for name, x in sides.items() for word, f in (("tightest", np.max), ("loosest", np.min))}
+    return {
+        f"{name}_{word}": float(f(x))
+        for name, x in sides.items()
+        for word, f in (("tightest", np.max), ("loosest", np.min))
+    }
 
 
-def _gaps(run: Run, depths: np.ndarray, c: Float[np.ndarray, " snapshots"]) -> tuple[np.ndarray, np.ndarray]:
-    """log sin theta less its upper bound, and the lower bound less it, exactly, for the given c of the snapshots: where an
-    extreme is taken moves with them, so that its own slope in c says too much."""
+def _gaps(
+    run: Run, depths: np.ndarray, c: Float[np.ndarray, " snapshots"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """log sin theta less its upper bound, and the lower bound less it, exactly, for the given c of
+    the snapshots: where an extreme is taken moves with them, so that its own slope in c says too
+    much.
+    """
     S = run.test.spectrum
     at = [inference.query(S, q) for q in run.test.queries[:-1]]
     sin = np.array([[inference.angles(S, q, float(x), depths).sin for q in at] for x in c])
     sides = [[inference.bounds(S, q, float(x), depths) for q in at] for x in c]
-    upper, lower = (np.array([[getattr(b, name) for b in row] for row in sides]) for name in ("upper", "sharper"))
+    upper, lower = (
+        np.array([[getattr(b, name) for b in row] for row in sides])
+        for name in ("upper", "sharper")
+    )
     return sin - upper, lower - sin
 
 
@@ -219,28 +296,48 @@ def _loops_off(run: Run, depths: np.ndarray, layer_norm: bool, error: float) -> 
         for q in run.test.queries:
             at = inference.query(S, q)
             trusted = inference.rounding(S, at, c, int(depths[-1])).angle[depths - 1] <= TRUSTED
-            counts.append(np.sum(trusted if layer_norm else trusted & (inference.log_length(S, at, c, depths) <= LONGEST)))
+            counts.append(
+                np.sum(
+                    trusted
+                    if layer_norm
+                    else trusted & (inference.log_length(S, at, c, depths) <= LONGEST)
+                )
+            )
         return int(min(counts))
 
     return float(max(abs(lasts(x) - lasts(c)) for x in ends(c, error)))
 
 
 def make_law(values: Mapping[str, Any], names: tuple[str, ...], deep: bool) -> training.TrainingLaw:
-    """The law that the named models are trained on; deep ones are looped `loops` times, others once at their own L.
+    """The law that the named models are trained on; deep ones are looped `loops` times, others once
+    at their own L.
 
-    All files are read here, so that what is wrong with them is said before any training and before anything is written.
+    All files are read here, so that what is wrong with them is said before any training and before
+    anything is written.
     """
     data = values["data"]
     if data and values["test"] != "all":
-        raise SettingError(f"test={values['test']} was given beside data, which are the test data: leave out one of them")
+        raise SettingError(
+            f"test={values['test']} was given beside data, which are the test data: leave out one "
+            "of them"
+        )
     if values["normalise"] and not data:
-        raise SettingError("normalise=true is about data, and none was given: leave it out, test laws have unit columns")
-    d, n = inference_data.load(inference_data.path_of(data), values["normalise"]).X.shape if data else (None, None)
+        raise SettingError(
+            "normalise=true is about data, and none was given: leave it out, test laws have unit "
+            "columns"
+        )
+    d, n = (
+        inference_data.load(inference_data.path_of(data), values["normalise"]).X.shape
+        if data
+        else (None, None)
+    )
     made = training.make_law(values, names, d)
     if values["test"] != "all":
         least = inference_data.TEST_LAWS[values["test"]].least_d
         if made.d < least:
-            raise SettingError(f"test={values['test']} needs d >= {least}, and the model has d={made.d}")
+            raise SettingError(
+                f"test={values['test']} needs d >= {least}, and the model has d={made.d}"
+            )
     if values["query"]:
         inference_data.load_query(inference_data.path_of(values["query"]), made.d)
     matrices = 1 if data or values["test"] != "all" else len(inference_data.TEST_LAWS)
@@ -255,7 +352,9 @@ def step_size(law: training.TrainingLaw, L: int, automatic: Any) -> float:
     return float(law.kept["eta"]) if law.kept else automatic(law, L)
 
 
-def measure(setting: Setting, objective: Any, progress: Progress, memory: Memory, names: tuple[str, ...]) -> Inference:
+def measure(
+    setting: Setting, objective: Any, progress: Progress, memory: Memory, names: tuple[str, ...]
+) -> Inference:
     return study(setting, training.names_in(setting, names), progress, memory)
 
 
@@ -263,7 +362,9 @@ def checks(study: Inference) -> Iterator[Evidence]:
     """The slopes of the models' training, by two engines."""
     for trained in study.models:
         name = f"engines-agree-slope-{trained.name}"
-        yield slopes.agree_with(trained.curve, study.slopes[trained.name], study.setting.samples, name=name)
+        yield slopes.agree_with(
+            trained.curve, study.slopes[trained.name], study.setting.samples, name=name
+        )
 
 
 OPTIONS = ("init", "spectra", "data", "normalise", "test", "query", "trained")
@@ -280,10 +381,14 @@ COMMON_CLAIMS = (
 THEOREMS = (
     Theorem(
         name="4.6",
-        title="trained layers looped on any data: with LN the factor falls to the power method's, without it is stuck",
-        statement="On any data with unit columns k loops of a layer with P21 = a I, Q12 = b I, c = ab, bring the output to the "
-        "leading subspace: |alpha_(r+1)| gamma^k <= sin theta_k <= sqrt(1 - rho^2)/rho gamma^k with gamma = (1 + c lam_(r+1))/"
-        "(1 + c lam_1). With LN c = c_t grows, and gamma falls to lam_(r+1)/lam_1; without LN c -> c*, and gamma stays above it.",
+        title="trained layers looped on any data: with LN the factor falls to the power method's, "
+        "without it is stuck",
+        statement="On any data with unit columns k loops of a layer with P21 = a I, Q12 = b I, c "
+        "= ab, bring the output to the "
+        "leading subspace: |alpha_(r+1)| gamma^k <= sin theta_k <= sqrt(1 - rho^2)/rho gamma^k "
+        "with gamma = (1 + c lam_(r+1))/"
+        "(1 + c lam_1). With LN c = c_t grows, and gamma falls to lam_(r+1)/lam_1; without LN c "
+        "-> c*, and gamma stays above it.",
         source=f"{PAPER}, Theorem 4.6",
         law_options=LAW,
         options=(*OPTIONS, "loops"),
@@ -298,9 +403,12 @@ THEOREMS = (
     ),
     Theorem(
         name="4.7",
-        title="the looped transformer on any data: at its own L it approaches the L-step power method",
-        statement="On any data with unit columns the L-loop model trained as in 4.1 has |alpha_(r+1)| gamma^L <= sin theta <= "
-        "sqrt(1 - rho^2)/rho gamma^L with gamma = (1 + c_t lam_(r+1))/(1 + c_t lam_1), and gamma -> lam_(r+1)/lam_1 as t grows.",
+        title="the looped transformer on any data: at its own L it approaches the L-step power "
+        "method",
+        statement="On any data with unit columns the L-loop model trained as in 4.1 has "
+        "|alpha_(r+1)| gamma^L <= sin theta <= "
+        "sqrt(1 - rho^2)/rho gamma^L with gamma = (1 + c_t lam_(r+1))/(1 + c_t lam_1), and gamma "
+        "-> lam_(r+1)/lam_1 as t grows.",
         source=f"{PAPER}, Theorem 4.7",
         law_options=LAW,
         options=("L", *OPTIONS),

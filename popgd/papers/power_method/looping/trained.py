@@ -1,4 +1,6 @@
-"""Trained layers to loop: the exact descent of Theorems 4.1, 4.2 and 4.3, or that of a finished run."""
+"""Trained layers to loop: the exact descent of Theorems 4.1, 4.2 and 4.3, or that of a finished
+run.
+"""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -31,8 +33,10 @@ SHARED = ("L", "init", "steps", "spectra", "seed", "optimiser")
 
 
 class Kind(NamedTuple):
-    """A trained model: the theorem it is trained by and that theorem's target, whether it has LN, its population curve for
-    spectra and L, p where c grows like t^(1/p), 0 where it converges, and its loss for L."""
+    """A trained model: the theorem it is trained by and that theorem's target, whether it has LN,
+    its population curve for spectra and L, p where c grows like t^(1/p), 0 where it converges, and
+    its loss for L.
+    """
 
     theorem: str
     target: str
@@ -49,7 +53,14 @@ def _linear(target: str) -> Kind:
 
 KINDS = {
     "looped": Kind("4.1", "", True, curves.Looped.of, 2, SubspaceDistance),
-    "LN": Kind("4.3", "", True, lambda spectra, L: curves.Layer.of(spectra), 3, lambda L: PowerIteration("normalised")),
+    "LN": Kind(
+        "4.3",
+        "",
+        True,
+        lambda spectra, L: curves.Layer.of(spectra),
+        3,
+        lambda L: PowerIteration("normalised"),
+    ),
     "norm": _linear("normalised"),
     "unnorm": _linear("unnormalised"),
 }
@@ -57,7 +68,9 @@ KINDS = {
 
 @dataclass(frozen=True)
 class TrainingLaw:
-    """The law that a model is trained on; with `run`, the finished run that it comes from, and `kept`, that run's settings."""
+    """The law that a model is trained on; with `run`, the finished run that it comes from, and
+    `kept`, that run's settings.
+    """
 
     law: UnitColumns
     run: str = ""
@@ -93,7 +106,9 @@ class TrainingLaw:
 
 @dataclass(frozen=True)
 class Trained:
-    """A model trained by exact descent: its population curve, the descent, and the records that are looped."""
+    """A model trained by exact descent: its population curve, the descent, and the records that are
+    looped.
+    """
 
     name: str
     layer_norm: bool
@@ -115,16 +130,28 @@ class Trained:
 
 
 def choose(records: Records, count: int) -> np.ndarray:
-    """Records evenly spaced in the logarithm of their step, from the first step to the last finite one."""
+    """Records evenly spaced in the logarithm of their step, from the first step to the last finite
+    one.
+    """
     finite = np.flatnonzero((records.step > 0) & np.isfinite(records.c))
     if not finite.size:
-        raise SettingError("the descent left the finite numbers at its first step: use a smaller eta")
+        raise SettingError(
+            "the descent left the finite numbers at its first step: use a smaller eta"
+        )
     wanted = np.linspace(0, np.log(float(records.step[finite[-1]])), count)
-    return np.unique(finite[np.searchsorted(np.log(records.step[finite].astype(float)), wanted - 1e-9).clip(max=finite.size - 1)])
+    return np.unique(
+        finite[
+            np.searchsorted(np.log(records.step[finite].astype(float)), wanted - 1e-9).clip(
+                max=finite.size - 1
+            )
+        ]
+    )
 
 
 def train(setting: Setting, name: str, count: int, progress: Progress, memory: Memory) -> Trained:
-    """The named model of `KINDS`, trained by the exact descent of its theorem or taken from `trained`."""
+    """The named model of `KINDS`, trained by the exact descent of its theorem or taken from
+    `trained`.
+    """
     kind = KINDS[name]
     make = lambda spectra: kind.curve(spectra, setting.L)
     told = lambda what, done, total: progress(f"{name}: {what}", done, total)
@@ -136,7 +163,15 @@ def train(setting: Setting, name: str, count: int, progress: Progress, memory: M
     else:
         exact = convergence.descend_exactly(setting, make, told, memory)
         curve, records = exact.curve, exact.records
-    return Trained(name, kind.layer_norm, curve, records, kind.power, choose(records, count), kind.objective(setting.L))
+    return Trained(
+        name,
+        kind.layer_norm,
+        curve,
+        records,
+        kind.power,
+        choose(records, count),
+        kind.objective(setting.L),
+    )
 
 
 def names_in(setting: Setting, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -149,11 +184,16 @@ def names_in(setting: Setting, names: tuple[str, ...]) -> tuple[str, ...]:
 def names_of(kept: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the named models that a run with these settings has trained."""
     target = kept.get("target")
-    return tuple(n for n in names if KINDS[n].theorem == kept["theorem"] and target in (None, "", KINDS[n].target))
+    return tuple(
+        n
+        for n in names
+        if KINDS[n].theorem == kept["theorem"] and target in (None, "", KINDS[n].target)
+    )
 
 
 def spiked_spectrum(d: int) -> tuple[float, ...]:
-    """(d, 3, ..., 3): a training law for any dimension whose two distinct eigenvalues make the exact engine fast.
+    """(d, 3, ..., 3): a training law for any dimension whose two distinct eigenvalues make the
+    exact engine fast.
 
     The theorems hold for every training law; it only moves c_t.
     """
@@ -161,7 +201,8 @@ def spiked_spectrum(d: int) -> tuple[float, ...]:
 
 
 def make_law(values: Mapping[str, Any], names: tuple[str, ...], test_d: int | None) -> TrainingLaw:
-    """The training law, or that of the run in `trained`; by default of the dimension of the test data, if these have one.
+    """The training law, or that of the run in `trained`; by default of the dimension of the test
+    data, if these have one.
 
     Raises SettingError if settings, run and test data do not fit together.
     """
@@ -173,7 +214,9 @@ def make_law(values: Mapping[str, Any], names: tuple[str, ...], test_d: int | No
     else:
         made = _from_run(values, names)
     if test_d is not None and test_d != made.d:
-        raise SettingError(f"the data have d={test_d} and the model has d={made.d}: train one with d={test_d}")
+        raise SettingError(
+            f"the data have d={test_d} and the model has d={made.d}: train one with d={test_d}"
+        )
     return made
 
 
@@ -184,21 +227,29 @@ def _from_run(values: Mapping[str, Any], names: tuple[str, ...]) -> TrainingLaw:
     theorems = sorted({KINDS[name].theorem for name in names})
     if kept.get("theorem") not in theorems:
         wanted = " or ".join(theorems)
-        raise SettingError(f"trained={path} is a run of Theorem {kept.get('theorem')}: one of {wanted} was wanted")
+        raise SettingError(
+            f"trained={path} is a run of Theorem {kept.get('theorem')}: one of {wanted} was wanted"
+        )
     try:
         kept = config.read(kept)
     except SettingError as error:
-        raise SettingError(f"trained={path} has damaged settings ({error}): name another run") from None
+        raise SettingError(
+            f"trained={path} has damaged settings ({error}): name another run"
+        ) from None
     try:
         own = {name: kept.get(name) for name in LAW}
         clash = [name for name in LAW if values[name] is not None and values[name] != own[name]]
         clash += [name for name in SHARED if values[name] != kept[name]]
         clash += ["eta"] if values["eta"] not in (None, kept["eta"]) else []
     except KeyError as error:
-        raise SettingError(f"trained={path} has no setting {error}: name the directory of a finished run") from None
+        raise SettingError(
+            f"trained={path} has no setting {error}: name the directory of a finished run"
+        ) from None
     if clash:
         told = " ".join(f"{name}={_plain(kept.get(name))}" for name in clash)
-        raise SettingError(f"trained={path} was trained with {told}: say so too, or leave out what differs")
+        raise SettingError(
+            f"trained={path} was trained with {told}: say so too, or leave out what differs"
+        )
     law = TrainingLaw(unit_columns.make_law({**values, **own}), run, kept)
     for name in names_of(kept, names):
         _stored(law, KINDS[name])
@@ -215,11 +266,29 @@ def _stored(law: TrainingLaw, kind: Kind) -> Records:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             prefix = f"{kind.target}/exact/" if f"{kind.target}/exact/c" in arrays else "exact/"
-            step, a, b, c, dc, bound = (arrays[prefix + name] for name in ("step", "a", "b", "c", "dc", "bound"))
+            step, a, b, c, dc, bound = (
+                arrays[prefix + name] for name in ("step", "a", "b", "c", "dc", "bound")
+            )
         every = (step, a, b, c, dc, bound)
-        if any(x.shape != (step.size,) or x.dtype.kind not in "if" for x in every) or not np.isfinite(c[step > 0]).any():
+        if (
+            any(x.shape != (step.size,) or x.dtype.kind not in "if" for x in every)
+            or not np.isfinite(c[step > 0]).any()
+        ):
             raise ValueError("its arrays are not those of a descent")
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
-        raise SettingError(f"{path} holds no exact descent ({error}): finish the run, or name another") from None
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        BadZipFile,
+        zlib.error,
+    ) as error:
+        raise SettingError(
+            f"{path} holds no exact descent ({error}): finish the run, or name another"
+        ) from None
     unknown = np.full(c.shape, np.nan)
-    return Records(step, c, (a - b) * (a + b), dc, bound, unknown, sign_of(a, b), np.array(-1), None)
+    return Records(
+        step, c, (a - b) * (a + b), dc, bound, unknown, sign_of(a, b), np.array(-1), None
+    )

@@ -9,7 +9,14 @@ from jaxtyping import Array, Float
 
 from popgd.papers.power_method.quadrature.rules import half_line_rule, inverse_three_halves_rule
 from popgd.papers.power_method.quadrature.spectrum import COND, Spectrum
-from popgd.papers.power_method.quadrature.trapezoid import Bounded, from_value, integral, negative, node_count, times
+from popgd.papers.power_method.quadrature.trapezoid import (
+    Bounded,
+    from_value,
+    integral,
+    negative,
+    node_count,
+    times,
+)
 from popgd.problem.numeric import UNIT
 
 #: Error of log beta in units: 18 of its roundings, 6 of an eigenvalue that is off by one.
@@ -17,10 +24,12 @@ LOG_BETA = 24.0
 
 
 def _spread(spec: Spectrum, y):
-    """u_g = (k_g/2) y_g, sum u, lam less its u-mean, V = sum_{g<h} (lam_g - lam_h)^2 u_g u_h, and the slip of V.
+    """u_g = (k_g/2) y_g, sum u, lam less its u-mean, V = sum_{g<h} (lam_g - lam_h)^2 u_g u_h, and
+    the slip of V.
 
-    Free of cancellation: seen from the eigenvalue of the largest u, the mean is no larger than the spread. From lam_1 a
-    u_1 of 1e-24 leaves 1e-9 of the digits of V. dV/dlam_g = 2 u_g (sum u) (lam_g - mean).
+    Free of cancellation: seen from the eigenvalue of the largest u, the mean is no larger than the
+    spread. From lam_1 a u_1 of 1e-24 leaves 1e-9 of the digits of V. dV/dlam_g = 2 u_g (sum u)
+    (lam_g - mean).
     """
     u = spec.mult / 2.0 * y
     total = u.sum(1, keepdims=True)
@@ -58,19 +67,20 @@ def layer_slope(spec: Spectrum, c: Float[Array, ""], cond: float = COND) -> Boun
     value = 2.0 * far**-3.0 * (weight @ parts.value)
     bound = 2.0 * far**-3.0 * (weight @ parts.bound)
     # Beyond cond the rule gives less than the truth by any factor
-    within = (jnp.min(x) * max(cond, 10.0) ** 2 >= 1.0 - 1e-9) & (jnp.max(x) <= 1.0 + 1e-9) & (far > 0.0)
+    within = (
+        (jnp.min(x) * max(cond, 10.0) ** 2 >= 1.0 - 1e-9) & (jnp.max(x) <= 1.0 + 1e-9) & (far > 0.0)
+    )
     bound = jnp.where(within, bound + (error + 16.0 * UNIT) * value, jnp.inf)
     return negative(from_value(value, bound))
 
 
 def layer_loss(spec: Spectrum, c: Float[Array, ""], cond: float = COND) -> Bounded:
-    """l(c) = 2 E[1 - cos angle(v, s)] = int_c^inf -l'(x) dx, which has no cancellation; about 35 to 110
-    slopes.
+    """l(c) = 2 E[1 - cos angle(v, s)] = int_c^inf -l'(x) dx, which has no cancellation; about 35 to
+    110 slopes.
 
-    For every sample the integrand is G/||s||^4 times ((x + alpha)^2 + beta^2)^{-3/2}, alpha + i beta = (q.s
-    + i sqrt G)/ ||s||^2 in the disc on [1/lam_1, 1/lam_d]: the rule is good to the same relative error for
-    all of them.
-    Source: arXiv 2606.00605, Theorem 4.3.
+    For every sample the integrand is G/||s||^4 times ((x + alpha)^2 + beta^2)^{-3/2}, alpha + i
+    beta = (q.s + i sqrt G)/ ||s||^2 in the disc on [1/lam_1, 1/lam_d]: the rule is good to the same
+    relative error for all of them. Source: arXiv 2606.00605, Theorem 4.3.
     """
     lam = spec.lam
     x, weight, error = half_line_rule(c, 1.0 / lam[0], 1.0 / lam[-1], cond)
@@ -99,9 +109,14 @@ def layer_correction(spec: Spectrum, cond: float = COND) -> Bounded:
         u, total, offset, V, slip = _spread(spec, terms.y)
         repeated = u * lam * terms.y
         value = V * (u @ lam) + (repeated * (total * offset**2 + V[:, None] / total)).sum(1)
-        moved = 2.0 * jnp.abs(offset) * total * (lam + (u @ lam)[:, None] / total) + slip[:, None] / total
+        moved = (
+            2.0 * jnp.abs(offset) * total * (lam + (u @ lam)[:, None] / total)
+            + slip[:, None] / total
+        )
         return value, value, value + slip * (u @ lam) + (repeated * moved).sum(1)
 
     nodes = node_count(3.0, lam.size / 2.0, 2.0 * log(cond))
     a, b, error = spec.mult / 2.0, 2.0 * jnp.log(lam), LOG_BETA * UNIT
-    return times(integral(3.0, a, b, amplitude, nodes=nodes, left=3.0, degree=3, b_error=error), 3.0)
+    return times(
+        integral(3.0, a, b, amplitude, nodes=nodes, left=3.0, degree=3, b_error=error), 3.0
+    )

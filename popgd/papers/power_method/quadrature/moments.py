@@ -8,7 +8,14 @@ from jaxtyping import Array, Float
 
 from popgd.papers.power_method.quadrature.layer import layer_loss
 from popgd.papers.power_method.quadrature.spectrum import COND, Spectrum
-from popgd.papers.power_method.quadrature.trapezoid import REACH, Bounded, from_value, integral, logistic, node_count
+from popgd.papers.power_method.quadrature.trapezoid import (
+    REACH,
+    Bounded,
+    from_value,
+    integral,
+    logistic,
+    node_count,
+)
 from popgd.problem.numeric import UNIT
 
 
@@ -37,8 +44,8 @@ def _first_degree(spec: Spectrum, power: float, weights, log_scale, cond: float)
 def gamma_ratio(x: Float[Array, ""]) -> Float[Array, ""]:
     """Gamma(x + 1/2)/Gamma(x), x > 0, to a few units; a difference of gammaln would cancel.
 
-    Shifted up by 16; then y^{1/2} exp(-sum_k E_2k / (4k (4y)^{2k})), y = x - 1/4 (Euler numbers E_2k; DLMF
-    5.11.8).
+    Shifted up by 16; then y^{1/2} exp(-sum_k E_2k / (4k (4y)^{2k})), y = x - 1/4 (Euler numbers
+    E_2k; DLMF 5.11.8).
     """
     shift = jnp.arange(16.0)
     y = x + 15.75
@@ -79,11 +86,12 @@ def _norm_deficit(spec: Spectrum, g, mean_square, cond: float) -> Bounded:
     From X^{1/2} = 1/(2 sqrt pi) int t^{-3/2} (1 - e^{-tX}) dt for X = ||Sw||^2 and for A ||w||^2,
 
         T E||w|| = 1/(2 sqrt pi) int t^{-3/2} (Phi_S - Phi_A) dt = .. Phi_S (1 - e^{-W}),
-        W = -1/2 sum_g k_g (log(1 + x_g) - x_g) >= 0,  x_g = e^s delta_g/(1 + A e^s),  delta_g = lam_g^2 - A,
+        W = -1/2 sum_g k_g (log(1 + x_g) - x_g) >= 0,  x_g = e^s delta_g/(1 + A e^s),  delta_g =
+        lam_g^2 - A,
 
-    because sum k_g delta_g = 0. On Im s = pi/2 the path from A to lam^2 gives |Phi_S - Phi_A| <= 1/4 e^{2s}
-    sum_g k_g delta_g^2 |y_g|^2 prod |y|^{k/2}, with y for min(lam_g^2, A).
-    Source: derived.
+    because sum k_g delta_g = 0. On Im s = pi/2 the path from A to lam^2 gives |Phi_S - Phi_A| <=
+    1/4 e^{2s} sum_g k_g delta_g^2 |y_g|^2 prod |y|^{k/2}, with y for min(lam_g^2, A). Source:
+    derived.
     """
     lam, k = spec.lam, spec.mult
     d = k.sum()
@@ -107,8 +115,11 @@ def _norm_deficit(spec: Spectrum, g, mean_square, cond: float) -> Bounded:
         k / 2.0,
         b,
         amplitude,
-        # Off the axis the majorant grows like cond^2 over the integrand: so many more nodes per unit
-        nodes=ceil(node_count(1.5, (lam.size + 1) / 2.0, 2.0 * log(cond)) * (1.0 + 2.0 * log(cond) / REACH)),
+        # Off the axis the majorant grows like cond^2 over the integrand: so many more nodes per
+        # unit
+        nodes=ceil(
+            node_count(1.5, (lam.size + 1) / 2.0, 2.0 * log(cond)) * (1.0 + 2.0 * log(cond) / REACH)
+        ),
         left=1.5,
         degree=0,
         log_scale=-jnp.log(2.0 * sqrt(pi) * gamma_ratio(d / 2.0)),
@@ -118,7 +129,9 @@ def _norm_deficit(spec: Spectrum, g, mean_square, cond: float) -> Bounded:
 
 
 def log1p_defect(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """x - log(1 + x) >= 0, x > -1: near 0 by log(1 + x) = 2 artanh z, z = x/(2 + x), x = 2z/(1 - z)."""
+    """x - log(1 + x) >= 0, x > -1: near 0 by log(1 + x) = 2 artanh z, z = x/(2 + x), x = 2z/(1 -
+    z).
+    """
     near = jnp.abs(x) < 0.25
     z = jnp.where(near, x / (2.0 + x), 0.0)
     tail = sum(z ** (2 * n + 1) / (2 * n + 1) for n in range(1, 11))
@@ -127,9 +140,11 @@ def log1p_defect(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 class Moments(NamedTuple):
-    """Exact moments: mu = E q.Sq = n/d, A = E||Sq||^2, V = A - mu^2, excess = A - mu, all without cancellation.
+    """Exact moments: mu = E q.Sq = n/d, A = E||Sq||^2, V = A - mu^2, excess = A - mu, all without
+    cancellation.
 
-    V_slip and excess_slip: by how much V and the excess move where each eigenvalue is off by half an ulp.
+    V_slip and excess_slip: by how much V and the excess move where each eigenvalue is off by half
+    an ulp.
     """
 
     mu: Float[Array, ""]
@@ -144,8 +159,8 @@ class Moments(NamedTuple):
 def moments(spec: Spectrum, trace: Float[Array, ""] | float | None = None) -> Moments:
     """mu, A, V and A - mu of the spectrum; excess = V + mu (mu - 1).
 
-    `trace` is tr S where that is known better than as the sum of rounded eigenvalues: n for n unit columns. Near isotropy
-    mu - 1, which is 0 for n = d, is lost in their rounding otherwise.
+    `trace` is tr S where that is known better than as the sum of rounded eigenvalues: n for n unit
+    columns. Near isotropy mu - 1, which is 0 for n = d, is lost in their rounding otherwise.
     Source: arXiv 2606.00605, Theorem 4.2.
     """
     lam, k = spec.lam, spec.mult
@@ -160,18 +175,22 @@ def moments(spec: Spectrum, trace: Float[Array, ""] | float | None = None) -> Mo
         slip = UNIT * (share * lam * jnp.abs(2.0 * lam - 1.0)).sum()
         # Below 1 every partial sum of the lam - 1 is a multiple of 2^-53, and exact
         distance = (share * jnp.abs(lam - 1.0)).sum()
-        slip = slip + 16.0 * UNIT * jnp.where(distance * d < 1.0, jnp.abs(mu * above), mu * distance)
+        slip = slip + 16.0 * UNIT * jnp.where(
+            distance * d < 1.0, jnp.abs(mu * above), mu * distance
+        )
     else:
         mu, above = trace / d, (trace - d) / d
         slip = V_slip
-    return Moments(mu, (share * lam**2).sum(), V, V + mu * above, away * (lam + lam[0]), V_slip, slip)
+    return Moments(
+        mu, (share * lam**2).sum(), V, V + mu * above, away * (lam + lam[0]), V_slip, slip
+    )
 
 
 def norm_excess(spec: Spectrum, cond: float = COND) -> Bounded:
     """E||Sq|| - mu >= 0 = V/(sqrt(A) + mu) - T, both of second order in the anisotropy.
 
-    Its derivative by log lam_g is E[lam_g X_g (lam_g/||Sq|| - 1)], X_g the part of ||q||^2 in the group: all of them
-    together are at most mu (lam_1 - lam_d)/lam_d, and E||Sq|| + mu <= 2 sqrt(A).
+    Its derivative by log lam_g is E[lam_g X_g (lam_g/||Sq|| - 1)], X_g the part of ||q||^2 in the
+    group: all of them together are at most mu (lam_1 - lam_d)/lam_d, and E||Sq|| + mu <= 2 sqrt(A).
     Source: derived.
     """
     mu, A, V, _, g, _, _ = moments(spec)
@@ -186,10 +205,14 @@ def norm_excess(spec: Spectrum, cond: float = COND) -> Bounded:
 
 def check_target(target: str) -> None:
     if target not in ("normalised", "unnormalised"):
-        raise ValueError(f"got target {target!r}, wanted 'normalised' or 'unnormalised': pick one of the two")
+        raise ValueError(
+            f"got target {target!r}, wanted 'normalised' or 'unnormalised': pick one of the two"
+        )
 
 
-def c_star(spec: Spectrum, target: str, cond: float = COND, trace: Float[Array, ""] | float | None = None) -> Bounded:
+def c_star(
+    spec: Spectrum, target: str, cond: float = COND, trace: Float[Array, ""] | float | None = None
+) -> Bounded:
     """c* = (E||Sq|| - mu)/A for y = Sq/||Sq||, c* = 1 - mu/A for y = Sq; `trace` as for `moments`.
 
     Source: arXiv 2606.00605, Theorem 4.2.
@@ -203,8 +226,8 @@ def c_star(spec: Spectrum, target: str, cond: float = COND, trace: Float[Array, 
 
 
 def loss_min(spec: Spectrum, target: str, cond: float = COND) -> Bounded:
-    """L* = V/A for y = Sq; L* = 2 E[1 - cos(q, Sq)] - (E||Sq|| - mu)^2/A for y = Sq/||Sq||: the first term is
-    `layer_loss` at c = 0, of second order in the anisotropy, the second of fourth.
+    """L* = V/A for y = Sq; L* = 2 E[1 - cos(q, Sq)] - (E||Sq|| - mu)^2/A for y = Sq/||Sq||: the
+    first term is `layer_loss` at c = 0, of second order in the anisotropy, the second of fourth.
 
     Source: arXiv 2606.00605, Theorem 4.2.
     """
@@ -216,4 +239,6 @@ def loss_min(spec: Spectrum, target: str, cond: float = COND) -> Bounded:
         return from_value(V, V)
     start, top = layer_loss(spec, jnp.zeros(()), cond), norm_excess(spec, cond)
     drop = top.value**2 / A
-    return from_value(start.value - drop, start.bound + 2.0 * top.value * top.bound / A + 16.0 * UNIT * drop)
+    return from_value(
+        start.value - drop, start.bound + 2.0 * top.value * top.bound / A + 16.0 * UNIT * drop
+    )

@@ -1,5 +1,6 @@
-"""Two quadrature rules that are exact to rounding for a stated family, laid out once per static condition
-number."""
+"""Two quadrature rules that are exact to rounding for a stated family, laid out once per static
+condition number.
+"""
 
 from functools import lru_cache
 from math import ceil, log, pi, sqrt
@@ -12,8 +13,9 @@ DIGITS = 40.0  # both rules aim at an error of e^{-40}, before algebraic factors
 
 
 def elliptic_k(k_prime: float) -> float:
-    """Complete elliptic integral K of the modulus whose complement is k_prime, by the arithmetic-geometric
-    mean."""
+    """Complete elliptic integral K of the modulus whose complement is k_prime, by the
+    arithmetic-geometric mean.
+    """
     a, b = 1.0, k_prime
     for _ in range(9):  # quadratic convergence: nine steps reach rounding for k_prime >= 1e-16
         a, b = (a + b) / 2.0, sqrt(a * b)
@@ -22,15 +24,14 @@ def elliptic_k(k_prime: float) -> float:
 
 @lru_cache
 def inverse_three_halves_rule(cond: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """t2, weight, error with x^{-3/2} = sum_j weight_j / (1 + t2_j x)^2 for 1/cond^2 <= x <= 1, to relative
-    `error`.
+    """t2, weight, error with x^{-3/2} = sum_j weight_j / (1 + t2_j x)^2 for 1/cond^2 <= x <= 1, to
+    relative `error`.
 
-    x^{-3/2} = (4/pi) int_0^inf t^2/(1 + t^2 x)^2 dt; the poles t = i/sqrt(x) fill i[1, cond]. With t = sc(v
-    | k), k' = 1/cond, they lie on Im v = K', so N midpoints on (0, K) converge like e^{-2 pi N K'/K} (Hale,
-    Higham and Trefethen 2008 do this for x^{-1/2}). sc by its Fourier series in the complementary nome, all
-    terms positive, on the left half; sc(K - v) = 1/(k' sc(v)) on the right. `error` is the largest seen on
-    a grid of x, doubled.
-    Source: derived.
+    x^{-3/2} = (4/pi) int_0^inf t^2/(1 + t^2 x)^2 dt; the poles t = i/sqrt(x) fill i[1, cond]. With
+    t = sc(v | k), k' = 1/cond, they lie on Im v = K', so N midpoints on (0, K) converge like e^{-2
+    pi N K'/K} (Hale, Higham and Trefethen 2008 do this for x^{-1/2}). sc by its Fourier series in
+    the complementary nome, all terms positive, on the left half; sc(K - v) = 1/(k' sc(v)) on the
+    right. `error` is the largest seen on a grid of x, doubled. Source: derived.
     """
     kp = 1.0 / max(cond, 10.0)
     K, Kp = elliptic_k(kp), elliptic_k(sqrt((1.0 - kp) * (1.0 + kp)))
@@ -54,13 +55,15 @@ def _legendre(count: int) -> tuple[np.ndarray, np.ndarray]:
     return (x + 1.0) / 2.0, w / 2.0
 
 
-def half_line_rule(c, near, far, cond: float) -> tuple[Float[Array, " k"], Float[Array, " k"], Float[Array, ""]]:
-    """Nodes, weights and relative error for int_c^inf ((x + alpha)^2 + beta^2)^{-3/2} dx, alpha + i beta in
-    the disc whose diameter is [near, far], 0 < near < far <= cond near.
+def half_line_rule(
+    c, near, far, cond: float
+) -> tuple[Float[Array, " k"], Float[Array, " k"], Float[Array, ""]]:
+    """Nodes, weights and relative error for int_c^inf ((x + alpha)^2 + beta^2)^{-3/2} dx, alpha + i
+    beta in the disc whose diameter is [near, far], 0 < near < far <= cond near.
 
-    Gauss-Legendre in log(x + near) up to x = c + 2 far, then in 1/(x + near). `error` is the largest on a
-    grid over the half disc against 1/(R (R + c + alpha)), R = |c + alpha + i beta|, doubled.
-    Source: derived.
+    Gauss-Legendre in log(x + near) up to x = c + 2 far, then in 1/(x + near). `error` is the
+    largest on a grid over the half disc against 1/(R (R + c + alpha)), R = |c + alpha + i beta|,
+    doubled. Source: derived.
     """
     u, wu = _legendre(ceil(DIGITS / (2.0 * pi) * log(2.0 * cond)) + 8)
     v, wv = _legendre(12)

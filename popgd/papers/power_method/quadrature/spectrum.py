@@ -22,8 +22,8 @@ class _Fields(NamedTuple):
 class Spectrum(_Fields):
     """Distinct positive eigenvalues, descending, and their multiplicities; r = mult[0].
 
-    Raises ValueError for numbers that are no such thing; inside jit and vmap, where they are not known
-    yet, nothing is checked. `Spectrum.of` takes eigenvalues in any order, equal ones too.
+    Raises ValueError for numbers that are no such thing; inside jit and vmap, where they are not
+    known yet, nothing is checked. `Spectrum.of` takes eigenvalues in any order, equal ones too.
     """
 
     __slots__ = ()
@@ -31,22 +31,27 @@ class Spectrum(_Fields):
     def __new__(cls, lam, mult):
         if isinstance(lam, list | tuple):
             lam, mult = jnp.asarray(lam, dtype=float), jnp.asarray(mult, dtype=float)
-        known = (isinstance(x, np.ndarray | Concrete) and not isinstance(x, Tracer) for x in (lam, mult))
+        known = (
+            isinstance(x, np.ndarray | Concrete) and not isinstance(x, Tracer) for x in (lam, mult)
+        )
         if all(known):
             _check(np.asarray(lam), np.asarray(mult))
         return super().__new__(cls, lam, mult)
 
     @classmethod
     def of(cls, eigenvalues) -> "Spectrum":
-        """Sort the eigenvalues and merge those that `numeric.multiplicities` counts as equal, by their mean.
+        """Sort the eigenvalues and merge those that `numeric.multiplicities` counts as equal, by
+        their mean.
 
-        Raises ValueError unless there are at least two, all between 1e-70 and 1e70. Outside jit only.
-        Merging moves any sphere expectation by the order of EQUAL_RTOL^2, as all are symmetric functions
-        of the merged.
+        Raises ValueError unless there are at least two, all between 1e-70 and 1e70. Outside jit
+        only. Merging moves any sphere expectation by the order of EQUAL_RTOL^2, as all are
+        symmetric functions of the merged.
         """
         values = np.sort(np.asarray(eigenvalues, dtype=np.float64).ravel())[::-1]
         if values.size < 2:
-            raise ValueError(f"got {values.size} eigenvalues, wanted at least 2: give all d eigenvalues of S")
+            raise ValueError(
+                f"got {values.size} eigenvalues, wanted at least 2: give all d eigenvalues of S"
+            )
         _check_range(values)
         sizes = np.array(multiplicities(values))
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
@@ -57,17 +62,21 @@ class Spectrum(_Fields):
 def _check(lam: np.ndarray, mult: np.ndarray) -> None:
     if lam.ndim < 1 or lam.shape[-1] < 1 or mult.shape not in (lam.shape, lam.shape[-1:]):
         raise ValueError(
-            f"got lam of shape {lam.shape} and mult of shape {mult.shape}, wanted (..., m) and one multiplicity "
+            f"got lam of shape {lam.shape} and mult of shape {mult.shape}, wanted (..., m) and "
+            "one multiplicity "
             "for each distinct eigenvalue: Spectrum.of takes plain eigenvalues"
         )
     if not ((np.diff(lam, axis=-1) < 0).all() and (lam > 0).all()):
         raise ValueError(
-            "got eigenvalues that do not descend or are not positive, wanted lam_1 > ... > lam_m > 0: sort them, "
+            "got eigenvalues that do not descend or are not positive, wanted lam_1 > ... > lam_m "
+            "> 0: sort them, "
             "and merge equal ones, as Spectrum.of does"
         )
     _check_range(lam)
     if not (np.isfinite(mult).all() and (mult >= 1).all()):
-        raise ValueError(f"got multiplicities {mult}, wanted numbers >= 1: one for each distinct eigenvalue")
+        raise ValueError(
+            f"got multiplicities {mult}, wanted numbers >= 1: one for each distinct eigenvalue"
+        )
 
 
 def _check_range(lam: np.ndarray) -> None:
@@ -81,4 +90,7 @@ def _check_range(lam: np.ndarray) -> None:
 
 def needs_gap(spec: Spectrum) -> None:
     if spec.lam.shape[-1] < 2:
-        raise ValueError("got one distinct eigenvalue, wanted r < d: every direction is leading and the loss is 0")
+        raise ValueError(
+            "got one distinct eigenvalue, wanted r < d: every direction is leading and the loss "
+            "is 0"
+        )

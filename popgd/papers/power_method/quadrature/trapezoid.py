@@ -1,8 +1,10 @@
 """The one integral behind every sphere expectation, with an honest error bound.
 
-    I = int ds  e^{power s} prod_j (1 + e^{s + b_j})^{-a_j} amplitude(y),      y_j = 1 / (1 + e^{s + b_j})
+    I = int ds  e^{power s} prod_j (1 + e^{s + b_j})^{-a_j} amplitude(y),      y_j = 1 / (1 + e^{s +
+                b_j})
 
-`amplitude` is a polynomial in y.  Every monomial makes the integrand log-concave in s and analytic for |Im
+`amplitude` is a polynomial in y.  Every monomial makes the integrand log-concave in s and analytic
+                                   for |Im
 s| < pi, so the plain sum over an equidistant grid converges geometrically.
 """
 
@@ -26,10 +28,11 @@ Amplitude = Callable[..., tuple[Array, Array, Array]]
 
 
 class Bounded(NamedTuple):
-    """A number with its absolute error bound, and its logarithm for when float64 cannot hold the number.
+    """A number with its absolute error bound, and its logarithm for when float64 cannot hold the
+    number.
 
-    `value` is 0.0 below the smallest normal float64; `log` is log|value| always; `log_bound` the error of
-    `log`.
+    `value` is 0.0 below the smallest normal float64; `log` is log|value| always; `log_bound` the
+    error of `log`.
     """
 
     value: Float[Array, "*batch"]
@@ -39,8 +42,9 @@ class Bounded(NamedTuple):
 
 
 def node_count(left: float, right: float, log_range: float) -> int:
-    """Number of nodes that keeps the step below STEP; 7 is room for log(sum a) and for the corner at the
-    right end."""
+    """Number of nodes that keeps the step below STEP; 7 is room for log(sum a) and for the corner
+    at the right end.
+    """
     return ceil((REACH / left + REACH / right + log_range + 7.0) / STEP) + 1
 
 
@@ -53,8 +57,9 @@ class Logistic(NamedTuple):
 
 
 def logistic(x: Float[Array, "*n"]) -> Logistic:
-    """One exponential, never overflowing; `where` rather than `abs`, whose gradient at x = 0 is wrong
-    here."""
+    """One exponential, never overflowing; `where` rather than `abs`, whose gradient at x = 0 is
+    wrong here.
+    """
     positive = x > 0.0
     e = jnp.exp(jnp.where(positive, -x, x))
     soft = jnp.where(positive, x, 0.0) + jnp.log1p(e)
@@ -69,7 +74,9 @@ def _modulus(x: Float[Array, "*n"]) -> Logistic:
 
 
 def _log_terms(power, a, b, amplitude: Amplitude, s, at: Callable[..., Logistic]):
-    """Exponent, sign and rounding weight of the integrand; at = _modulus gives its modulus on Im s = pi/2."""
+    """Exponent, sign and rounding weight of the integrand; at = _modulus gives its modulus on Im s
+    = pi/2.
+    """
     terms = at(s[:, None] + b)
     value, size, slip = amplitude(s, terms)
     damping = terms.soft @ a
@@ -81,8 +88,9 @@ def _log_terms(power, a, b, amplitude: Amplitude, s, at: Callable[..., Logistic]
 
 
 def modulus_mass(integrand: tuple, s: Float[Array, " s"], h, top) -> Float[Array, ""]:
-    """Upper bound of M = int |f(s + i pi/2)| ds / e^top from every fourth node; 2 covers that rule's own
-    error."""
+    """Upper bound of M = int |f(s + i pi/2)| ds / e^top from every fourth node; 2 covers that
+    rule's own error.
+    """
     power, a, b, amplitude = integrand
     log_f, _, _ = _log_terms(power, a, b, amplitude, s[::4], _modulus)
     return 8.0 * h * jnp.sum(jnp.exp(log_f - top))
@@ -91,8 +99,9 @@ def modulus_mass(integrand: tuple, s: Float[Array, " s"], h, top) -> Float[Array
 def grid(
     a: Float[Array, " m"], b: Float[Array, " m"], left: float, right, nodes: int
 ) -> tuple[Float[Array, " s"], Float[Array, ""]]:
-    """Nodes from where e^{left s} has lost e^{-40} to where e^{-right s} has, and the step (s[1] - s[0]
-    would cancel)."""
+    """Nodes from where e^{left s} has lost e^{-40} to where e^{-right s} has, and the step (s[1] -
+    s[0] would cancel).
+    """
     lo = -jax.nn.logsumexp(b, b=a) - REACH / left
     h = (-jnp.min(b) + 3.0 + REACH / right - lo) / (nodes - 1)
     return lax.stop_gradient(lo + h * jnp.arange(nodes)), lax.stop_gradient(h)
@@ -111,19 +120,19 @@ def integral(
     b_error: Float[Array, ""] | float = 0.0,
     majorant: tuple | None = None,
 ) -> Bounded:
-    """I e^{log_scale}, where the integrand grows at least like e^{left s} on the left and y has degree
-    `degree`.
+    """I e^{log_scale}, where the integrand grows at least like e^{left s} on the left and y has
+    degree `degree`.
 
-    `amplitude(s, logistic)` returns the value, the sum of the magnitudes of its monomials, and its slip: the
-    units that it moves by where each eigenvalue is off by one unit, half an ulp, as a rounded decimal is. The
-    bound is the sum of
+    `amplitude(s, logistic)` returns the value, the sum of the magnitudes of its monomials, and its
+    slip: the units that it moves by where each eigenvalue is off by one unit, half an ulp, as a
+    rounded decimal is. The bound is the sum of
 
     * truncation: f(end) / |(log f)'(end)| for every log-concave monomial;
-    * discretisation: 2 M / (e^{pi^2/h} - 1), M = int |f(s + i pi/2)| ds (Trefethen and Weideman 2014,
-      theorem 5.1);
-    * rounding: 2 units per unit of exponent, 16 + m per term, 2 sqrt(nodes) for the sum, the slip, and
-      `b_error`, the absolute error of b, that of the eigenvalues included, which counts `power` times
-      because int f (power - sum_j (a_j + degree_j) sigma_j) ds = int f' ds = 0.
+    * discretisation: 2 M / (e^{pi^2/h} - 1), M = int |f(s + i pi/2)| ds (Trefethen and Weideman
+      2014, theorem 5.1);
+    * rounding: 2 units per unit of exponent, 16 + m per term, 2 sqrt(nodes) for the sum, the slip,
+      and `b_error`, the absolute error of b, that of the eigenvalues included, which counts `power`
+      times because int f (power - sum_j (a_j + degree_j) sigma_j) ds = int f' ds = 0.
 
     `majorant` replaces (power, a, b, amplitude) in M when the amplitude is no polynomial.
     Source: derived.
@@ -138,7 +147,11 @@ def integral(
     sigma = jax.nn.sigmoid(s[-1] + b)
     fall = jnp.maximum(a @ sigma + degree * jnp.min(sigma) - power, 0.0)
     cut = f[0] / (0.99 * left) + f[-1] / fall
-    aliasing = 2.0 * modulus_mass(majorant or (power, a, b, amplitude), s, h, top) / jnp.expm1(jnp.pi**2 / h)
+    aliasing = (
+        2.0
+        * modulus_mass(majorant or (power, a, b, amplitude), s, h, top)
+        / jnp.expm1(jnp.pi**2 / h)
+    )
     units = 2.0 * weight + 16.0 + b.size + 2.0 * nodes**0.5
     rounding = h * jnp.sum(f * (UNIT * units + (abs(power) + degree) * b_error))
     rounding = rounding + 3.0 * UNIT * jnp.abs(log_scale) * h * jnp.sum(f)
@@ -146,7 +159,9 @@ def integral(
 
 
 def finish(total, error, log_scale) -> Bounded:
-    """total e^{log_scale} with error e^{log_scale}; TINY is added because the bound itself may underflow."""
+    """total e^{log_scale} with error e^{log_scale}; TINY is added because the bound itself may
+    underflow.
+    """
     log = jnp.log(jnp.abs(total)) + log_scale
     held = ~(log <= jnp.log(TINY))  # a NaN stays one
     value = jnp.where(held, jnp.sign(total) * jnp.exp(jnp.where(held, log, 0.0)), 0.0)

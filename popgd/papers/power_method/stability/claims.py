@@ -17,10 +17,12 @@ from popgd.papers.power_method.stability.measure import INACTIVE, SMALL, Inside,
 from popgd.papers.power_method.stability.prediction import P11, P12, P22, Q21, Q22
 from popgd.papers.power_method.training.manifold import motionless, seen
 
-#: Up to which amplitude first order is asked for: there its square, 1e-10, moves the logarithm of the growth by less than
-#: GROWTH_ROUNDING, what the Chebyshev series of the prediction and rounding may add to it.
+#: Up to which amplitude first order is asked for: there its square, 1e-10, moves the logarithm of
+#: the growth by less than GROWTH_ROUNDING, what the Chebyshev series of the prediction and rounding
+#: may add to it.
 LINEAR, GROWTH_ROUNDING = 1e-5, 1e-6
-#: Growth is judged over a tenth of an e-fold at least (in 4.3 p11 grows like c^(1/4)); a rate off by a percent must be seen.
+#: Growth is judged over a tenth of an e-fold at least (in 4.3 p11 grows like c^(1/4)); a rate off
+#: by a percent must be seen.
 EFOLD, GROWTH_RESOLUTION = 0.1, 1e-2
 #: What rounding may make of p22 - r22 = 0 (measured: exactly 0, as both take the same steps).
 SYMMETRY = 1e-3
@@ -28,41 +30,58 @@ SYMMETRY = 1e-3
 HESSIAN_RESOLUTION = 0.25
 #: The loss at the end must be below this share of the theorem's.
 BELOW = 0.9
-#: m, c and the loss may differ from the best fit by this at the end: they started of order one away.
+#: m, c and the loss may differ from the best fit by this at the end: they started of order one
+#: away.
 SETTLED = 1e-3
-#: A descent that took more than this share off what is left of its loss, or distance, since half its steps is under way.
+#: A descent that took more than this share off what is left of its loss, or distance, since half
+#: its steps is under way.
 MOVING = 0.01
-#: Rounding of a step of both products, of terms as large as E|Sq|^2 which may cancel, over the perturbation; per eta and step.
+#: Rounding of a step of both products, of terms as large as E|Sq|^2 which may cancel, over the
+#: perturbation; per eta and step.
 SECTOR_ROUNDING = 1e-13
-#: 31 degrees of freedom: what Student's quantile of a tail of 1e-8 to 1e-7 is over the normal one (1.29 to 1.33).
+#: 31 degrees of freedom: what Student's quantile of a tail of 1e-8 to 1e-7 is over the normal one
+#: (1.29 to 1.33).
 STUDENT = 1.35
-#: Beyond eta * curvature = 2 a step overshoots along the sharpest direction. A few do at c = 0, where the natural step size is
-#: near that: they matter where they make it grow by an e-fold.
+#: Beyond eta * curvature = 2 a step overshoots along the sharpest direction. A few do at c = 0,
+#: where the natural step size is near that: they matter where they make it grow by an e-fold.
 SHARP, OVERSHOOT = 2.0, 1.0
 #: Rounding of the exact losses: measured 1e-15 for those of order one.
 LOSS_ROUNDING = 1e-12
 
 
-def where_it_converges(claims: Callable[[Stability], Iterator[Evidence]]) -> Callable[[Stability], Iterator[Evidence]]:
-    """The claims, INCONCLUSIVE where the descent on the manifold, beside which everything is judged, diverged."""
+def where_it_converges(
+    claims: Callable[[Stability], Iterator[Evidence]],
+) -> Callable[[Stability], Iterator[Evidence]]:
+    """The claims, INCONCLUSIVE where the descent on the manifold, beside which everything is
+    judged, diverged.
+    """
 
     @wraps(claims)
     def judged(study: Stability) -> Iterator[Evidence]:
         finite = np.isfinite(study.base.theta).all()
         for evidence in claims(study):
-            yield evidence if finite else replace(evidence, excuse="descent on the manifold diverged: take a smaller eta")
+            yield (
+                evidence
+                if finite
+                else replace(
+                    evidence, excuse="descent on the manifold diverged: take a smaller eta"
+                )
+            )
 
     return judged
 
 
 @where_it_converges
 def sectors_split(study: Stability) -> Iterator[Evidence]:
-    """Active and inactive blocks do not mix; two entries have closed forms; the scalar sector is that of the exact loss."""
+    """Active and inactive blocks do not mix; two entries have closed forms; the scalar sector is
+    that of the exact loss.
+    """
     mean = np.asarray(study.found.mean)
     where = f"at c = {study.theta[2] * study.theta[5]:.4g}"
     yield Evidence(
         "hessian-does-not-mix",
-        f"The Hessian has no entry between active and inactive blocks {where}, in any sector, sample by sample: the largest",
+        f"The Hessian has no entry between active and inactive blocks {where}, in any sector, "
+        "sample by sample: the largest",
         "inactive gradients are 0 for all active blocks",
         predicted=0.0,
         measured=float(np.abs(mean[:, ACTIVE][:, :, INACTIVE]).max()),
@@ -91,8 +110,11 @@ def _closed_forms(study: Stability, where: str) -> Iterator[Evidence]:
         predicted=1.0,
         measured=float(mean[0, P22, Q22]) / value,
         error=float(np.hypot(stderr[0, P22, Q22], outer)) / abs(value),
-        # For y = Sq no sample differs from another at c = 1; without LN the terms are as large as c q.Sq.
-        allowance=LOSS_ROUNDING * (1.0 if study.objective.layer_norm else max(1.0, abs(c) * law.n / law.d)) / abs(value),
+        # For y = Sq no sample differs from another at c = 1; without LN the terms are as large as c
+        # q.Sq.
+        allowance=LOSS_ROUNDING
+        * (1.0 if study.objective.layer_norm else max(1.0, abs(c) * law.n / law.d))
+        / abs(value),
         resolution=HESSIAN_RESOLUTION,
         reason="sampling error, and rounding",
         origin="derived",
@@ -101,7 +123,8 @@ def _closed_forms(study: Stability, where: str) -> Iterator[Evidence]:
         value, error = study.turned
         yield Evidence(
             "hessian-p12-q21",
-            f"H_(P12,Q21) = {value:.6g} {where}, multiples of I, by its closed form, the query moving the data tokens: ratio",
+            f"H_(P12,Q21) = {value:.6g} {where}, multiples of I, by its closed form, the query "
+            "moving the data tokens: ratio",
             "closed form",
             predicted=1.0,
             measured=float(mean[0, P12, Q21]) / value,
@@ -118,15 +141,19 @@ def _exact_entries(study: Stability, where: str) -> Iterator[Evidence]:
     if study.exact is not None:
         exact, outer = study.exact
         scale = float(np.abs(exact).max())
-        once = np.triu(np.ones((8, 8), bool))  # every other entry stands twice in a symmetric matrix
+        once = np.triu(
+            np.ones((8, 8), bool)
+        )  # every other entry stands twice in a symmetric matrix
         yield Evidence(
             "engines-agree-hessian",
-            f"Every entry of the sampled Hessian {where}, multiples of I, is that of the exact loss on N, over the largest",
+            f"Every entry of the sampled Hessian {where}, multiples of I, is that of the exact "
+            "loss on N, over the largest",
             "two engines",
             predicted=0.0,
             measured=(mean[0] - exact)[once] / scale,
             error=np.hypot(stderr[0], outer)[once] / scale,
-            # Both losses are sums of terms of order one, which cancel where all eigenvalues are nearly equal.
+            # Both losses are sums of terms of order one, which cancel where all eigenvalues are
+            # nearly equal.
             allowance=LOSS_ROUNDING / min(scale, 1.0),
             resolution=HESSIAN_RESOLUTION,
             reason="sampling error; rounding of losses of order one",
@@ -137,13 +164,16 @@ def _exact_entries(study: Stability, where: str) -> Iterator[Evidence]:
 
 @where_it_converges
 def saddle(study: Stability) -> Iterator[Evidence]:
-    """The curvature along P22 - Q22 is negative; where h < 0, without LN at small c, along P22 + Q22."""
+    """The curvature along P22 - Q22 is negative; where h < 0, without LN at small c, along P22 +
+    Q22.
+    """
     v, sign = np.zeros(8), 1 if study.h[0][0] >= 0 else -1
     v[[P22, Q22]] = 0.5**0.5, -sign * 0.5**0.5
     mean, stderr = (np.asarray(x)[0] for x in study.found[:2])
     yield Evidence(
         "saddle",
-        f"The manifold runs along a saddle: the curvature along P22 {'-' if sign > 0 else '+'} Q22, multiples of I, is negative",
+        f"The manifold runs along a saddle: the curvature along P22 {'-' if sign > 0 else '+'} "
+        "Q22, multiples of I, is negative",
         "h = d H_(P22,Q22) is not 0",
         predicted=0.0,
         measured=float(v @ mean @ v),
@@ -164,12 +194,19 @@ def grows(study: Stability) -> Iterator[Evidence]:
     inside = study.inside
     theta, held = inside.grown.theta.T, inside.held.theta.T
     u, both = theta[P22] - theta[Q22], held[P22] + held[Q22]
-    yield _growth("escape-rate", "p22 - r22 grows by 1 + eta h/d a step", u, inside.grows[0], inside.grown.step)
+    yield _growth(
+        "escape-rate",
+        "p22 - r22 grows by 1 + eta h/d a step",
+        u,
+        inside.grows[0],
+        inside.grown.step,
+    )
     statement = "From p22 = r22 the sum p22 + r22 shrinks by 1 - eta h/d a step"
     yield _growth("shrinking-rate", statement, both, inside.grows[1], inside.held.step)
     yield Evidence(
         "symmetric-start-stays",
-        f"From p22 = r22 = {SMALL:g} descent never leaves p22 = r22: the largest |p22 - r22| over {SMALL:g}",
+        f"From p22 = r22 = {SMALL:g} descent never leaves p22 = r22: the largest |p22 - r22| over "
+        f"{SMALL:g}",
         "symmetry of F in p22 r22",
         predicted=0.0,
         measured=float(np.abs(held[P22] - held[Q22]).max()) / SMALL,
@@ -193,34 +230,50 @@ def _p11(inside: Inside) -> Iterator[Evidence]:
 
 @where_it_converges
 def sectors(study: Stability) -> Iterator[Evidence]:
-    """A small perturbation of all entries grows by tangent maps of fresh samples as the reduced ones say, in each sector."""
+    """A small perturbation of all entries grows by tangent maps of fresh samples as the reduced
+    ones say, in each sector.
+    """
     growth = study.growth
     last = growth.horizon()
     terms = max(1.0, study.setting.eta * study.setting.law.mean_square_norm())
     rounding = SECTOR_ROUNDING * float(growth.step[last]) * terms
     for k, sector in enumerate(SECTORS):
         wanted, shorter = (float(np.log(abs(x[last, k]))) for x in (growth.mean, growth.shorter))
-        sets, runs = growth.predicted[last, :, k] / growth.mean[last, k], growth.measured[last, :, k]
+        sets, runs = (
+            growth.predicted[last, :, k] / growth.mean[last, k],
+            growth.measured[last, :, k],
+        )
         mean = float(runs.mean())
         ours = float(runs.std(ddof=1) / len(runs) ** 0.5 / abs(mean))
         theirs = float(sets.std(ddof=1) / len(sets) ** 0.5)
         bound = abs(wanted - shorter) + rounding
         # Growth must be told from none, and from half of it, unless none is predicted.
-        resolution = growth.resolution()[last, k] if abs(wanted) <= bound else min(growth.resolution()[last, k], abs(wanted) / 2)
+        resolution = (
+            growth.resolution()[last, k]
+            if abs(wanted) <= bound
+            else min(growth.resolution()[last, k], abs(wanted) / 2)
+        )
         # The logarithm of a mean with relative error e is off by e^2/2.
         yield Evidence(
             f"growth-{sector.replace(' ', '-')}",
-            f"By tangent maps of fresh samples along the descent on the manifold a perturbation of all entries, {sector}, grows "
-            f"in the mean by the reduced Hessian's factor {np.exp(wanted):.4g} in {growth.step[last]} steps: logarithm",
+            "By tangent maps of fresh samples along the descent on the manifold a perturbation "
+            f"of all entries, {sector}, grows "
+            f"in the mean by the reduced Hessian's factor {np.exp(wanted):.4g} in "
+            f"{growth.step[last]} steps: logarithm",
             "first order and Schur's lemma",
             predicted=wanted,
-            measured=wanted + float(np.log(mean / growth.mean[last, k])) if mean * growth.mean[last, k] > 0 else np.nan,
+            measured=wanted + float(np.log(mean / growth.mean[last, k]))
+            if mean * growth.mean[last, k] > 0
+            else np.nan,
             error=STUDENT * float(np.hypot(ours, theirs)),
             allowance=ours**2 + theirs**2 + bound,
             resolution=resolution,
-            reason="sampling errors of the two, their squares, the last two coefficients of the series, and rounding",
+            reason="sampling errors of the two, their squares, the last two coefficients of the "
+            "series, and rounding",
             origin="derived",
-            skewness=float(((runs - mean) ** 3).mean() / runs.std() ** 3 / len(runs) ** 0.5) if runs.std() else 0.0,
+            skewness=float(((runs - mean) ** 3).mean() / runs.std() ** 3 / len(runs) ** 0.5)
+            if runs.std()
+            else 0.0,
             excuse=overshoots(study),
         )
 
@@ -233,18 +286,26 @@ def overshoots(study: Stability) -> str:
     if study.growth.overshoot < OVERSHOOT:
         return ""
     eta = SHARP * study.setting.eta / sharpest
-    return f"eta times the sharpest curvature is {sharpest:.3g} > 2: steps overshoot; take eta below {eta:.2g}"
+    return (
+        f"eta times the sharpest curvature is {sharpest:.3g} > 2: steps overshoot; take eta "
+        f"below {eta:.2g}"
+    )
 
 
-def _growth(name: str, statement: str, x: np.ndarray, predicted: np.ndarray, step: np.ndarray) -> Evidence:
-    """log of x over its start, against first order, at the last step where that is worth something."""
+def _growth(
+    name: str, statement: str, x: np.ndarray, predicted: np.ndarray, step: np.ndarray
+) -> Evidence:
+    """log of x over its start, against first order, at the last step where that is worth
+    something.
+    """
     linear = np.flatnonzero(abs(predicted) <= np.log(LINEAR / SMALL))
     last = linear[-1]
     measured, wanted = float(np.log(abs(x[last] / x[0]))), float(predicted[last])
     short = abs(wanted) < EFOLD
     return Evidence(
         name,
-        f"{statement}: log of the factor {np.exp(wanted):.4g} after {step[last]} steps, over that of first order",
+        f"{statement}: log of the factor {np.exp(wanted):.4g} after {step[last]} steps, over that "
+        "of first order",
         "first order, along the recursion on the manifold",
         predicted=1.0,
         measured=measured / wanted if wanted else np.nan,
@@ -260,17 +321,22 @@ def _growth(name: str, statement: str, x: np.ndarray, predicted: np.ndarray, ste
 
 @where_it_converges
 def ends(study: Stability) -> Iterator[Evidence]:
-    """Where descent from beside the manifold gets to; for more layers it is sampled and a number of the report, not a claim."""
+    """Where descent from beside the manifold gets to; for more layers it is sampled and a number of
+    the report, not a claim.
+    """
     if study.inside is None:
         return
     (limit, _), step = study.limit, study.ended.step
     # The loss on the manifold is known at fewer steps
     beside = np.exp(np.interp(np.log1p(step), np.log1p(study.base_step), np.log(study.base_loss)))
     share = study.loss / (limit or beside)
-    name = "limit of the theorem" if limit else "loss of the descent on the manifold at the same step"
+    name = (
+        "limit of the theorem" if limit else "loss of the descent on the manifold at the same step"
+    )
     yield Evidence(
         "falls-below",
-        f"From {study.setting['size']:g} beside the manifold the loss falls below the {name}: {study.loss[-1]:.4g} over "
+        f"From {study.setting['size']:g} beside the manifold the loss falls below the {name}: "
+        f"{study.loss[-1]:.4g} over "
         f"{limit or beside[-1]:.4g}",
         "exact descent in N",
         predicted=BELOW,
@@ -282,10 +348,13 @@ def ends(study: Stability) -> Iterator[Evidence]:
         origin="derived",
         sense="at most",
         statistical=False,
-        excuse=already(study, limit or beside[-1]) or ("" if share[-1] <= BELOW else unfinished(study, share)),
+        excuse=already(study, limit or beside[-1])
+        or ("" if share[-1] <= BELOW else unfinished(study, share)),
     )
     if not study.objective.layer_norm:
-        m, c = (np.asarray(x) for x in jax.vmap(one_layer.products)(jnp.asarray(study.ended.theta))[2:])
+        m, c = (
+            np.asarray(x) for x in jax.vmap(one_layer.products)(jnp.asarray(study.ended.theta))[2:]
+        )
         goal_m, goal_c, least = regression(study)
         gaps = np.stack([m - goal_m, c - goal_c, study.loss - least])
         # Relative to those at the start, where they are less than one
@@ -312,13 +381,19 @@ def ends(study: Stability) -> Iterator[Evidence]:
 
 def already(study: Stability, limit: float) -> str:
     """Why a loss that is below the limit at the end tells nothing of the descent, or empty."""
-    return "" if study.loss[0] > BELOW * limit else "the loss starts below: start nearer to the manifold"
+    return (
+        ""
+        if study.loss[0] > BELOW * limit
+        else "the loss starts below: start nearer to the manifold"
+    )
 
 
 def unfinished(study: Stability, left: Float[np.ndarray, " ended"]) -> str:
-    """Why a descent beside the manifold has not got where it goes, and no fault of the claim's, or empty.
+    """Why a descent beside the manifold has not got where it goes, and no fault of the claim's, or
+    empty.
 
-    Its steps overshoot; to first order it is still within its distance of order one; or what is left is still getting less.
+    Its steps overshoot; to first order it is still within its distance of order one; or what is
+    left is still getting less.
     """
     inside, step = study.inside, study.ended.step
     if inside is None:
@@ -332,16 +407,23 @@ def unfinished(study: Stability, left: Float[np.ndarray, " ended"]) -> str:
     if overshoots(study):
         return overshoots(study)
     if not amplitude >= 1:
-        return f"too early: in {step[-1]} steps the perturbation has grown to {amplitude:.2g} by first order; take more steps"
+        return (
+            f"too early: in {step[-1]} steps the perturbation has grown to {amplitude:.2g} by "
+            "first order; take more steps"
+        )
     if not left[-1] >= (1 - MOVING) * left[step <= step[-1] / 2][-1]:
         return f"still under way after {step[-1]} steps: take more steps"
     return ""
 
 
 def regression(study: Stability) -> tuple[float, float, float]:
-    """(m, c, loss) of the least squares fit of y by (1 + m) q + c S q: the exact loss is quadratic in (1 + m, c)."""
+    """(m, c, loss) of the least squares fit of y by (1 + m) q + c S q: the exact loss is quadratic
+    in (1 + m, c).
+    """
     loss = one_layer.loss(study.objective, study.spectrum)
-    at = lambda x: loss(jnp.zeros(8).at[jnp.array([P22, 2, 5, Q22])].set(jnp.array([x[0] - 1, x[1], 1.0, 1.0])))
+    at = lambda x: loss(
+        jnp.zeros(8).at[jnp.array([P22, 2, 5, Q22])].set(jnp.array([x[0] - 1, x[1], 1.0, 1.0]))
+    )
     zero = jnp.zeros(2)
     best = -np.linalg.solve(jax.hessian(at)(zero), jax.grad(at)(zero))
     return float(best[0]) - 1, float(best[1]), float(at(best))

@@ -1,4 +1,6 @@
-"""What is measured beside the manifold: descents in N, sampled Hessians, tangent maps and first order."""
+"""What is measured beside the manifold: descents in N, sampled Hessians, tangent maps and first
+order.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +29,8 @@ from popgd.theorem.base import Progress, Setting
 from popgd.theorem.plot import BLUE, GREY, ORANGE
 
 INACTIVE = tuple(k for k in range(8) if k not in ACTIVE)
-#: Records per decade of the paths, of a sampled one; the Hessian is taken where the manifold's descent is after 1/EARLY of
-#: sampled_steps.
+#: Records per decade of the paths, of a sampled one; the Hessian is taken where the manifold's
+#: descent is after 1/EARLY of sampled_steps.
 PER_DECADE, SPARSE, EARLY = 16, 4, 10
 #: Amplitude of the perturbation whose growth is measured.
 SMALL = 1e-12
@@ -37,8 +39,9 @@ SMALL = 1e-12
 class Inside(NamedTuple):
     """Exact descents in N of one layer, and what first order says of them.
 
-    grown starts at p22 = -r22 = SMALL beside the manifold, held at p22 = r22 = SMALL, pushed at p11 = SMALL (None where the
-    whole exact loss is not known). grows is the log growth by first order of (u, p22 + r22) along grown, pushes that of p11.
+    grown starts at p22 = -r22 = SMALL beside the manifold, held at p22 = r22 = SMALL, pushed at p11
+    = SMALL (None where the whole exact loss is not known). grows is the log growth by first order
+    of (u, p22 + r22) along grown, pushes that of p11.
     """
 
     grown: Path
@@ -56,14 +59,16 @@ _PATH, _ESTIMATE, _GROWTH = Path(*range(3)), gradient.Estimate(*range(3)), Growt
 class Stability:
     """Everything measured for one objective.
 
-    known is the curve on the manifold (of the sampled spectra where they are random: every exact descent is that of this set),
-    spectrum its spectra where there is one layer. base starts on the manifold, ended at `size` beside it: exact for one layer,
-    else on fresh samples. found and fresh are two independent sampled Hessians at theta, a point of base, exact the derivatives
-    of the exact loss there over d and their standard error over the spectra (None where it is not known), h the closed form of
-    d H_{P22,Q22} with its own. turned is the closed form of H_{P12,Q21} by Monte Carlo (value, standard error), for L > 1.
-    limit is what the theorem says that the loss tends to; loss is that of ended, base_loss that of base at base_step. end_errors
-    are the standard errors of its ENDS from the sampled spectra. shifted
-    is what moving theta by its standard error from those spectra does to fresh, on the same samples. slopes are sampled ones at
+    known is the curve on the manifold (of the sampled spectra where they are random: every exact
+    descent is that of this set), spectrum its spectra where there is one layer. base starts on the
+    manifold, ended at `size` beside it: exact for one layer, else on fresh samples. found and fresh
+    are two independent sampled Hessians at theta, a point of base, exact the derivatives of the
+    exact loss there over d and their standard error over the spectra (None where it is not known),
+    h the closed form of d H_{P22,Q22} with its own. turned is the closed form of H_{P12,Q21} by
+    Monte Carlo (value, standard error), for L > 1. limit is what the theorem says that the loss
+    tends to; loss is that of ended, base_loss that of base at base_step. end_errors are the
+    standard errors of its ENDS from the sampled spectra. shifted is what moving theta by its
+    standard error from those spectra does to fresh, on the same samples. slopes are sampled ones at
     points of base.
     """
 
@@ -92,12 +97,25 @@ class Stability:
 
     def arrays(self) -> dict[str, np.ndarray]:
         paths = {"base": self.base, "ended": self.ended}
-        found = {"hessian/mean": np.asarray(self.found.mean), "hessian/stderr": np.asarray(self.found.stderr)}
+        found = {
+            "hessian/mean": np.asarray(self.found.mean),
+            "hessian/stderr": np.asarray(self.found.stderr),
+        }
         if self.inside:
-            paths |= {name: getattr(self.inside, name) for name in ("grown", "held", "pushed") if getattr(self.inside, name)}
+            paths |= {
+                name: getattr(self.inside, name)
+                for name in ("grown", "held", "pushed")
+                if getattr(self.inside, name)
+            }
             found["grown/first_order"] = self.inside.grows
-        found |= {f"{name}/{key}": x for name, path in paths.items() for key, x in zip(("step", "theta"), path[:2], strict=True)}
-        found |= {f"sectors/{name}": np.asarray(value) for name, value in self.growth._asdict().items()}
+        found |= {
+            f"{name}/{key}": x
+            for name, path in paths.items()
+            for key, x in zip(("step", "theta"), path[:2], strict=True)
+        }
+        found |= {
+            f"sectors/{name}": np.asarray(value) for name, value in self.growth._asdict().items()
+        }
         found |= {"base/loss_step": self.base_step, "base/loss": self.base_loss}
         return {**found, "ended/loss": self.loss, "ended/loss_error": self.loss_error}
 
@@ -107,10 +125,16 @@ class Stability:
 
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
         axes = figure.subplots()
-        axes.plot(self.base_step + 1, self.base_loss, color=BLUE, label="from the manifold: the theorem")
+        axes.plot(
+            self.base_step + 1, self.base_loss, color=BLUE, label="from the manifold: the theorem"
+        )
         label = f"from {self.setting['size']:g} beside it"
-        axes.errorbar(self.ended.step + 1, self.loss, 2 * self.loss_error, color=ORANGE, label=label)
-        axes.axhline(self.limit[0], ls="--", color=GREY, label=f"limit of the theorem, {self.limit[0]:.4g}")
+        axes.errorbar(
+            self.ended.step + 1, self.loss, 2 * self.loss_error, color=ORANGE, label=label
+        )
+        axes.axhline(
+            self.limit[0], ls="--", color=GREY, label=f"limit of the theorem, {self.limit[0]:.4g}"
+        )
         axes.set(xscale="log", xlabel="gradient step t + 1", ylabel="population loss", title=title)
         if 0 < min(self.loss) < 1e-2 * max(self.loss):
             axes.set_yscale("log")
@@ -130,7 +154,11 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
     known, wide = curves_of(setting, partial(prediction.curve_of, objective))
     spectrum, more = (prediction.rows_of(x) for x in (known, wide))
     slope = prediction.slope_of(objective, known)
-    cheap = one_layer.along_curve(slope) if objective.layer_norm else one_layer.slope(objective, spectrum)
+    cheap = (
+        one_layer.along_curve(slope)
+        if objective.layer_norm
+        else one_layer.slope(objective, spectrum)
+    )
     grid = log_grid(max(setting.steps, setting.sampled_steps), PER_DECADE)
     start = kronecker.point(*start_of(setting))
     run = partial(kronecker.descend, eta=setting.eta, d=law.d, key=setting.key(6))
@@ -140,11 +168,24 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
     common = setting, objective, spectrum, known, cheap
     pushes = objective.layer_norm and prediction.whole(objective, spectrum)
     like = Inside(_PATH, _PATH, _PATH if pushes else None, 0, 0 if pushes else None)  # pyright: ignore
-    inside = part("descents in N", descend_inside, *common, base, pushes, like=like) if objective.L == 1 else None
-    ended, loss, loss_error = part("descent beside the manifold", descend_beside, *common, like=(_PATH, 0, 0))
-    hessian_of = lambda at, key: hessian.population_hessian(objective, jnp.asarray(at), law, key, setting.samples)
-    moved = part("ends for other spectra", end_errors, setting, objective, known, cheap, run_beside, like=0)
-    found, fresh = (part(f"sampled Hessian {k}", hessian_of, theta, setting.key(6 + k), like=_ESTIMATE) for k in (1, 2))
+    inside = (
+        part("descents in N", descend_inside, *common, base, pushes, like=like)
+        if objective.L == 1
+        else None
+    )
+    ended, loss, loss_error = part(
+        "descent beside the manifold", descend_beside, *common, like=(_PATH, 0, 0)
+    )
+    hessian_of = lambda at, key: hessian.population_hessian(
+        objective, jnp.asarray(at), law, key, setting.samples
+    )
+    moved = part(
+        "ends for other spectra", end_errors, setting, objective, known, cheap, run_beside, like=0
+    )
+    found, fresh = (
+        part(f"sampled Hessian {k}", hessian_of, theta, setting.key(6 + k), like=_ESTIMATE)
+        for k in (1, 2)
+    )
     shifted = part(
         "shifted Hessian",
         shift_of,
@@ -157,29 +198,55 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
         like=0,
     )
     steps, vectors = min(setting.sampled_steps, STEPS), lowest(found, INACTIVE)
-    growth = part("tangent maps", sector_growth, setting, objective, slope, base, vectors, steps, like=_GROWTH)
+    growth = part(
+        "tangent maps", sector_growth, setting, objective, slope, base, vectors, steps, like=_GROWTH
+    )
     limit = known.limit()
     # A loss of 4.3 is a hundred slopes for each of the spectra: a few will do, among them the last.
-    some = slice(None) if prediction.whole(objective, spectrum) else slice((len(grid) - 1) % SPARSE, None, SPARSE)
+    some = (
+        slice(None)
+        if prediction.whole(objective, spectrum)
+        else slice((len(grid) - 1) % SPARSE, None, SPARSE)
+    )
     position = base.theta[some, 2] * base.theta[some, 5]
     return Stability(
-        setting, objective, known, spectrum, base, inside, ended, theta, found, fresh,
-        exact=prediction.exact_hessian(objective, more, theta) if prediction.whole(objective, spectrum) else None,
+        setting,
+        objective,
+        known,
+        spectrum,
+        base,
+        inside,
+        ended,
+        theta,
+        found,
+        fresh,
+        exact=prediction.exact_hessian(objective, more, theta)
+        if prediction.whole(objective, spectrum)
+        else None,
         h=prediction.coupling(wide, objective, np.array([c])),
         turned=prediction.turned(setting, objective, float(c)) if objective.L > 1 else None,
         growth=growth._replace(sharpest=float(growth.sharpest), overshoot=float(growth.overshoot)),
         limit=(float(limit.value), float(limit.bound + limit.stderr)),
         base_step=base.step[some],
-        base_loss=part("loss on the manifold", lambda: np.asarray(known.loss(position).value), like=0),
+        base_loss=part(
+            "loss on the manifold", lambda: np.asarray(known.loss(position).value), like=0
+        ),
         loss=loss,
         loss_error=loss_error,
         end_errors=moved,
         shifted=shifted,
         slopes=slopes_along(setting, objective, known, base, progress, memory),
-    )  # fmt: skip
+    )
 
 
-def slopes_along(setting: Setting, objective: Objective, known: Any, base: Path, progress: Progress, memory: Memory) -> Slopes:
+def slopes_along(
+    setting: Setting,
+    objective: Objective,
+    known: Any,
+    base: Path,
+    progress: Progress,
+    memory: Memory,
+) -> Slopes:
     """At the start, where the Hessian is taken, and at the last step with finite weights."""
     finite = np.flatnonzero(np.isfinite(base.theta).all(axis=1))
     at = np.searchsorted(base.step[finite], max(1, setting.sampled_steps // EARLY))
@@ -189,7 +256,13 @@ def slopes_along(setting: Setting, objective: Objective, known: Any, base: Path,
 
 
 def descend_inside(
-    setting: Setting, objective: Objective, spectrum: Spectrum, known: Any, cheap: Any, base: Path, pushes: bool
+    setting: Setting,
+    objective: Objective,
+    spectrum: Spectrum,
+    known: Any,
+    cheap: Any,
+    base: Path,
+    pushes: bool,
 ) -> Inside:
     """One layer, p22 and r22, or p11 if `pushes`, away from the manifold by SMALL."""
     long, short = (log_grid(steps, PER_DECADE) for steps in (setting.steps, setting.sampled_steps))
@@ -199,7 +272,9 @@ def descend_inside(
     return Inside(
         grown=run(cheap, start.at[P22].add(SMALL).at[Q22].add(-SMALL), grid=long),
         held=run(cheap, start.at[jnp.array([P22, Q22])].add(SMALL), grid=long),
-        pushed=run(one_layer.slope(objective, spectrum), start.at[P11].add(SMALL), grid=short) if pushes else None,
+        pushed=run(one_layer.slope(objective, spectrum), start.at[P11].add(SMALL), grid=short)
+        if pushes
+        else None,
         grows=order(long)[:2],
         pushes=order(short)[2] if pushes else None,
     )
@@ -208,28 +283,48 @@ def descend_inside(
 def descend_beside(
     setting: Setting, objective: Objective, spectrum: Spectrum, known: Any, cheap: Any
 ) -> tuple[Path, np.ndarray, np.ndarray]:
-    """The descent from `size` beside the manifold, in N, with its losses and their errors: 0 for one layer, where it is exact."""
+    """The descent from `size` beside the manifold, in N, with its losses and their errors: 0 for
+    one layer, where it is exact.
+    """
     law = setting.law
     if objective.L > 1:
         slope = kronecker.sampled_slope(objective, law, setting.batch)
         path = run_beside(setting, objective, slope, log_grid(setting.sampled_steps, SPARSE))
         points = [jnp.asarray(x) for x in path.theta]
-        every = [kronecker.population_gradient(objective, x, law, setting.key(10), setting.samples) for x in points]
-        return path, np.array([float(e.mean[0]) for e in every]), np.array([float(e.stderr[0]) for e in every])
+        every = [
+            kronecker.population_gradient(objective, x, law, setting.key(10), setting.samples)
+            for x in points
+        ]
+        return (
+            path,
+            np.array([float(e.mean[0]) for e in every]),
+            np.array([float(e.stderr[0]) for e in every]),
+        )
     steps, slope = beside(setting, objective, spectrum, cheap)
-    path = run_beside(setting, objective, slope, log_grid(steps, PER_DECADE if prediction.whole(objective, spectrum) else SPARSE))
+    path = run_beside(
+        setting,
+        objective,
+        slope,
+        log_grid(steps, PER_DECADE if prediction.whole(objective, spectrum) else SPARSE),
+    )
     loss = losses_beside(objective, spectrum, known, path.theta)
     return path, loss, np.zeros(len(loss))
 
 
-def run_beside(setting: Setting, objective: Objective, slope: Any, grid: Int[np.ndarray, " records"]) -> Path:
+def run_beside(
+    setting: Setting, objective: Objective, slope: Any, grid: Int[np.ndarray, " records"]
+) -> Path:
     every_block = isinstance(objective, SubspaceDistance) or not objective.layer_norm
-    start = kronecker.point(*start_of(setting)) + setting["size"] * perturbation(setting, every_block)
+    start = kronecker.point(*start_of(setting)) + setting["size"] * perturbation(
+        setting, every_block
+    )
     return kronecker.descend(slope, start, setting.eta, setting.law.d, grid, setting.key(6))
 
 
 def perturbation(setting: Setting, every_block: bool) -> Float[Array, "8"]:
-    """Gaussian scalars in the six inactive blocks; (p22, r22) = (1, -1) where the others must stay 0."""
+    """Gaussian scalars in the six inactive blocks; (p22, r22) = (1, -1) where the others must stay
+    0.
+    """
     if every_block:
         return jnp.zeros(8).at[jnp.array(INACTIVE)].set(jax.random.normal(setting.key(9), (6,)))
     return jnp.zeros(8).at[P22].set(1.0).at[Q22].set(-1.0)

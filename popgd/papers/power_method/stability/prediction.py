@@ -1,4 +1,6 @@
-"""First order beside the manifold: the couplings in closed form, and log growth along the recursion of (a, b)."""
+"""First order beside the manifold: the couplings in closed form, and log growth along the recursion
+of (a, b).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +29,8 @@ from popgd.theorem.base import Setting
 
 #: Where the coordinates of the modes stand.
 P11, P12, P22, Q21, Q22 = 0, 1, 3, 6, 7
-#: Degree of the Chebyshev series of l', h and k11 in log(1 + lam_1 c), and how much further than the recorded c they reach.
+#: Degree of the Chebyshev series of l', h and k11 in log(1 + lam_1 c), and how much further than
+#: the recorded c they reach.
 DEGREE, WIDER = 40, 1.1
 #: Samples of the closed form of H_{P12,Q21} for each of a Hessian's: one costs a hundredth.
 CHEAPER = 16
@@ -39,7 +42,11 @@ def curve_of(objective: Objective, spectrum: Spectrum) -> Any:
     """The population curve on the manifold."""
     if isinstance(objective, SubspaceDistance):
         return curves.Looped.of(spectrum, objective.L)
-    return curves.Layer.of(spectrum) if objective.layer_norm else curves.Linear.of(spectrum, objective.target)
+    return (
+        curves.Layer.of(spectrum)
+        if objective.layer_norm
+        else curves.Linear.of(spectrum, objective.target)
+    )
 
 
 def rows_of(known: Any) -> Spectrum:
@@ -51,7 +58,9 @@ def rows_of(known: Any) -> Spectrum:
 def slope_of(objective: Objective, known: Any) -> Any:
     """c -> l'(c), cheap enough for every step of a descent."""
     if not objective.layer_norm:
-        return jax.tree_util.Partial(_affine, 2 * float(known.mean_square().value), float(known.c_star().value))
+        return jax.tree_util.Partial(
+            _affine, 2 * float(known.mean_square().value), float(known.c_star().value)
+        )
     logs = lambda c: np.asarray(known.log_slope(c).value)
     power = 2 if isinstance(objective, SubspaceDistance) else 3
     return interpolate(logs, power, largest=growth.LARGEST, tolerance=growth.HARD)
@@ -62,7 +71,9 @@ def _affine(second: Any, star: Any, c: Array) -> Array:
 
 
 def whole(objective: Objective, spectrum: Spectrum) -> bool:
-    """Whether the exact loss is known on all of N: one layer, and for 4.3 one spectrum that is not too uneven."""
+    """Whether the exact loss is known on all of N: one layer, and for 4.3 one spectrum that is not
+    too uneven.
+    """
     try:
         one_layer.loss(objective, spectrum)
     except ValueError:
@@ -70,7 +81,9 @@ def whole(objective: Objective, spectrum: Spectrum) -> bool:
     return True
 
 
-def exact_hessian(objective: Objective, spectrum: Spectrum, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def exact_hessian(
+    objective: Objective, spectrum: Spectrum, theta: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The Hessian of the exact loss at theta over d, and its standard error over the spectra."""
     at = jnp.asarray(theta)
     d = float(np.asarray(spectrum.mult).reshape(-1, spectrum.mult.shape[-1])[0].sum())
@@ -79,14 +92,22 @@ def exact_hessian(objective: Objective, spectrum: Spectrum, theta: np.ndarray) -
         return found / d, np.zeros_like(found)
     if isinstance(objective, PowerIteration):
         of = jax.hessian(partial(one_layer.linear_loss, objective.target), argnums=1)
-        found = np.asarray(jax.jit(jax.vmap(of, (0, None)))(one_layer.linear_constants(spectrum, objective.target), at))
+        found = np.asarray(
+            jax.jit(jax.vmap(of, (0, None)))(
+                one_layer.linear_constants(spectrum, objective.target), at
+            )
+        )
     else:
         one = lambda row: jax.hessian(one_layer.loss(objective, row))(at)
-        found = np.asarray(jax.jit(lambda s: jax.lax.map(one, s, batch_size=spectra.CHUNK))(spectrum))
+        found = np.asarray(
+            jax.jit(lambda s: jax.lax.map(one, s, batch_size=spectra.CHUNK))(spectrum)
+        )
     return found.mean(axis=0) / d, stderr(np.moveaxis(found, 0, -1)) / d
 
 
-def coupling(known: Any, objective: Objective, c: float | Float[np.ndarray, " points"]) -> tuple[Any, Any]:
+def coupling(
+    known: Any, objective: Objective, c: float | Float[np.ndarray, " points"]
+) -> tuple[Any, Any]:
     """h(c) = d H_{P22,Q22} and its standard error over the spectra, by its closed form.
 
     -c l'(c) with LN, 2 E[(f - y).q] = 2 (1 - E[y.q] + c n/d) without.
@@ -105,7 +126,9 @@ def coupling(known: Any, objective: Objective, c: float | Float[np.ndarray, " po
 
 @dataclass(frozen=True)
 class _Turned:
-    """Statistic: one sample's closed form of H_{P12,Q21}, multiples of I, at c = the last entry of P."""
+    """Statistic: one sample's closed form of H_{P12,Q21}, multiples of I, at c = the last entry of
+    P.
+    """
 
     objective: Objective
 
@@ -119,38 +142,60 @@ def turned(setting: Setting, objective: Objective, c: float) -> tuple[float, flo
     """The closed form of H_{P12,Q21}, multiples of I, by Monte Carlo, and its standard error."""
     law = setting.law
     at = model.embed(jnp.asarray(c), jnp.asarray(1.0), law.d)
-    found = population_average(_Turned(objective), at, law, setting.key(11), CHEAPER * setting.samples)
+    found = population_average(
+        _Turned(objective), at, law, setting.key(11), CHEAPER * setting.samples
+    )
     return float(found.mean), float(found.stderr)
 
 
-def fitted(f: Callable[[np.ndarray], np.ndarray], lam: float, bottom: float, top: float) -> Callable[[Array], Array]:
+def fitted(
+    f: Callable[[np.ndarray], np.ndarray], lam: float, bottom: float, top: float
+) -> Callable[[Array], Array]:
     """f on [bottom, top] as a Chebyshev series in log(1 + lam c), NaN elsewhere.
 
     There its singularities c = -1/lam_i are pi away from the reals."""
     ends = np.log1p(lam * np.array([bottom, top]))
-    series = np.polynomial.Chebyshev.interpolate(lambda u: f(np.expm1(u) / lam), DEGREE, domain=ends)
+    series = np.polynomial.Chebyshev.interpolate(
+        lambda u: f(np.expm1(u) / lam), DEGREE, domain=ends
+    )
     middle, half = ends.mean(), np.diff(ends)[0] / 2
-    value = lambda c: jnp.asarray(np.polynomial.chebyshev.chebval((jnp.log1p(lam * c) - middle) / half, series.coef))
+    value = lambda c: jnp.asarray(
+        np.polynomial.chebyshev.chebval((jnp.log1p(lam * c) - middle) / half, series.coef)
+    )
     return lambda c: jnp.where((c >= bottom) & (c <= top), value(c), jnp.nan)
 
 
 def first_order(
-    setting: Setting, objective: Objective, spectrum: Spectrum, known: Any, base: Path, grid: Int[np.ndarray, " records"]
+    setting: Setting,
+    objective: Objective,
+    spectrum: Spectrum,
+    known: Any,
+    base: Path,
+    grid: Int[np.ndarray, " records"],
 ) -> Float[np.ndarray, "3 records"]:
-    """log growth of (u, p22 + r22, p11) by first order, along the recursion of (a, b) by the curve's own slope.
+    """log growth of (u, p22 + r22, p11) by first order, along the recursion of (a, b) by the
+    curve's own slope.
 
-    The first two, and the path, know nothing of the exact loss on N; the third is NaN where that is not known.
+    The first two, and the path, know nothing of the exact loss on N; the third is NaN where that is
+    not known.
     """
     rate, lam = setting.eta / setting.law.d, float(spectrum.lam.max())
     passed = base.theta[:, 2] * base.theta[:, 5]
-    # Where steps of 4.2 overshoot, c swings around c*, past 0 and further than at the steps that were recorded
+    # Where steps of 4.2 overshoot, c swings around c*, past 0 and further than at the steps that
+    # were recorded
     ends = min(0.0, WIDER * float(passed.min())), WIDER * float(passed.max())
     slope = fitted(lambda c: np.asarray(known.slope(c).value), lam, *ends)
     h = fitted(lambda c: coupling(known, objective, c)[0], lam, *ends)
     k11 = lambda c: jnp.nan
     if whole(objective, spectrum):
         loss = one_layer.loss(objective, spectrum)
-        second = jax.jit(jax.vmap(lambda c: jax.grad(jax.grad(lambda x: loss(kronecker.point(c, 1.0).at[P11].set(x))))(0.0)))
+        second = jax.jit(
+            jax.vmap(
+                lambda c: jax.grad(
+                    jax.grad(lambda x: loss(kronecker.point(c, 1.0).at[P11].set(x)))
+                )(0.0)
+            )
+        )
         k11 = fitted(lambda c: np.asarray(second(jnp.asarray(c))), lam, *ends)
 
     def step(_: Any, state: tuple) -> tuple:
@@ -165,4 +210,8 @@ def first_order(
         return state, state[2]
 
     start = (*map(jnp.asarray, start_of(setting)), jnp.zeros(3))
-    return np.asarray(jax.jit(lambda counts: jax.lax.scan(piece, start, counts)[1])(jnp.asarray(np.diff(grid, prepend=0)))).T
+    return np.asarray(
+        jax.jit(lambda counts: jax.lax.scan(piece, start, counts)[1])(
+            jnp.asarray(np.diff(grid, prepend=0))
+        )
+    ).T

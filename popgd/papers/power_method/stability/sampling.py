@@ -21,7 +21,8 @@ from popgd.papers.power_method.training import convergence
 from popgd.papers.power_method.training.growth import CHANGE
 from popgd.theorem.base import Setting
 
-#: Groups of the sampled spectra that are left out in turn, for the sampling error of where descent ends.
+#: Groups of the sampled spectra that are left out in turn, for the sampling error of where descent
+#: ends.
 GROUPS = 8
 #: What is reported of where it ends.
 ENDS = ("loss", "alpha", "beta", "m", "c", "mean_square_output")
@@ -29,7 +30,9 @@ ENDS = ("loss", "alpha", "beta", "m", "c", "mean_square_output")
 Run = Callable[..., Path]
 
 
-def beside(setting: Setting, objective: Objective, spectrum: Spectrum, cheap: Any) -> tuple[int, Any]:
+def beside(
+    setting: Setting, objective: Objective, spectrum: Spectrum, cheap: Any
+) -> tuple[int, Any]:
     """Steps and slope of the exact descent of one layer beside the manifold."""
     if isinstance(objective, SubspaceDistance):
         return setting.sampled_steps, one_layer.slope(objective, spectrum)
@@ -49,9 +52,15 @@ def losses_beside(
     return np.asarray(known.loss(np.where(position >= 0, position, np.nan)).value)
 
 
-def ends_at(objective: Objective, spectrum: Spectrum, loss: float, theta: Float[np.ndarray, "8"]) -> Float[np.ndarray, " ends"]:
+def ends_at(
+    objective: Objective, spectrum: Spectrum, loss: float, theta: Float[np.ndarray, "8"]
+) -> Float[np.ndarray, " ends"]:
     """The ENDS at theta, the last of them NaN without LN."""
-    square = float(one_layer.mean_square_output(jnp.asarray(theta), spectrum)) if objective.layer_norm else np.nan
+    square = (
+        float(one_layer.mean_square_output(jnp.asarray(theta), spectrum))
+        if objective.layer_norm
+        else np.nan
+    )
     return np.array([loss, *products_at(theta), square])
 
 
@@ -59,8 +68,12 @@ def products_at(theta: Float[np.ndarray, "8"]) -> tuple[float, ...]:
     return tuple(float(x) for x in one_layer.products(jnp.asarray(theta)))
 
 
-def end_errors(setting: Setting, objective: Objective, known: Any, cheap: Any, run: Run) -> Float[np.ndarray, " ends"]:
-    """Standard errors of the ENDS of the exact descent of one layer from the sampled spectra; 0 for a fixed one."""
+def end_errors(
+    setting: Setting, objective: Objective, known: Any, cheap: Any, run: Run
+) -> Float[np.ndarray, " ends"]:
+    """Standard errors of the ENDS of the exact descent of one layer from the sampled spectra; 0 for
+    a fixed one.
+    """
     spectrum = prediction.rows_of(known)
     if objective.L > 1 or np.ndim(spectrum.lam) == 1:
         return np.zeros(len(ENDS))
@@ -75,11 +88,15 @@ def end_errors(setting: Setting, objective: Objective, known: Any, cheap: Any, r
     return jackknife(np.stack([_looped_end(setting, objective, part, run) for part in parts]))
 
 
-def _by_response(setting: Setting, objective: Objective, known: Any, cheap: Any, run: Run) -> Float[np.ndarray, " ends"]:
-    """The errors of 4.3, where the loss is l(c/(1 + m)): a slope larger by a small share all along is a larger step size.
+def _by_response(
+    setting: Setting, objective: Objective, known: Any, cheap: Any, run: Run
+) -> Float[np.ndarray, " ends"]:
+    """The errors of 4.3, where the loss is l(c/(1 + m)): a slope larger by a small share all along
+    is a larger step size.
 
-    An l' that is off by another share at each c moves the descent along the same path but for O(eta),
-    only faster or slower: the larger of its shares at the start and at the end counts for all.
+    An l' that is off by another share at each c moves the descent along the same path but for
+    O(eta), only faster or slower: the larger of its shares at the start and at the end counts for
+    all.
     """
     grid = np.array([setting.steps])
     faster = replace(setting, eta=setting.eta * (1 + CHANGE))
@@ -94,15 +111,21 @@ def _by_response(setting: Setting, objective: Objective, known: Any, cheap: Any,
     return np.array([loss, *(share * abs(np.subtract(products_at(there), products_at(here)))), 0.0])
 
 
-def _linear_end(setting: Setting, objective: PowerIteration, each: Float[Array, "K 4"], run: Run) -> Float[np.ndarray, " ends"]:
+def _linear_end(
+    setting: Setting, objective: PowerIteration, each: Float[Array, "K 4"], run: Run
+) -> Float[np.ndarray, " ends"]:
     """The ENDS of 4.2 for spectra with these `one_layer.linear_constants`."""
     loss = partial(one_layer.linear_loss, objective.target, one_layer.mean_constants(each))
     value_and_grad = jax.value_and_grad(loss)
-    end = run(setting, objective, lambda theta, key: value_and_grad(theta), np.array([setting.steps]))
+    end = run(
+        setting, objective, lambda theta, key: value_and_grad(theta), np.array([setting.steps])
+    )
     return np.array([float(end.loss[0]), *products_at(end.theta[0]), np.nan])
 
 
-def _looped_end(setting: Setting, objective: Objective, spectrum: Spectrum, run: Run) -> Float[np.ndarray, " ends"]:
+def _looped_end(
+    setting: Setting, objective: Objective, spectrum: Spectrum, run: Run
+) -> Float[np.ndarray, " ends"]:
     """The ENDS of 4.1 for these spectra."""
     slope = one_layer.slope(objective, spectrum)
     end = run(setting, objective, slope, np.array([setting.sampled_steps]))
@@ -115,9 +138,16 @@ def jackknife(others: Float[np.ndarray, "groups ends"]) -> Float[np.ndarray, " e
 
 
 def shift_of(
-    setting: Setting, known: Any, base: Path, theta: np.ndarray, make: Callable[..., Any], fresh: np.ndarray
+    setting: Setting,
+    known: Any,
+    base: Path,
+    theta: np.ndarray,
+    make: Callable[..., Any],
+    fresh: np.ndarray,
 ) -> Float[np.ndarray, "3 8 8"]:
-    """What the error of c moves of the Hessian at theta, with the samples of `fresh`: a b = c, a^2 - b^2 as it is."""
+    """What the error of c moves of the Hessian at theta, with the samples of `fresh`: a b = c, a^2
+    - b^2 as it is.
+    """
     error = error_of_c(setting, known, base, theta)
     if not error:
         return np.zeros_like(fresh)
@@ -127,9 +157,11 @@ def shift_of(
 
 
 def error_of_c(setting: Setting, known: Any, base: Path, theta: np.ndarray) -> float:
-    """Standard error from the sampled spectra of c at the point theta of the descent on the manifold.
+    """Standard error from the sampled spectra of c at the point theta of the descent on the
+    manifold.
 
-    Where c grows, a slope larger by a small share all along moves it as that share more steps would.
+    Where c grows, a slope larger by a small share all along moves it as that share more steps
+    would.
     """
     if len(known.spectra.lam) == 1:
         return 0.0
@@ -139,4 +171,6 @@ def error_of_c(setting: Setting, known: Any, base: Path, theta: np.ndarray) -> f
         return float(changed.sampling(changed.descend(setting, base.step[i : i + 1]).c)[0])
     before, c = (base.theta[[i - 1, i]][:, list(ACTIVE)]).prod(axis=1)
     shares = known.log_slope(np.array([0.0, c])).stderr
-    return float(abs(c - before) / (base.step[i] - base.step[i - 1]) * base.step[i] * np.max(shares))
+    return float(
+        abs(c - before) / (base.step[i] - base.step[i - 1]) * base.step[i] * np.max(shares)
+    )

@@ -1,14 +1,16 @@
-"""The tangent map of gradient descent along its path on the manifold {P21 = a I, Q12 = b I}: growth of small perturbations.
+"""The tangent map of gradient descent along its path on the manifold {P21 = a I, Q12 = b I}: growth
+of small perturbations.
 
-A perturbation delta of all entries of (P, Q) moves, to first order, by delta <- delta - eta Hessian delta. By Schur's lemma the
-population Hessian is one symmetric 8 x 8 matrix H for each irreducible part of a block (`hessian`), so delta = x (x) M, M in
-one part, stays of this form:
+A perturbation delta of all entries of (P, Q) moves, to first order, by delta <- delta - eta Hessian
+delta. By Schur's lemma the population Hessian is one symmetric 8 x 8 matrix H for each irreducible
+part of a block (`hessian`), so delta = x (x) M, M in one part, stays of this form:
 
     x <- (I - eta H(a_t, b_t)) x,     a <- a - eta b l'(c)/d,  b <- b - eta a l'(c)/d,  c = ab.
 
-`predicted` multiplies these out, `sampled` pushes delta itself, all entries, through Hessian-vector products of fresh batches:
-E[delta] obeys the population's map exactly, whatever the batch, as the path is exact and batches are independent. (In a raw
-descent the path is noisy too, and growth is off by O(eta/batch).)
+`predicted` multiplies these out, `sampled` pushes delta itself, all entries, through Hessian-vector
+products of fresh batches: E[delta] obeys the population's map exactly, whatever the batch, as the
+path is exact and batches are independent. (In a raw descent the path is noisy too, and growth is
+off by O(eta/batch).)
 
 (P, Q) -> (P/s, s Q) leaves the model as it is, so with D = diag(1/s on P's blocks, s on Q's)
 
@@ -35,7 +37,8 @@ from popgd.papers.power_method.stability.hessian import SectorHessian, direction
 from popgd.problem.law import Law, Objective
 from popgd.problem.weights import Weights
 
-#: Chebyshev nodes in log(1 + lam c); the last two coefficients, which say what more of them would change, are kept in sight.
+#: Chebyshev nodes in log(1 + lam c); the last two coefficients, which say what more of them would
+#: change, are kept in sight.
 NODES = 8
 #: Independent sampled series: their scatter is the standard error, with 31 degrees of freedom.
 SETS = 32
@@ -44,9 +47,11 @@ Slope = Any  # c -> l'(c), a pytree that jit takes as an argument
 
 
 class Series(NamedTuple):
-    """H(1, c), or H(c, 1), on 0 <= c <= top: a Chebyshev series in log(1 + lam c) for each of SETS independent samples.
+    """H(1, c), or H(c, 1), on 0 <= c <= top: a Chebyshev series in log(1 + lam c) for each of SETS
+    independent samples.
 
-    NaN elsewhere."""
+    NaN elsewhere.
+    """
 
     coefficients: Float[Array, "sets nodes 3 8 8"]
     lam: Float[Array, ""]
@@ -55,7 +60,9 @@ class Series(NamedTuple):
     def __call__(self, c: Float[Array, ""]) -> Float[Array, "sets 3 8 8"]:
         x = 2 * jnp.log1p(self.lam * c) / jnp.log1p(self.lam * self.top) - 1
         order = jnp.arange(self.coefficients.shape[1])
-        found = jnp.tensordot(jnp.cos(order * jnp.arccos(jnp.clip(x, -1, 1))), self.coefficients, (0, 1))
+        found = jnp.tensordot(
+            jnp.cos(order * jnp.arccos(jnp.clip(x, -1, 1))), self.coefficients, (0, 1)
+        )
         return jnp.where((c >= 0) & (c <= self.top), found, jnp.nan)
 
     def shorter(self) -> "Series":
@@ -66,23 +73,45 @@ class Series(NamedTuple):
         return self._replace(coefficients=self.coefficients.mean(axis=0, keepdims=True))
 
 
-def series(objective: Objective, law: Law, lam: float, top: float, key: PRNGKeyArray, samples: int, first: bool = True) -> Series:
-    """Sample H(1, c) (`first`) or H(c, 1): `samples` for each set, the same at every node, so that noise is smooth in c.
+def series(
+    objective: Objective,
+    law: Law,
+    lam: float,
+    top: float,
+    key: PRNGKeyArray,
+    samples: int,
+    first: bool = True,
+) -> Series:
+    """Sample H(1, c) (`first`) or H(c, 1): `samples` for each set, the same at every node, so that
+    noise is smooth in c.
 
-    Raises ValueError for d < 2. Valid for a law and a loss that do not change under (X, q) -> (O X, O q).
+    Raises ValueError for d < 2. Valid for a law and a loss that do not change under (X, q) -> (O X,
+    O q).
     """
     angles = (2 * np.arange(NODES) + 1) * np.pi / (2 * NODES)
     places = jnp.asarray(np.expm1((1 + np.cos(angles)) / 2 * np.log1p(lam * top)) / lam)
-    average = partial(gradient.population_average, _AtNodes(objective, first), Weights(places, places), law, chunk=1)
+    average = partial(
+        gradient.population_average,
+        _AtNodes(objective, first),
+        Weights(places, places),
+        law,
+        chunk=1,
+    )
     values = np.stack([average(jax.random.fold_in(key, k), samples).mean for k in range(SETS)])
     table = np.cos(np.outer(np.arange(NODES), angles)) * 2 / NODES
     table[0] /= 2
-    return Series(jnp.tensordot(values, table, (1, 1)).transpose(0, 4, 1, 2, 3), jnp.asarray(lam), jnp.asarray(top))
+    return Series(
+        jnp.tensordot(values, table, (1, 1)).transpose(0, 4, 1, 2, 3),
+        jnp.asarray(lam),
+        jnp.asarray(top),
+    )
 
 
 @dataclass(frozen=True)
 class _AtNodes:
-    """Statistic: one sample's Hessian at each c of a vector, which stands for the weights: H(1, c) (`first`) or H(c, 1)."""
+    """Statistic: one sample's Hessian at each c of a vector, which stands for the weights: H(1, c)
+    (`first`) or H(c, 1).
+    """
 
     objective: Objective
     first: bool
@@ -106,7 +135,9 @@ def predicted(
     found: Series, slope: Slope, start: Float[Array, "2"], eta: Any, d: int, x: Float[Array, "3 8"],
     grid: Int[Array, " records"], first: bool = True,
 ) -> Float[Array, "records sets 3 8"]:  # fmt: skip
-    """x_t of each sector at the steps of an increasing `grid` by the product of the reduced maps, for every set of `found`."""
+    """x_t of each sector at the steps of an increasing `grid` by the product of the reduced maps,
+    for every set of `found`.
+    """
 
     def step(_: Any, state: tuple) -> tuple:
         a, b, x = state
@@ -126,10 +157,19 @@ def predicted(
 
 @partial(jax.jit, static_argnames=("objective", "batch", "runs"))
 def sampled(
-    objective: Objective, law: Law, slope: Slope, start: Float[Array, "2"], eta: Any, x: Float[Array, "3 8"],
-    grid: Int[Array, " records"], key: PRNGKeyArray, batch: int, runs: int,
-) -> Float[Array, "records runs 3 8"]:  # fmt: skip
-    """x_t by the tangent map of full matrices, `batch` fresh samples a step; `runs` independent ones.
+    objective: Objective,
+    law: Law,
+    slope: Slope,
+    start: Float[Array, "2"],
+    eta: Any,
+    x: Float[Array, "3 8"],
+    grid: Int[Array, " records"],
+    key: PRNGKeyArray,
+    batch: int,
+    runs: int,
+) -> Float[Array, "records runs 3 8"]:
+    """x_t by the tangent map of full matrices, `batch` fresh samples a step; `runs` independent
+    ones.
 
     delta starts at x (x) M and moves in all entries; given is what it has along each block's M.
     """
@@ -150,7 +190,12 @@ def sampled(
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, t)))(jnp.arange(runs))
         change = jax.vmap(products, (None, None, 0, 0))(a, b, deltas, keys)
         g = slope(a * b) / d
-        return t + 1, a - eta * b * g, b - eta * a * g, jax.tree.map(lambda x, y: x - eta * y, deltas, change)
+        return (
+            t + 1,
+            a - eta * b * g,
+            b - eta * a * g,
+            jax.tree.map(lambda x, y: x - eta * y, deltas, change),
+        )
 
     def along(delta: Any, M: Array) -> Array:
         every = jnp.stack([*model.blocks(delta.P), *model.blocks(delta.Q)])

@@ -1,8 +1,11 @@
-"""Evidence about exact descent on the manifold where l(c) = L* + A (c - c*)^2: c converges linearly to c*.
+"""Evidence about exact descent on the manifold where l(c) = L* + A (c - c*)^2: c converges linearly
+to c*.
 
-With etat = 2 eta A/d and s = sqrt(4c^2 + Delta^2) = a^2 + b^2 one step of the reduced dynamics is, exactly,
+With etat = 2 eta A/d and s = sqrt(4c^2 + Delta^2) = a^2 + b^2 one step of the reduced dynamics is,
+exactly,
 
-    c^+ - c* = f (c - c*),   f = 1 - etat s + etat^2 (c - c*) c  ->  1 - etat s_inf,   loss factor -> its square.
+    c^+ - c* = f (c - c*),   f = 1 - etat s + etat^2 (c - c*) c  ->  1 - etat s_inf,   loss factor
+                             -> its square.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,17 +35,19 @@ MOST = 10**8
 PER_DECADE = 8
 #: Rounding of c in one step, relative to c*: four units.
 ARRIVED = 4 * UNIT
-#: A limit must be known to this share of its distance from the start: of c, and of the loss, a square, to its square root.
+#: A limit must be known to this share of its distance from the start: of c, and of the loss, a
+#: square, to its square root.
 SHARE, LOSS_SHARE = 1e-9, 1e-6
-#: An orbit that is still this far from c*, relative to the start, and whose amplitude and s have changed by less than STEADY
-#: since half the steps, does not converge.
+#: An orbit that is still this far from c*, relative to the start, and whose amplitude and s have
+#: changed by less than STEADY since half the steps, does not converge.
 FAR, STEADY = 1e-6, 1e-3
-#: A relative change of A and of N = A c* that shows what those two do to a number, and of which at most this share may be
-#: lost to second order.
+#: A relative change of A and of N = A c* that shows what those two do to a number, and of which at
+#: most this share may be lost to second order.
 CHANGE, LINEAR = 1e-10, 0.01
 #: Relative rounding of A, N and of the steps together, in units.
 ROUNDINGS = 64
-#: The contraction factor is read where c - c* has fallen to about this share of its start: far above rounding.
+#: The contraction factor is read where c - c* has fallen to about this share of its start: far
+#: above rounding.
 READ_AT = 1e-5
 
 
@@ -57,58 +62,92 @@ def parabola(A: Any, c_star: Any) -> jax.tree_util.Partial:
 
 
 def sufficient(eta: float, A: float, c_star: float, d: int) -> float:
-    """etat sqrt(1 + 4c*^2) + etat^2 c*^2/4: at most 1 suffices for c_t to rise monotonically to c* from (1, 0)."""
+    """etat sqrt(1 + 4c*^2) + etat^2 c*^2/4: at most 1 suffices for c_t to rise monotonically to c*
+    from (1, 0).
+    """
     etat = np.float64(2 * eta * A / d)
     return etat * np.sqrt(1 + 4 * c_star**2) + etat**2 * c_star**2 / 4
 
 
 def descend_exactly(
-    setting: Setting, make_curve: Callable[[Spectrum], Any], progress: Progress, memory: Memory = FORGETFUL
+    setting: Setting,
+    make_curve: Callable[[Spectrum], Any],
+    progress: Progress,
+    memory: Memory = FORGETFUL,
 ) -> Exact:
-    """The population curve of the law and the exact descent until it has converged, or to `setting.steps`."""
+    """The population curve of the law and the exact descent until it has converged, or to
+    `setting.steps`.
+    """
     curve, wide = curves_of(setting, make_curve)
     A, c_star = float(curve.mean_square().value), float(curve.c_star().value)
     eta, d = setting.eta, setting.law.d
     start = start_of(setting)
 
     def descend() -> tuple:
-        records = to_the_end(curve, start, eta, d, setting.steps, partial(progress, "exact descent"))
-        short = recursion.recurse(parabola(A, c_star), start, eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE))
+        records = to_the_end(
+            curve, start, eta, d, setting.steps, partial(progress, "exact descent")
+        )
+        short = recursion.recurse(
+            parabola(A, c_star),
+            start,
+            eta,
+            d,
+            recursion.log_grid(setting.sampled_steps, PER_DECADE),
+        )
         return records, short, np.asarray(curve.loss(records.c).value), 0.0, np.zeros(3)
 
     exact = exact_half(curve, wide, 2 * A, 0, descend, memory)
-    return exact if wide is curve else replace(exact, under_wide=under(wide, setting, exact.short.step))
+    return (
+        exact
+        if wide is curve
+        else replace(exact, under_wide=under(wide, setting, exact.short.step))
+    )
 
 
 def to_the_end(
-    curve: Linear, start: tuple[float, float], eta: float, d: int, steps: int, progress: Callable[[int, int], None]
+    curve: Linear,
+    start: tuple[float, float],
+    eta: float,
+    d: int,
+    steps: int,
+    progress: Callable[[int, int], None],
 ) -> Records:
-    """The descent until c has arrived or is not finite, for `steps` steps at most, and never more than MOST."""
+    """The descent until c has arrived or is not finite, for `steps` steps at most, and never more
+    than MOST.
+    """
     parts, state = [], None
     A, c_star = float(curve.mean_square().value), float(curve.c_star().value)
     slope, etat = parabola(A, c_star), 2 * eta * A / d
     grid = recursion.log_grid(min(steps, MOST), PER_DECADE)
     for number, step in enumerate(grid):
-        part = recursion.recurse(slope, start, eta, d, grid[number : number + 1], state=state, callback=progress)
+        part = recursion.recurse(
+            slope, start, eta, d, grid[number : number + 1], state=state, callback=progress
+        )
         state = part.state
         parts.append(part)
         progress(int(step), int(grid[-1]))
         c, Delta = float(part.c[0]), float(part.Delta[0])
         if step and not abs(c - c_star) > floor(c_star, etat * float(np.hypot(2 * c_star, Delta))):
             break
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Records._fields[:7]}
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in Records._fields[:7]
+    }
     return parts[-1]._replace(**columns)
 
 
 def floor(c_star: float, etat_s: float) -> float:
-    """How far from c* rounding keeps c where descent converges: a step adds a few units of c, seen through the slope as
-    etat s of them, and takes 1 - |1 - etat s| of what is there. 0 where it does not converge: rounding excuses nothing."""
+    """How far from c* rounding keeps c where descent converges: a step adds a few units of c, seen
+    through the slope as etat s of them, and takes 1 - |1 - etat s| of what is there. 0 where it
+    does not converge: rounding excuses nothing.
+    """
     left = 1 - abs(1 - etat_s)
     return ARRIVED * abs(c_star) * (1 + etat_s / left) if left > 0 else 0.0
 
 
 class Changed(NamedTuple):
-    """A and N = A c* as they are, and moved: by the standard errors of their means over the spectra, up and down, and by CHANGE.
+    """A and N = A c* as they are, and moved: by the standard errors of their means over the
+    spectra, up and down, and by CHANGE.
 
     correlation is that of the two means.
     """
@@ -130,23 +169,35 @@ class Changed(NamedTuple):
     def descend(self, setting: Setting, steps: Int[np.ndarray, " records"]) -> Records:
         """The nine descents at these steps."""
         slope = parabola(self.A, self.N / self.A)
-        return recursion.recurse(slope, start_of(setting), np.full(9, setting.eta), setting.law.d, steps)
+        return recursion.recurse(
+            slope, start_of(setting), np.full(9, setting.eta), setting.law.d, steps
+        )
 
     def sampling(self, values: Float[np.ndarray, "*n 9"]) -> Float[np.ndarray, "*n"]:
         """The standard error of a number from the sampled spectra, by the delta method."""
         by_A, by_N = (values[..., 1] - values[..., 2]) / 2, (values[..., 3] - values[..., 4]) / 2
-        return np.asarray(np.sqrt(np.maximum(by_A**2 + by_N**2 + 2 * self.correlation * by_A * by_N, 0.0)))
+        return np.asarray(
+            np.sqrt(np.maximum(by_A**2 + by_N**2 + 2 * self.correlation * by_A * by_N, 0.0))
+        )
 
     def bound(self, values: Float[np.ndarray, "*n 9"], error_N: float) -> Float[np.ndarray, "*n"]:
-        """What the relative error of N, and rounding, may do to a number; infinite where that is not small."""
+        """What the relative error of N, and rounding, may do to a number; infinite where that is
+        not small.
+        """
         moved = np.stack([values[..., 5] - values[..., 6], values[..., 7] - values[..., 8]]) / 2
         small = np.all(abs(moved) <= LINEAR * abs(values[..., 0]), axis=0)
         rounding = ROUNDINGS * UNIT
         by_A, by_N = abs(moved) / CHANGE
-        return np.where(small, by_A * rounding + by_N * (error_N + rounding) + rounding * abs(values[..., 0]), np.inf)
+        return np.where(
+            small,
+            by_A * rounding + by_N * (error_N + rounding) + rounding * abs(values[..., 0]),
+            np.inf,
+        )
 
 
-def under(curve: Linear, setting: Setting, steps: Int[np.ndarray, " short"]) -> tuple[np.ndarray, np.ndarray]:
+def under(
+    curve: Linear, setting: Setting, steps: Int[np.ndarray, " short"]
+) -> tuple[np.ndarray, np.ndarray]:
     """c at the steps of a descent under the curve of sampled spectra, and its standard error."""
     changed = Changed.of(curve)
     c = changed.descend(setting, steps).c
@@ -163,7 +214,13 @@ def quantities(study: Study) -> dict[str, tuple[float, float]]:
     a, b = ends.weights
     etat = 2 * setting.eta * changed.A / setting.law.d
     stability = etat * np.hypot(2 * ends.c[0], ends.Delta[0])
-    values = {"contraction": (1 - stability) ** 2, "stability": stability, "c_final": ends.c[0], "a_final": a[0], "b_final": b[0]}
+    values = {
+        "contraction": (1 - stability) ** 2,
+        "stability": stability,
+        "c_final": ends.c[0],
+        "a_final": a[0],
+        "b_final": b[0],
+    }
     error_N = float((star.bound + rounding_of(study)) / abs(star.value)) if star.value else 0.0
     errors = {name: changed.bound(x, error_N) + changed.sampling(x) for name, x in values.items()}
     if not converges(study):
@@ -195,7 +252,8 @@ def convergence(study: Study) -> Iterator[Evidence]:
         error=float(star.bound),
         allowance=left + rounding_of(study),
         resolution=SHARE * distance,
-        reason=f"what linear convergence leaves after {t} steps, and rounding; {regime(study)}. Resolution: a share of the "
+        reason=f"what linear convergence leaves after {t} steps, and rounding; {regime(study)}. "
+        "Resolution: a share of the "
         f"distance {distance:.3g} from the start",
         statistical=False,
         excuse=excuse or unfinished(study),
@@ -211,13 +269,20 @@ def convergence(study: Study) -> Iterator[Evidence]:
         error=float(least.bound + loss.bound),
         allowance=exact.curvature / 2 * left**2,
         resolution=LOSS_SHARE * excess,
-        reason=f"the parabola over what linear convergence leaves of c - c*. Resolution: a share of the {excess:.3g} by which "
+        reason="the parabola over what linear convergence leaves of c - c*. Resolution: a share "
+        f"of the {excess:.3g} by which "
         "the loss falls",
         statistical=False,
         excuse=excuse or unfinished(study),
     )
     limit = float(least.value)
-    yield manifold.positive("limit-loss-positive", "The limit L* of the loss is positive", limit, float(least.bound), excuse)
+    yield manifold.positive(
+        "limit-loss-positive",
+        "The limit L* of the loss is positive",
+        limit,
+        float(least.bound),
+        excuse,
+    )
     yield from contraction(study, excuse)
 
 
@@ -236,7 +301,9 @@ def half(records: Records) -> int:
 
 
 def oscillates(study: Study) -> bool:
-    """Whether c goes on moving around c*, as far away as at half of the steps and with the same s."""
+    """Whether c goes on moving around c*, as far away as at half of the steps and with the same
+    s.
+    """
     records = study.exact.records
     gap, i = gaps(study)[0], half(study.exact.records)
     # A record may fall on either side of c*
@@ -266,14 +333,18 @@ def unfinished(study: Study) -> str:
     """Why nothing can be said of the limit, or empty."""
     if converges(study) or oscillates(study):
         return ""
-    return f"c neither settles nor repeats itself in {int(study.exact.records.step[-1])} steps: take more, or a smaller eta"
+    return (
+        f"c neither settles nor repeats itself in {int(study.exact.records.step[-1])} steps: "
+        "take more, or a smaller eta"
+    )
 
 
 def remaining(study: Study) -> float:
-    """How far linear convergence leaves c_t from c* at the last step: the distance from where on every factor f is below 1,
-    times those factors.
+    """How far linear convergence leaves c_t from c* at the last step: the distance from where on
+    every factor f is below 1, times those factors.
 
-    Between two records the larger of their factors counts. 0 where c oscillates for ever: no step excuses that.
+    Between two records the larger of their factors counts. 0 where c oscillates for ever: no step
+    excuses that.
     """
     if not converges(study):
         return 0.0
@@ -286,7 +357,9 @@ def remaining(study: Study) -> float:
 
 
 def regime(study: Study) -> str:
-    """What the descent did, in words: etat s_inf = 2 is the edge of local stability of a fixed point with a b = c*."""
+    """What the descent did, in words: etat s_inf = 2 is the edge of local stability of a fixed
+    point with a b = c*.
+    """
     records, exact = study.exact.records, study.exact
     if records.stopped >= 0:
         return f"the descent diverges at step {int(records.stopped)}"
@@ -296,7 +369,10 @@ def regime(study: Study) -> str:
     gap = abs(float(records.c[-1]) - c_star) / max(abs(c_star), abs(float(records.c[0]) - c_star))
     early = etat * float(np.hypot(2 * c_star, records.Delta[0]))
     if gap > 1e-6 and etat * s >= 2:
-        return f"it oscillates around c*, beyond the edge of local stability: etat s = {etat * s:.3g} >= 2"
+        return (
+            "it oscillates around c*, beyond the edge of local stability: etat s = "
+            f"{etat * s:.3g} >= 2"
+        )
     tamed = ", though at its start it was beyond: it stabilised itself" if early >= 2 else ""
     return f"locally stable, etat s_inf = {etat * s:.3g} < 2{tamed}"
 
@@ -316,15 +392,18 @@ def contraction(study: Study, excuse: str) -> Iterator[Evidence]:
     factor = 1 - etat * s
     yield Evidence(
         "contraction",
-        f"c_t - c* contracts by 1 - etat s_inf = {factor:.10g} a step (the loss excess by its square): factor at step "
+        f"c_t - c* contracts by 1 - etat s_inf = {factor:.10g} a step (the loss excess by its "
+        "square): factor at step "
         f"{records.step[i]}",
         "main theorem: linear rate; factor derived",
         predicted=factor,
         measured=1 + float(records.dc[i] / gap[i]) if gap[i] else np.nan,
         error=2 * known / abs(gap[i]) if gap[i] else np.inf,
-        allowance=2 * etat * abs(here - s) + etat**2 * abs(gap[i]) * (abs(gap[i]) + abs(float(star.value))),
+        allowance=2 * etat * abs(here - s)
+        + etat**2 * abs(gap[i]) * (abs(gap[i]) + abs(float(star.value))),
         resolution=1e-2 * etat * s,
-        reason=f"c is {gap[i]:.1e} from c*: s differs by {here - s:.1e} from its limit, and the term quadratic in etat",
+        reason=f"c is {gap[i]:.1e} from c*: s differs by {here - s:.1e} from its limit, and the "
+        "term quadratic in etat",
         origin="derived",
         statistical=False,
         excuse=excuse or ("" if converges(study) else "c does not converge: there is no rate"),
@@ -336,7 +415,8 @@ def contraction(study: Study, excuse: str) -> Iterator[Evidence]:
         taken = -records.dc[far] / gap[far]
         yield Evidence(
             "monotone",
-            "c_t moves monotonically towards c*, as it must at step sizes within the sufficient bound: the share of its "
+            "c_t moves monotonically towards c*, as it must at step sizes within the sufficient "
+            "bound: the share of its "
             "distance that a step takes off, and the share that it leaves",
             "derived: sufficient step size",
             predicted=0.0,
@@ -344,7 +424,8 @@ def contraction(study: Study, excuse: str) -> Iterator[Evidence]:
             error=error,
             allowance=0.0,
             resolution=1e-2 * etat * s,
-            reason="rounding, and twice that off the first share, as 0 itself refutes. Resolution: a percent of the rate",
+            reason="rounding, and twice that off the first share, as 0 itself refutes. "
+            "Resolution: a percent of the rate",
             origin="derived",
             sense="at least",
             statistical=False,

@@ -1,11 +1,13 @@
-"""Evidence about exact descent on the manifold where -c^p l'(c) -> K > 0: c grows for ever, like t^(1/p).
+"""Evidence about exact descent on the manifold where -c^p l'(c) -> K > 0: c grows for ever, like
+t^(1/p).
 
 With l' = -(K - K2/c + K3/c^2 - ...)/c^p one step of the reduced dynamics gives (Delta = a^2 - b^2)
 
     (c^p)^+ - c^p = N (1 - k2/c + ...),   N = 2 p eta K/d,   k2 = K2/K,
     t (c^+ - c)/c = (1/p) (1 + (k2/c)/(p - 1) + ...),
 
-with relative corrections of the next order: K3/(K c^2), (k2/c)^2, Delta^2/(8 c^2) and the size of one step dc/c.
+with relative corrections of the next order: K3/(K c^2), (k2/c)^2, Delta^2/(8 c^2) and the size of
+one step dc/c.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,34 +33,51 @@ from popgd.theorem.base import Progress, Setting
 PER_DECADE = 8
 #: What the growth constants must be good for: six digits.
 SIX_DIGITS = 1e-6
-#: Steps of another optimiser than plain gradient descent, and its rounding (measured 5e-13 after 10^8 plain steps).
+#: Steps of another optimiser than plain gradient descent, and its rounding (measured 5e-13 after
+#: 10^8 plain steps).
 MOST_OPTIMISER_STEPS, STEPWISE_ROUNDING = 10**6, 1e-11
-#: The interpolant's stated error is carried into every claim (1e-13 to 1e-12 mostly); beyond this it is refused.
+#: The interpolant's stated error is carried into every claim (1e-13 to 1e-12 mostly); beyond this
+#: it is refused.
 HARD = 1e-6
-#: c at step 10^18 of 4.3 is 10^5 to 10^6 and of 4.1 some 10^8; the interpolant goes on by its tail beyond this.
+#: c at step 10^18 of 4.3 is 10^5 to 10^6 and of 4.1 some 10^8; the interpolant goes on by its tail
+#: beyond this.
 LARGEST = 1e10
-#: A relative change of the step size, the same as one of the slope all along, whose effect on the descent is linear.
+#: A relative change of the step size, the same as one of the slope all along, whose effect on the
+#: descent is linear.
 CHANGE = 1e-5
 
 
 def descend_exactly(
-    setting: Setting, make_curve: Callable[[Spectrum], Any], power: int, progress: Progress, memory: Memory = FORGETFUL
+    setting: Setting,
+    make_curve: Callable[[Spectrum], Any],
+    power: int,
+    progress: Progress,
+    memory: Memory = FORGETFUL,
 ) -> Exact:
     """The population curve of the law, its interpolant and the exact descent to `setting.steps`.
 
-    For a law with random spectra the recursion is exact for the sampled set of spectra. Another optimiser than plain
-    gradient descent has no interpolating flow: it takes at most MOST_OPTIMISER_STEPS steps.
+    For a law with random spectra the recursion is exact for the sampled set of spectra. Another
+    optimiser than plain gradient descent has no interpolating flow: it takes at most
+    MOST_OPTIMISER_STEPS steps.
     """
     curve, wide = curves_of(setting, make_curve)
-    middle = None if curve is wide else make_curve(Spectrum.of(np.asarray(curve.spectra.lam).mean(axis=0)))
-    return exact_half(curve, wide, 0.0, power, lambda: _descend(setting, curve, middle, power, progress), memory)
+    middle = (
+        None
+        if curve is wide
+        else make_curve(Spectrum.of(np.asarray(curve.spectra.lam).mean(axis=0)))
+    )
+    return exact_half(
+        curve, wide, 0.0, power, lambda: _descend(setting, curve, middle, power, progress), memory
+    )
 
 
 def _descend(
     setting: Setting, curve: Any, middle: Any, power: int, progress: Progress
 ) -> tuple[Records, Records, np.ndarray, float, np.ndarray]:
-    """Records of the long and of the short descent, losses along the long one, the error of the slope, and the response of
-    the last (a, b, c) to the slope. `middle` is the curve of the mean spectrum where there are many."""
+    """Records of the long and of the short descent, losses along the long one, the error of the
+    slope, and the response of the last (a, b, c) to the slope. `middle` is the curve of the mean
+    spectrum where there are many.
+    """
     worst = [0.0]
 
     def log_slope(c: Any) -> np.ndarray:
@@ -70,7 +89,9 @@ def _descend(
     if middle is None:
         slope = interpolate(log_slope, power, largest=LARGEST, tolerance=HARD)
     else:
-        like = interpolate(lambda c: np.asarray(middle.log_slope(c).value), power, largest=LARGEST, tolerance=HARD)
+        like = interpolate(
+            lambda c: np.asarray(middle.log_slope(c).value), power, largest=LARGEST, tolerance=HARD
+        )
         same = {"scale": float(like.scale), "width": like.width}
         slope = interpolate(log_slope, power, **same, largest=LARGEST, degree=16, tolerance=HARD)
     # The descent's bounds are to hold for the true slope, not for what was interpolated
@@ -80,14 +101,28 @@ def _descend(
     eta, d = setting.eta, setting.law.d
     response = np.full(3, 0.0 if middle is None else np.inf)
     if setting.optimiser == "sgd":
-        run = partial(leap.trajectory, slope, start_of(setting), d=d, steps=setting.steps, per_decade=PER_DECADE)
+        run = partial(
+            leap.trajectory,
+            slope,
+            start_of(setting),
+            d=d,
+            steps=setting.steps,
+            per_decade=PER_DECADE,
+        )
         records = run(eta, callback=report)
         if middle is not None:
             response = (ends_of(run(eta * (1 + CHANGE))) - ends_of(records)) / CHANGE
-        short = recursion.recurse(slope, start_of(setting), eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE))
+        short = recursion.recurse(
+            slope, start_of(setting), eta, d, recursion.log_grid(setting.sampled_steps, PER_DECADE)
+        )
     else:
-        grids = (recursion.log_grid(min(n, MOST_OPTIMISER_STEPS), PER_DECADE) for n in (setting.steps, setting.sampled_steps))
-        run = partial(recursion_optax.recurse_optax, slope, start_of(setting), setting.make_optimiser(), d)
+        grids = (
+            recursion.log_grid(min(n, MOST_OPTIMISER_STEPS), PER_DECADE)
+            for n in (setting.steps, setting.sampled_steps)
+        )
+        run = partial(
+            recursion_optax.recurse_optax, slope, start_of(setting), setting.make_optimiser(), d
+        )
         records, short = (run(grid, callback=report) for grid in grids)
     error = float(slope.error)
     losses = float(curve.limit().value) + excess_losses(slope, records.c, power)
@@ -103,8 +138,9 @@ def ends_of(records: Records) -> Float[np.ndarray, "3"]:
 def sampling_errors(exact: Exact) -> Float[np.ndarray, "3"]:
     """Standard errors of the last (a, b, c) from the sampled spectra.
 
-    What a slope off by the relative standard error of l'(c), at the start or at the end, whichever is larger, all along does
-    to them: the errors at all c have the same sign nearly, and late ones count most.
+    What a slope off by the relative standard error of l'(c), at the start or at the end, whichever
+    is larger, all along does to them: the errors at all c have the same sign nearly, and late ones
+    count most.
     """
     if not exact.response.any():
         return np.zeros(3)
@@ -112,11 +148,14 @@ def sampling_errors(exact: Exact) -> Float[np.ndarray, "3"]:
     return abs(exact.response) * float(np.max(shares))
 
 
-def excess_losses(slope: Any, c: Float[np.ndarray, " records"], power: int) -> Float[np.ndarray, " records"]:
-    """l(c) - l_inf at increasing c, by integrating the fitted -l' from each c to the next and from the last to infinity.
+def excess_losses(
+    slope: Any, c: Float[np.ndarray, " records"], power: int
+) -> Float[np.ndarray, " records"]:
+    """l(c) - l_inf at increasing c, by integrating the fitted -l' from each c to the next and from
+    the last to infinity.
 
-    Gauss-Legendre in log(1 + c/scale), at most one unit a panel: 1e-12 relative. Beyond the last c the slope is a power
-    up to k2/c, which is 1e-3 at most where it matters.
+    Gauss-Legendre in log(1 + c/scale), at most one unit a panel: 1e-12 relative. Beyond the last c
+    the slope is a power up to k2/c, which is 1e-3 at most where it matters.
     """
     scale = float(slope.scale)
     u = np.log1p(np.maximum.accumulate(np.nan_to_num(c)) / scale)
@@ -135,7 +174,9 @@ def excess_losses(slope: Any, c: Float[np.ndarray, " records"], power: int) -> F
 
 @dataclass(frozen=True)
 class Asymptote:
-    """What is known of the descent near its last step: constants, corrections, and the size of the next order."""
+    """What is known of the descent near its last step: constants, corrections, and the size of the
+    next order.
+    """
 
     t: float
     c: float
@@ -162,7 +203,9 @@ class Asymptote:
         next_order = 2 * (third + (k2 / c) ** 2 + skew + abs(dc) / c)
         bound = bound_of_c(records)
         error = exact.slope_error + float(K.bound / K.value) + p * bound / c
-        numbers = f"at c = {c:.4g}: 1/c term {k2 / c:.1e} removed, next order {next_order:.1e} allowed"
+        numbers = (
+            f"at c = {c:.4g}: 1/c term {k2 / c:.1e} removed, next order {next_order:.1e} allowed"
+        )
         return cls(t, c, dc, float(K.value), k2, next_order, settled / t, error, numbers)
 
 
@@ -180,7 +223,9 @@ def third_order(exact: Exact, c: Any) -> Any:
 
 
 def growth(study: Study) -> Iterator[Evidence]:
-    """c grows like t^(1/p), a and b like t^(1/2p), and the increments of c^p approach 2 p eta K/d."""
+    """c grows like t^(1/p), a and b like t^(1/2p), and the increments of c^p approach 2 p eta
+    K/d.
+    """
     exact: Exact = study.exact
     setting, p = study.setting, exact.power
     near = Asymptote.of(study)
@@ -200,7 +245,8 @@ def growth(study: Study) -> Iterator[Evidence]:
         error=near.error * measured,
         allowance=allowed / p,
         resolution=rival,
-        reason=f"{near.numbers}; early steps {near.settled:.1e}. Resolution: half the distance between 1/2 and 1/3",
+        reason=f"{near.numbers}; early steps {near.settled:.1e}. Resolution: half the distance "
+        "between 1/2 and 1/3",
         statistical=False,
         excuse=excuse,
     )
@@ -222,7 +268,9 @@ def growth(study: Study) -> Iterator[Evidence]:
 
 
 def block_exponents(records: recursion.Records) -> tuple[float, float]:
-    """(a^+ - a)/a and (b^+ - b)/b at the last step, from dc: a^2 = (s + Delta)/2, s = sqrt(4c^2 + Delta^2), dDelta ~ 0."""
+    """(a^+ - a)/a and (b^+ - b)/b at the last step, from dc: a^2 = (s + Delta)/2, s = sqrt(4c^2 +
+    Delta^2), dDelta ~ 0.
+    """
     c, Delta, dc = float(records.c[-1]), float(records.Delta[-1]), float(records.dc[-1])
     s = np.hypot(2 * c, Delta)
     ds = 4 * c * dc / s
@@ -230,7 +278,9 @@ def block_exponents(records: recursion.Records) -> tuple[float, float]:
 
 
 def increments(study: Study, near: Asymptote, excuse: str) -> Iterator[Evidence]:
-    """(c^p)^+ - c^p -> 2 p eta K/d, as a ratio; with another exponent 1/k asked for, those of c^k must be constant."""
+    """(c^p)^+ - c^p -> 2 p eta K/d, as a ratio; with another exponent 1/k asked for, those of c^k
+    must be constant.
+    """
     exact: Exact = study.exact
     setting, p = study.setting, exact.power
     if setting["claim.exponent"] is not None:
@@ -239,7 +289,8 @@ def increments(study: Study, near: Asymptote, excuse: str) -> Iterator[Evidence]
     constant = 2 * exact.power * setting.eta * near.K / setting.law.d
     yield Evidence(
         "increment-constant",
-        f"c^{p:.3g} grows by 2 p eta K/d = {constant:.10g} a step in the limit: ratio at step {near.t:.3g}, 1/c term removed",
+        f"c^{p:.3g} grows by 2 p eta K/d = {constant:.10g} a step in the limit: ratio at step "
+        f"{near.t:.3g}, 1/c term removed",
         "main theorem: increments; constant derived",
         predicted=1.0,
         measured=step / constant + near.k2 / near.c,

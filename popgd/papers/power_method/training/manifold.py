@@ -1,4 +1,5 @@
-"""Evidence about descent on the manifold {P21 = a I, Q12 = b I, all other blocks 0}: its slopes, and the two engines.
+"""Evidence about descent on the manifold {P21 = a I, Q12 = b I, all other blocks 0}: its slopes,
+and the two engines.
 
 Every function takes a `Study` and yields evidence; no theorem's number stands here.
 """
@@ -16,28 +17,35 @@ from popgd.papers.power_method import slopes
 from popgd.papers.power_method.training.noise import deviation, noise_skewness
 from popgd.papers.power_method.training.study import RAW_BATCH, SAME, Point, Study
 
-#: Whole gradients must have the exact slopes this closely: half the distance to a ratio of 1/2, the least forgotten factor.
+#: Whole gradients must have the exact slopes this closely: half the distance to a ratio of 1/2, the
+#: least forgotten factor.
 SLOPE_RESOLUTION = 0.25
-#: A wrong factor 2 in the gradient moves c after many steps by 2^(1/3) - 1 = 26 %; half of that must be seen.
+#: A wrong factor 2 in the gradient moves c after many steps by 2^(1/3) - 1 = 26 %; half of that
+#: must be seen.
 TRAJECTORY_RESOLUTION = 0.13
-#: The largest relative standard error h of a trace's sampled second moment. Where the mean is small against the spread h
-#: bounds skewness/sqrt(samples), and a studentised mean exceeds z at most exp(h z^3/3) times as often as a normal one
-#: (Wang 2005): 5 times at the z = 5.5 of a default run, whose h is 0.01 and that factor 1.7.
+#: The largest relative standard error h of a trace's sampled second moment. Where the mean is small
+#: against the spread h bounds skewness/sqrt(samples), and a studentised mean exceeds z at most
+#: exp(h z^3/3) times as often as a normal one (Wang 2005): 5 times at the z = 5.5 of a default run,
+#: whose h is 0.01 and that factor 1.7.
 HEAVY = 0.03
-#: Rounding between two routes to a sample's slope, in units of eps: measured worst 500, at c = 20, where it is small.
+#: Rounding between two routes to a sample's slope, in units of eps: measured worst 500, at c = 20,
+#: where it is small.
 SAME_UNITS = 5000
 #: And to this share of it: a tenth of what a forgotten factor 2 does.
 SAME_SHARE = 0.1
 #: Rounding of a sampled slope, in units of eps.
 SLOPE_UNITS = 100
-#: Raw descents scatter more than the noise of their traces explains: 1.22 times, measured over 60 seeds of 4.3.
+#: Raw descents scatter more than the noise of their traces explains: 1.22 times, measured over 60
+#: seeds of 4.3.
 RAW_SCATTER = 1.25
 #: Below this a limit of the loss counts as 0 (losses start at order one).
 LOSS_RESOLUTION = 1e-9
 
 
 def slope_of(point: Point, d: int) -> tuple[float, float]:
-    """l'(c) and its standard error from the gradient along (a, b): the one whose factor max(a, b) is larger."""
+    """l'(c) and its standard error from the gradient along (a, b): the one whose factor max(a, b)
+    is larger.
+    """
     k = int(point.a >= point.b)  # the gradient of Q12 carries a, that of P21 carries b
     factor, (mean, stderr) = max(point.a, point.b), point.estimate[:2]
     return float(mean.coordinates[k]) * d / factor, float(stderr.coordinates[k]) * d / factor
@@ -49,15 +57,20 @@ def slope_rounding(point: Point, d: int) -> float:
 
 
 def descent_rounding(study: Study, run: Trajectory) -> float:
-    """What rounding may move c of a sampled descent by, relative to c: half a unit of a and of b a step, all the same way, and
-    that of the slopes, which move c no more than they are moved themselves; and the bound of the exact descent's slopes.
+    """What rounding may move c of a sampled descent by, relative to c: half a unit of a and of b a
+    step, all the same way, and that of the slopes, which move c no more than they are moved
+    themselves; and the bound of the exact descent's slopes.
 
-    Where c converges a slope is 2A (c - c*), sampled as a difference of terms of the order A, n/d, sqrt A and 1: for c* near 0,
-    as for nearly equal eigenvalues, it is far smaller than they are.
+    Where c converges a slope is 2A (c - c*), sampled as a difference of terms of the order A, n/d,
+    sqrt A and 1: for c* near 0, as for nearly equal eigenvalues, it is far smaller than they are.
     """
     law, exact = study.setting.law, study.exact
     d = law.d
-    slopes = [slope_rounding(p, d) / max(abs(slope_of(p, d)[0]), 1e-300) for p in study.points if slope_rounding(p, d)]
+    slopes = [
+        slope_rounding(p, d) / max(abs(slope_of(p, d)[0]), 1e-300)
+        for p in study.points
+        if slope_rounding(p, d)
+    ]
     if exact.power:
         slope = exact.slope_error
     else:
@@ -68,11 +81,14 @@ def descent_rounding(study: Study, run: Trajectory) -> float:
 
 
 def negative_slope(study: Study) -> Iterator[Evidence]:
-    """The population loss falls in c all along the exact descent, by sampled slopes at its first, early and last steps."""
+    """The population loss falls in c all along the exact descent, by sampled slopes at its first,
+    early and last steps.
+    """
     found = study.slopes
     yield Evidence(
         "gradient-negative",
-        f"The slope l'(c) of the population loss is negative at steps {found.listed()}, beyond its sampling error",
+        f"The slope l'(c) of the population loss is negative at steps {found.listed()}, beyond "
+        "its sampling error",
         "the loss falls in c",
         predicted=0.0,
         measured=found.value,
@@ -88,21 +104,35 @@ def negative_slope(study: Study) -> Iterator[Evidence]:
 
 
 def seen(value: Any) -> Any:
-    """The size of a number whose sign is claimed, to which it must be known; NaN for exactly 0, which has none to see."""
+    """The size of a number whose sign is claimed, to which it must be known; NaN for exactly 0,
+    which has none to see.
+    """
     return np.where(np.equal(value, 0), np.nan, np.abs(value))
 
 
 def motionless(path: np.ndarray) -> str:
-    """Why a descent says nothing of what it keeps, whose records never leave the first one, or empty."""
-    return "" if np.ptp(path, axis=0).any() else "the descent never leaves its start, where everything stays as it is"
+    """Why a descent says nothing of what it keeps, whose records never leave the first one, or
+    empty.
+    """
+    return (
+        ""
+        if np.ptp(path, axis=0).any()
+        else "the descent never leaves its start, where everything stays as it is"
+    )
 
 
 def broken_off(diverged_at: int | None) -> str:
-    return "" if diverged_at is None else f"the descent is not finite at step {diverged_at}: judge a smaller step size"
+    return (
+        ""
+        if diverged_at is None
+        else f"the descent is not finite at step {diverged_at}: judge a smaller step size"
+    )
 
 
 def positive(name: str, statement: str, limit: float, error: float, excuse: str = "") -> Evidence:
-    """The limit of the loss is positive: REFUTED at 0 and below, INCONCLUSIVE where its error hides its sign."""
+    """The limit of the loss is positive: REFUTED at 0 and below, INCONCLUSIVE where its error hides
+    its sign.
+    """
     return Evidence(
         name,
         statement,
@@ -112,7 +142,8 @@ def positive(name: str, statement: str, limit: float, error: float, excuse: str 
         error=error,
         allowance=0.0,
         resolution=max(abs(limit), LOSS_RESOLUTION),
-        reason="error: quadrature bound, and what descent has left; the prediction is twice that, as 0 itself refutes",
+        reason="error: quadrature bound, and what descent has left; the prediction is twice that, "
+        "as 0 itself refutes",
         sense="at least",
         statistical=False,
         excuse=excuse,
@@ -122,19 +153,25 @@ def positive(name: str, statement: str, limit: float, error: float, excuse: str 
 def blind(study: Study, run: Trajectory | None = None) -> str:
     """Why sampling, or a sampled descent, can conclude nothing here; empty if it can.
 
-    A standard error is worth something only if the second moment behind it is known: with heavy tails (many loops, large
-    c) rare samples carry the mean, and a sample without them looks precise. And where first steps are so large that they
-    make |a^2 - b^2| themselves, their noise is never forgotten, which the noise of `sampling_noise` leaves out.
+    A standard error is worth something only if the second moment behind it is known: with heavy
+    tails (many loops, large c) rare samples carry the mean, and a sample without them looks
+    precise. And where first steps are so large that they make |a^2 - b^2| themselves, their noise
+    is never forgotten, which the noise of `sampling_noise` leaves out.
     """
     for point in study.points:
         estimate = point.along if run is not None and run is study.projected else point.estimate
         mean, stderr = estimate.mean.square, estimate.stderr.square
         k = int(point.a >= point.b)
         if not float(stderr[k]) <= HEAVY * float(mean[k]):
-            return f"heavy tails: at c = {point.c:.3g} a few of {point.estimate.samples} samples carry all, raise samples"
+            return (
+                f"heavy tails: at c = {point.c:.3g} a few of {point.estimate.samples} samples "
+                "carry all, raise samples"
+            )
     short = study.exact.short
     if run is not None and not abs(short.Delta[len(run.step) - 1]) <= 2 * abs(short.Delta[0]):
-        return "large-step regime: the first steps make |a^2 - b^2|, and their noise stays; lower eta"
+        return (
+            "large-step regime: the first steps make |a^2 - b^2|, and their noise stays; lower eta"
+        )
     return broken_off(run.diverged_at) if run is not None else ""
 
 
@@ -148,14 +185,16 @@ def cross_examination(study: Study) -> Iterator[Evidence]:
 
 def _same_samples(study: Study) -> Iterator[Evidence]:
     gap, size = np.array([p.apart for p in study.points]).T
-    # Rounding is relative to the gradient where the output is not yet next to its target, and to the terms it is made of
+    # Rounding is relative to the gradient where the output is not yet next to its target, and to
+    # the terms it is made of
     law, share = study.setting.law, size / size.max()
     allowed = SAME_UNITS * study.eps * (1 + study.objective.L * law.n / law.d / size.max())
     seen = SAME_SHARE * share > 2 * allowed
     shown = ", ".join(f"{p.c:.3g}" for p, there in zip(study.points, seen, strict=True) if there)
     yield Evidence(
         "engines-agree-samples",
-        f"The gradient of the full model along the manifold is that of the loss of q <- N(q + c S q), in (a, b) and over d, for "
+        "The gradient of the full model along the manifold is that of the loss of q <- N(q + c S "
+        "q), in (a, b) and over d, for "
         f"the same {SAME} samples at c = {shown}: means and mean squares",
         "derived: grad_P21 = (b l'(c)/d) I, sample by sample",
         predicted=0.0,
@@ -163,7 +202,8 @@ def _same_samples(study: Study) -> Iterator[Evidence]:
         error=0.0,
         allowance=allowed,
         resolution=(SAME_SHARE * share)[seen],
-        reason=f"rounding of both: {SAME_UNITS} eps of the gradient and of its terms; where it is smaller nothing is compared",
+        reason=f"rounding of both: {SAME_UNITS} eps of the gradient and of its terms; where it is "
+        "smaller nothing is compared",
         origin="derived",
         statistical=False,
         self_check="engines",
@@ -181,7 +221,8 @@ def _whole_gradients(study: Study) -> Iterator[Evidence]:
     scale = np.maximum(abs(wanted), slopes.start_of(study.exact.wide))
     yield Evidence(
         "engines-agree-gradient",
-        "The sampled gradient of the full model has the slope l'(c) of the exact engine, at exact points of the manifold",
+        "The sampled gradient of the full model has the slope l'(c) of the exact engine, at exact "
+        "points of the manifold",
         "derived: grad_P21 = (b l'(c)/d) I",
         predicted=1.0,
         measured=1 + (value - wanted) / scale,
@@ -190,7 +231,8 @@ def _whole_gradients(study: Study) -> Iterator[Evidence]:
         degrees=degrees(study),
         allowance=(bound + SLOPE_UNITS * study.eps * abs(value) + rounding) / scale,
         resolution=SLOPE_RESOLUTION,
-        reason="quadrature bound and rounding (that of float32 measured); sampling error of the gradient and of the spectra",
+        reason="quadrature bound and rounding (that of float32 measured); sampling error of the "
+        "gradient and of the spectra",
         origin="derived",
         excuse=blind(study),
         self_check="engines",
@@ -198,7 +240,9 @@ def _whole_gradients(study: Study) -> Iterator[Evidence]:
 
 
 def degrees(study: Study) -> float:
-    """Degrees of freedom of the standard error over the sampled spectra; infinite where there is one."""
+    """Degrees of freedom of the standard error over the sampled spectra; infinite where there is
+    one.
+    """
     K = int(np.shape(study.exact.wide.spectra.lam)[0])
     return K - 1.0 if K > 1 else np.inf
 
@@ -206,7 +250,9 @@ def degrees(study: Study) -> float:
 def both_skewed(*parts: tuple[Any, Any]) -> Any:
     """The skewness of a sum of independent parts (skewness, standard error)."""
     total = reduce(np.hypot, (error for _, error in parts))
-    share = lambda error: np.divide(error, total, out=np.zeros(np.shape(total)), where=np.asarray(total) > 0)
+    share = lambda error: np.divide(
+        error, total, out=np.zeros(np.shape(total)), where=np.asarray(total) > 0
+    )
     return sum(skew * share(error) ** 3 for skew, error in parts)
 
 
@@ -214,22 +260,30 @@ def _trajectories(study: Study) -> Iterator[Evidence]:
     projected, raw, double = study.projected, study.raw, study.raw_double
     gap, c, noise, outer = deviation(study, projected)
     # What sampled spectra do to c they do by the slope
-    of_spectra = lambda c: float(np.max(abs(np.asarray(study.exact.wide.slope(np.array([max(c, 0.0)])).skewness))))
+    of_spectra = lambda c: float(
+        np.max(abs(np.asarray(study.exact.wide.slope(np.array([max(c, 0.0)])).skewness)))
+    )
     rounding = descent_rounding(study, projected)
     yield Evidence(
         "engines-agree-descent",
-        f"Monte Carlo descent along the manifold follows the exact recursion: c at step {projected.step[-1]}, as a ratio",
+        "Monte Carlo descent along the manifold follows the exact recursion: c at step "
+        f"{projected.step[-1]}, as a ratio",
         "derived: reduced dynamics",
         predicted=1.0,
         measured=1 + gap / c,
-        # Rounding is allowed for, and stands here too: where it is all that there is (y = Sq, whose slope the structured
-        # statistic knows exactly) a gap of size `detectable` must be seen whatever its sign.
+        # Rounding is allowed for, and stands here too: where it is all that there is (y = Sq, whose
+        # slope the structured statistic knows exactly) a gap of size `detectable` must be seen
+        # whatever its sign.
         error=float(np.hypot(np.hypot(noise, outer), rounding * c) / abs(c)),
-        skewness=both_skewed((noise_skewness(study, projected, noise, study.setting.batch), noise), (of_spectra(c), outer)),
+        skewness=both_skewed(
+            (noise_skewness(study, projected, noise, study.setting.batch), noise),
+            (of_spectra(c), outer),
+        ),
         degrees=degrees(study),
         allowance=(noise / c) ** 2 + rounding,
         resolution=TRAJECTORY_RESOLUTION,
-        reason="second order in the noise, rounding, bound of exact slopes; error: noise of all steps, and the sampled spectra",
+        reason="second order in the noise, rounding, bound of exact slopes; error: noise of all "
+        "steps, and the sampled spectra",
         origin="derived",
         excuse=blind(study, projected),
         self_check="engines",
@@ -240,20 +294,29 @@ def _trajectories(study: Study) -> Iterator[Evidence]:
     bias = 2 * (once - twice)
     yield Evidence(
         "engines-agree-raw",
-        f"The raw descent at step {raw.step[-1]}, less its O(eta/batch) bias from two batch sizes, follows the recursion",
+        f"The raw descent at step {raw.step[-1]}, less its O(eta/batch) bias from two batch "
+        "sizes, follows the recursion",
         "derived: noise in the active blocks biases c",
         predicted=1.0,
         measured=1 + (2 * twice - once) / c,
         error=float(np.hypot(RAW_SCATTER * 3**0.5 * noise, outer)) / abs(c),
         skewness=both_skewed(
-            (noise_skewness(study, raw, noise, RAW_BATCH * study.setting.batch), RAW_SCATTER * 3**0.5 * noise),
+            (
+                noise_skewness(study, raw, noise, RAW_BATCH * study.setting.batch),
+                RAW_SCATTER * 3**0.5 * noise,
+            ),
             (of_spectra(c), outer),
         ),
         degrees=degrees(study),
-        # Of 2 twice - once: what noise in the blocks does to either may be anything up to what it does to the slope
-        allowance=shifts[0] + 2 * shifts[1] + 2 * (bias / c) ** 2 + 3 * descent_rounding(study, raw),
+        # Of 2 twice - once: what noise in the blocks does to either may be anything up to what it
+        # does to the slope
+        allowance=shifts[0]
+        + 2 * shifts[1]
+        + 2 * (bias / c) ** 2
+        + 3 * descent_rounding(study, raw),
         resolution=2 * TRAJECTORY_RESOLUTION,
-        reason=f"bias {bias / c:+.1%} of c taken off, but noise in the blocks moves the slopes by {shifts[0]:.1%} and "
+        reason=f"bias {bias / c:+.1%} of c taken off, but noise in the blocks moves the slopes by "
+        f"{shifts[0]:.1%} and "
         f"{shifts[1]:.1%} in these very runs, and c by as much; second order; rounding",
         origin="derived",
         excuse=blind(study, raw) or broken_off(double.diverged_at),

@@ -1,4 +1,6 @@
-"""Pictures of a study of descent on the manifold: the weights, the growth of a, b, c, the increments, the loss."""
+"""Pictures of a study of descent on the manifold: the weights, the growth of a, b, c, the
+increments, the loss.
+"""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -30,7 +32,9 @@ def weights(study: Study, title: str) -> Figure:
 
 
 def growth(study: Study, title: str) -> Figure:
-    """log-log growth of a, b, c: the exact descent as lines, the projected Monte Carlo one as dots."""
+    """log-log growth of a, b, c: the exact descent as lines, the projected Monte Carlo one as
+    dots.
+    """
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
     records, run = study.exact.records, study.projected
@@ -63,9 +67,20 @@ def increments(study: Study, title: str) -> Figure:
     records, run, power = study.exact.records, study.projected, study.exact.power
     c = path_of(run)[2]
     if power:
-        constant = 2 * power * study.setting.eta * float(study.exact.curve.constant().value) / study.setting.law.d
+        constant = (
+            2
+            * power
+            * study.setting.eta
+            * float(study.exact.curve.constant().value)
+            / study.setting.law.d
+        )
         step = records.dc2 if power == 2 else records.dc3
-        axes.semilogx(records.step[1:], step[1:], color=BLUE, label=f"$c_{{t+1}}^{power} - c_t^{power}$, exact")
+        axes.semilogx(
+            records.step[1:],
+            step[1:],
+            color=BLUE,
+            label=f"$c_{{t+1}}^{power} - c_t^{power}$, exact",
+        )
         seen = run.step >= 10
         middle = np.sqrt(run.step[seen][1:] * run.step[seen][:-1].astype(float))
         mean = np.diff(c[seen] ** power) / np.diff(run.step[seen])
@@ -76,7 +91,9 @@ def increments(study: Study, title: str) -> Figure:
     else:
         star = float(study.exact.curve.c_star().value)
         late = abs(records.c - star) > 1e-15
-        axes.loglog(records.step[late] + 1, abs(records.c - star)[late], color=BLUE, label="|c - c*|, exact")
+        axes.loglog(
+            records.step[late] + 1, abs(records.c - star)[late], color=BLUE, label="|c - c*|, exact"
+        )
         axes.loglog(run.step + 1, abs(c - star), ".", color=ORANGE, label="|c - c*|, Monte Carlo")
         axes.set(ylabel="distance from the limit")
     axes.set(xlabel="gradient step t" if power else "gradient step t + 1", title=title)
@@ -85,12 +102,23 @@ def increments(study: Study, title: str) -> Figure:
 
 
 def loss(study: Study, title: str) -> Figure:
-    """The population loss: exact along the exact descent, sampled along the projected one, and its limit."""
+    """The population loss: exact along the exact descent, sampled along the projected one, and its
+    limit.
+    """
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
     records, run, curve = study.exact.records, study.projected, study.exact.curve
     axes.plot(records.step + 1, study.exact.losses, color=BLUE, label="exact")
-    axes.errorbar(run.step + 1, run.loss, 2 * run.loss_stderr, fmt=".", color=ORANGE, ms=4, lw=0.8, label="Monte Carlo, 2 se")
+    axes.errorbar(
+        run.step + 1,
+        run.loss,
+        2 * run.loss_stderr,
+        fmt=".",
+        color=ORANGE,
+        ms=4,
+        lw=0.8,
+        label="Monte Carlo, 2 se",
+    )
     limit = float(curve.limit().value)
     if limit > 0:
         axes.axhline(limit, ls="--", color=GREY, label=f"limit {limit:.6g}")

@@ -1,4 +1,6 @@
-"""Evidence about single steps: what popgd calls projected, or gradient descent on the manifold, is that."""
+"""Evidence about single steps: what popgd calls projected, or gradient descent on the manifold, is
+that.
+"""
 
 from collections.abc import Iterator
 
@@ -9,24 +11,30 @@ from popgd.descent.recursion import Records
 from popgd.papers.power_method.training.manifold import broken_off, motionless
 from popgd.papers.power_method.training.study import Study
 
-#: Rounding of one step on (a, b) and of reading it off (c, Delta), in units of eps (measured worst 3).
+#: Rounding of one step on (a, b) and of reading it off (c, Delta), in units of eps (measured worst
+#: 3).
 STEP_UNITS = 64
 #: A step's quadratic terms are of the order (eta l'/d)^2: 1e-5 for the smallest default step.
 STEP_RESOLUTION = 1e-6
-#: The largest step must be told from none, or from half of it, and the manifold from as far as descent has gone: by this share.
+#: The largest step must be told from none, or from half of it, and the manifold from as far as
+#: descent has gone: by this share.
 SHARE = 0.1
-#: Rounding of a projected descent, which adds up the same numbers in every entry of a diagonal, in units of eps.
+#: Rounding of a projected descent, which adds up the same numbers in every entry of a diagonal, in
+#: units of eps.
 ON_MANIFOLD = 1000
 
 
 def single_steps(study: Study) -> Iterator[Evidence]:
-    """The recursion of (c, Delta) and a sign takes gradient steps on (a, b); the projected descent stays on the manifold."""
+    """The recursion of (c, Delta) and a sign takes gradient steps on (a, b); the projected descent
+    stays on the manifold.
+    """
     exact = study.exact
     parts = [gradient_steps(study, records) for records in (exact.short, exact.records)]
     ratio, error, taken = (np.concatenate(x) for x in zip(*parts, strict=True))
     yield Evidence(
         "reduced-dynamics",
-        "Exact descent takes the steps a - eta b l'(c)/d, b - eta a l'(c)/d: a + b and a - b after the first ones, as ratios",
+        "Exact descent takes the steps a - eta b l'(c)/d, b - eta a l'(c)/d: a + b and a - b "
+        "after the first ones, as ratios",
         "derived: reduced dynamics",
         predicted=1.0,
         measured=ratio,
@@ -44,7 +52,8 @@ def single_steps(study: Study) -> Iterator[Evidence]:
     gone = float(np.abs(run.coordinates - run.coordinates[0]).max())
     yield Evidence(
         "projected-on-manifold",
-        f"The projected descent stays on the manifold: its distance from it along {run.step[-1]} steps",
+        f"The projected descent stays on the manifold: its distance from it along {run.step[-1]} "
+        "steps",
         "derived: Schur projection",
         predicted=0.0,
         measured=run.distance,
@@ -60,12 +69,12 @@ def single_steps(study: Study) -> Iterator[Evidence]:
 
 
 def gradient_steps(study: Study, records: Records) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """a + b and a - b at recorded steps over those of one gradient step from the step before, where both are on record; the
-    error of that; and |h|, what the step changes.
+    """a + b and a - b at recorded steps over those of one gradient step from the step before, where
+    both are on record; the error of that; and |h|, what the step changes.
 
-    With h = eta l'(c)/d a step multiplies a + b by 1 - h and a - b by 1 + h, so an error dh of h counts dh/|1 -+ h|. They are
-    read off c and Delta, each rounded relative to s (1 + |h|)^2, s = a^2 + b^2: much, relative to them, where a large step
-    leaves little of one.
+    With h = eta l'(c)/d a step multiplies a + b by 1 - h and a - b by 1 + h, so an error dh of h
+    counts dh/|1 -+ h|. They are read off c and Delta, each rounded relative to s (1 + |h|)^2, s =
+    a^2 + b^2: much, relative to them, where a large step leaves little of one.
     """
     exact, eta, d = study.exact, study.setting.eta, study.setting.law.d
     i = np.flatnonzero(np.diff(records.step) == 1)
@@ -77,5 +86,7 @@ def gradient_steps(study: Study, records: Records) -> tuple[np.ndarray, np.ndarr
     s = np.hypot(2 * records.c[i], records.Delta[i])
     rounding = STEP_UNITS * np.finfo(float).eps * s * (1 + abs(h)) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        error = dh / abs(factors) + rounding * (1 / abs(records.Delta[i + 1]) + 1 / np.max(after**2, axis=0))
+        error = dh / abs(factors) + rounding * (
+            1 / abs(records.Delta[i + 1]) + 1 / np.max(after**2, axis=0)
+        )
         return (after / (sums * factors)).ravel(), error.ravel(), np.abs(h)
