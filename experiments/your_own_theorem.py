@@ -36,35 +36,16 @@ def loss_is_d(study):
     off must be seen.
     """
     loss, stderr, d = study.values["loss"], study.values["stderr"], study.law.d
-    yield Evidence(
-        "loss-is-d",
-        "The loss at A = 0 is d",
-        "exercise",
-        d,
-        loss,
-        stderr,
-        0.0,
-        d / 4,
-        "sampling error",
-    )
+    statement, why = "The loss at A = 0 is d", "sampling error"
+    yield Evidence("loss-is-d", statement, "exercise", d, loss, stderr, 0.0, d / 4, why)
 
 
 OWN = Theorem(
-    "own.zero",
-    "the loss at zero is d",
-    "At A = 0 the loss is d.",
-    "exercise",
-    ("d", "n", "covariance"),
-    (),
-    make_law,
-    lambda law, L: 1.0,
-    lambda setting, target: in_context.SquaredError(1),
-    hypotheses,
-    study,
-    (loss_is_d,),
-    lambda s: {"loss": (s.values["loss"].item(), s.values["stderr"].item())},
-    {"n": 50, "L": 1},
-)
+    "own.zero", "the loss at zero is d", "At A = 0 the loss is d.", "exercise",
+    ("d", "n", "covariance"), (), make_law, lambda law, L: 1.0,
+    lambda setting, target: in_context.SquaredError(1), hypotheses, study, (loss_is_d,),
+    lambda s: {"loss": (s.values["loss"].item(), s.values["stderr"].item())}, {"n": 50, "L": 1},
+)  # fmt: skip
 
 if __name__ == "__main__":
     theorems()[OWN.name] = OWN

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import popgd
 from popgd.runs import code, digest, origin
 from popgd.theorem.registry import theorems
 
@@ -89,7 +90,7 @@ EDITS = [
 
 def edited(monkeypatch, name, old, new):
     """From here on the file is read as if edited; nothing of it is run."""
-    file = (Path(code.__file__).parent / name).resolve()
+    file = (Path(popgd.__file__).parent / name).resolve()
     plain = Path.read_text
     assert old in plain(file)
     read = lambda path, *a, **k: (

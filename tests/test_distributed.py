@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from alone import WITHOUT_JAX
 
-from popgd.descent.descent import gradient
+from popgd.descent import gradient
 from popgd.descent.heartbeat import Peers
 from popgd.papers.power_method.data import Rotated, UniformSphere
 from popgd.papers.power_method.model import Active, embed, looped

@@ -15,7 +15,7 @@ import jax.scipy.linalg as sl
 import numpy as np
 import pytest
 
-from popgd.descent.descent import gradient
+from popgd.descent import gradient
 from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context import slopes
 from popgd.papers.power_method import kronecker, model, structured, tilted
@@ -166,7 +166,7 @@ def test_the_leading_eigenvector_is_good_to_rounding_whatever_the_gap(d, gap):
 
 
 def test_too_few_squarings_do_not_pass_for_an_eigenvector(monkeypatch):
-    monkeypatch.setattr("popgd.papers.power_method.data.SQUARINGS", 3)
+    monkeypatch.setattr("popgd.problem.law.SQUARINGS", 3)
     S = jnp.diag(jnp.array([1.0, 0.99, 0.5]))
     O = jnp.asarray(np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0])
     v = np.asarray(leading(O @ S @ O.T))[:, 0]

@@ -158,7 +158,7 @@ def test_words_about_the_code_change_nothing(finished, old, new):
     ("old", "new"),
     [
         ("(is_d,)", "(is_d, more)"),
-        ("from popgd.theorem.verdict", "import math\nfrom popgd.theorem.verdict"),
+        ("from popgd.claims", "import math\nfrom popgd.claims"),
         pytest.param("The value is d.", "The value is d", marks=pytest.mark.slow),
         pytest.param("lambda s: {}", 'lambda s: {"d": (2.0, 0.0)}', marks=pytest.mark.slow),
         pytest.param("def more", "def less(): pass\n\n\ndef more", marks=pytest.mark.slow),

@@ -15,7 +15,7 @@ import pytest
 from alone import WITHOUT_JAX
 from kills import contents
 
-from popgd.descent.descent import heartbeat
+from popgd.descent import heartbeat
 from popgd.runs import guard, store, watchdog
 
 #: A process whose main thread waits for a lock that it holds itself, in C and for ever. Argument:

@@ -125,7 +125,6 @@ def _hydra(overrides: list[str], sweep: bool, scratch: Path, here: Job, elsewher
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     tree: dict[str, Any] = {}
@@ -136,12 +135,8 @@ def _hydra(overrides: list[str], sweep: bool, scratch: Path, here: Job, elsewher
 
     job = elsewhere or here
 
-    # a launcher sends this function to other processes, with what it refers to
-    def run(composed: Any) -> None:
-        from popgd.runs import sweep
-
-        plain: Any = OmegaConf.to_container(composed)
-        sweep.leave(job({name: sweep.lookup(plain, name) for name in sweep.TABLE}), codes)
+    def run(composed: Any) -> None:  # a launcher sends this to other processes, `_one` by its name
+        _one(composed, job, codes)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     before, sys.argv = sys.argv, ["popgd", *overrides]
@@ -158,6 +153,14 @@ def _hydra(overrides: list[str], sweep: bool, scratch: Path, here: Job, elsewher
         print(f"popgd: the launcher says: {str(error).splitlines()[0]}", file=sys.stderr)
     finally:
         sys.argv = before
+
+
+def _one(composed: Any, job: Job, codes: str) -> None:
+    """Do the job of settings that Hydra composed, and leave its exit code."""
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(composed)
+    leave(job({name: lookup(plain, name) for name in TABLE}), codes)
 
 
 def lookup(tree: Any, name: str) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 from popgd.claims.evidence import Evidence
 from popgd.papers.power_method.looping import inference
-from popgd.papers.power_method.looping.study import TRUSTED, Inference, Run
+from popgd.papers.power_method.looping.study import START, TRUSTED, Inference, Run
 from popgd.papers.power_method.looping.trained import Trained
 
 #: A formula and the loop must agree to this, or to twice float64's bound where that is larger;
@@ -32,8 +32,6 @@ BOUND_RESOLUTION = 2 * TRUSTED
 #: step is seen too.
 MOVED = 4
 IDLE = "c is so small that a loop moves the query by less than can be seen: train longer"
-#: Rounding of the worst query's own tan theta_0, which is 1.
-START = 8 * inference.UNIT
 
 
 def _trusted(runs: Iterable[Run], *arrays: Iterable[np.ndarray]) -> list[np.ndarray]:
@@ -266,29 +264,12 @@ def _steps(run: Run, depths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ratio, (error + before) / between
 
 
-def factors(run: Run, depths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The measured factor a loop of the worst query over all trusted loops, and its error, for
-    every snapshot; NaN if none.
-    """
-    S = run.test.spectrum
-    start = inference.angles(S, inference.query(S, run.test.queries[-1]), 0.0, np.array([0])).tan[0]
-    value, error = (np.full(run.c.size, np.nan) for _ in range(2))
-    for i in range(run.c.size):
-        seen = np.flatnonzero(run.trusted[i, -1])
-        if seen.size:
-            # The depth whose error a loop is the least.
-            k = seen[np.argmin((run.rounding.tan[i, -1] + START)[seen] / depths[seen])]
-            value[i] = np.exp((run.measured.tan[i, -1, k] - start) / depths[k])
-            error[i] = value[i] * (run.rounding.tan[i, -1, k] + START) / depths[k]
-    return value, error
-
-
 def falling(study: Inference) -> Iterator[Evidence]:
     """With LN the measured factor falls from snapshot to snapshot."""
     for trained, runs in study.pairs(layer_norm=True):
         measured, errors = [], []
         for run in runs:
-            value, error = factors(run, study.depths)
+            value, error = run.factors(study.depths)
             expected = -np.diff(
                 [np.exp(inference.log_factor(run.test.spectrum, c)) for c in trained.c]
             )
@@ -328,7 +309,7 @@ def to_the_limit(study: Inference) -> Iterator[Evidence]:
         ) ** (1 / trained.power)
         measured, errors = [], []
         for run in runs:
-            value, error = (x[i] for x in factors(run, study.depths))
+            value, error = (x[i] for x in run.factors(study.depths))
             R, lam = run.test.spectrum.ratio, run.test.spectrum.lam[0]
             measured.append((value - R) / (1 - R) * lam * scale * (1 + corrections) + 1 / (c * lam))
             errors.append(error / (1 - R) * lam * scale)
@@ -409,7 +390,7 @@ def stuck(study: Inference) -> Iterator[Evidence]:
         left = remaining(study, trained) + float(star.bound)
         measured, errors, seen = [], [], []
         for run in runs:
-            value, error = (x[-1:] for x in factors(run, study.depths))
+            value, error = (x[-1:] for x in run.factors(study.depths))
             R = run.test.spectrum.ratio
             gamma = float(np.exp(inference.log_factor(run.test.spectrum, float(star.value))))
             measured.append((value - R) / (gamma - R))

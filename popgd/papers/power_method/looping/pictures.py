@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from popgd.papers.power_method.looping import claims as angles
 from popgd.papers.power_method.looping import inference
-from popgd.papers.power_method.looping.study import Inference
 from popgd.theorem.plot import BLACK, BLUE, GREEN, GREY, ORANGE
 
 #: Angles below this are rounding; they are not drawn.
@@ -17,11 +15,11 @@ FLOOR = 1e-17
 COLOURS = {"LN": BLUE, "looped": BLUE, "norm": ORANGE, "unnorm": GREEN}
 
 
-def figures(study: Inference, title: str) -> dict[str, Figure]:
+def figures(study: Any, title: str) -> dict[str, Figure]:
     return {"angles": angle_picture(study, title), "factors": factor_picture(study, title)}
 
 
-def angle_picture(study: Inference, title: str) -> Figure:
+def angle_picture(study: Any, title: str) -> Figure:
     """sin theta_k of the last snapshot and the first query on every matrix: dots measured, lines
     exact, bounds shaded.
     """
@@ -69,7 +67,7 @@ def angle_picture(study: Inference, title: str) -> Figure:
     return figure
 
 
-def factor_picture(study: Inference, title: str) -> Figure:
+def factor_picture(study: Any, title: str) -> Figure:
     """The factor a loop on the first matrix against training steps: dots measured, lines
     gamma(c_t), dashed the limit.
     """
@@ -82,7 +80,7 @@ def factor_picture(study: Inference, title: str) -> Figure:
         gamma = np.exp([inference.log_factor(spectrum, c) for c in records.c[late]])
         axes.semilogx(records.step[late], gamma, color=colour, label=f"{trained.name}: gamma(c_t)")
         axes.semilogx(
-            trained.snapshots[0], angles.factors(runs[0], study.depths)[0], "o", color=colour, ms=5
+            trained.snapshots[0], runs[0].factors(study.depths)[0], "o", color=colour, ms=5
         )
     if spectrum is not None:
         axes.axhline(spectrum.ratio, ls="--", color=GREY, label="power method")
@@ -96,6 +94,6 @@ def factor_picture(study: Inference, title: str) -> Figure:
     return figure
 
 
-def runs_words(study: Inference) -> str:
+def runs_words(study: Any) -> str:
     first: Any = next(iter(study.runs.values()))[0]
     return first.test.words

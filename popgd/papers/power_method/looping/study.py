@@ -59,6 +59,10 @@ class Test(NamedTuple):
     queries: Float[np.ndarray, "queries d"]
 
 
+#: Rounding of the worst query's own tan theta_0, which is 1.
+START = 8 * inference.UNIT
+
+
 class Run(NamedTuple):
     """One trained model on one matrix: what the loop returned, and what theory says, by (snapshot,
     query, depth).
@@ -76,6 +80,24 @@ class Run(NamedTuple):
     bounds: Bounds
     rounding: Rounding
     trusted: np.ndarray
+
+    def factors(self, depths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The measured factor a loop of the worst query over all trusted loops, and its error, for
+        every snapshot; NaN if none.
+        """
+        S = self.test.spectrum
+        start = inference.angles(
+            S, inference.query(S, self.test.queries[-1]), 0.0, np.array([0])
+        ).tan[0]
+        value, error = (np.full(self.c.size, np.nan) for _ in range(2))
+        for i in range(self.c.size):
+            seen = np.flatnonzero(self.trusted[i, -1])
+            if seen.size:
+                # The depth whose error a loop is the least.
+                k = seen[np.argmin((self.rounding.tan[i, -1] + START)[seen] / depths[seen])]
+                value[i] = np.exp((self.measured.tan[i, -1, k] - start) / depths[k])
+                error[i] = value[i] * (self.rounding.tan[i, -1, k] + START) / depths[k]
+        return value, error
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def _of_run(
     errors are those of c at the snapshots.
     """
     S, c, off = run.test.spectrum, float(run.c[-1]), float(errors[-1])
-    value, error = angles.factors(run, depths)
+    value, error = run.factors(depths)
     least, most = ends(c, off)
     low, middle, high = (float(np.exp(inference.log_factor(S, x))) for x in (least, c, most))
     moved = max(abs(high - middle), abs(low - middle)) if np.isfinite(off) else np.inf

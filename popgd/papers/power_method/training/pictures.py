@@ -2,19 +2,20 @@
 increments, the loss.
 """
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 
-from popgd.papers.power_method.training.study import Study, path_of
 from popgd.theorem.plot import BLACK, BLUE, GREEN, GREY, ORANGE
 
 
-def figures(study: Study, title: str) -> dict[str, Figure]:
+def figures(study: Any, title: str) -> dict[str, Figure]:
     makers = {"weights": weights, "growth": growth, "increments": increments, "loss": loss}
     return {name: make(study, title) for name, make in makers.items()}
 
 
-def weights(study: Study, title: str) -> Figure:
+def weights(study: Any, title: str) -> Figure:
     """Heat maps of P and Q at the end of the raw descent."""
     figure = Figure(figsize=(8, 3.8), layout="constrained")
     step = study.raw.step[-1]
@@ -31,7 +32,7 @@ def weights(study: Study, title: str) -> Figure:
     return figure
 
 
-def growth(study: Study, title: str) -> Figure:
+def growth(study: Any, title: str) -> Figure:
     """log-log growth of a, b, c: the exact descent as lines, the projected Monte Carlo one as
     dots.
     """
@@ -39,7 +40,8 @@ def growth(study: Study, title: str) -> Figure:
     axes = figure.subplots()
     records, run = study.exact.records, study.projected
     a, b = records.weights
-    seen_a, seen_b, seen_c = path_of(run)
+    seen_a, seen_b = run.coordinates.T
+    seen_c = seen_a * seen_b
     late = records.step > 0
     for name, exact, seen, colour in (
         ("c = ab", records.c, seen_c, BLUE),
@@ -60,12 +62,12 @@ def growth(study: Study, title: str) -> Figure:
     return figure
 
 
-def increments(study: Study, title: str) -> Figure:
+def increments(study: Any, title: str) -> Figure:
     """Increments of c^p against their predicted constant, or |c - c*| where c converges."""
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
     records, run, power = study.exact.records, study.projected, study.exact.power
-    c = path_of(run)[2]
+    c = np.prod(run.coordinates, axis=1)
     if power:
         constant = (
             2
@@ -101,7 +103,7 @@ def increments(study: Study, title: str) -> Figure:
     return figure
 
 
-def loss(study: Study, title: str) -> Figure:
+def loss(study: Any, title: str) -> Figure:
     """The population loss: exact along the exact descent, sampled along the projected one, and its
     limit.
     """
