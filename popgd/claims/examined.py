@@ -1,0 +1,177 @@
+"""Sampled gradients at points of a path: they examine the exact loss, and see what is off the plane."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from popgd.claims import sampling
+from popgd.claims.evidence import Evidence
+from popgd.claims.measured import Dynamics, Measured
+from popgd.descent import gradient
+from popgd.descent.memory import Memory
+
+#: A gap of this share of the slope must be seen; and this many standard errors are seen as one.
+RESOLUTION, SEEN = 0.01, 9.0
+#: What is off the plane must be seen from this share of the slope on.
+OFF = 0.1
+#: Where a slope is below this share of the one at the start, gaps are relative to that share: a path at rest
+#: has none of its own.
+FLOOR = 1e-3
+#: Points of the path: the first record, one after this share of the movement, and the last.
+POINTS = (0.0, 0.5, 1.0)
+
+
+class Sampled(NamedTuple):
+    """One sample's gradient: in the plane's coordinates, their squares and cubes, and off the plane."""
+
+    along: Float[Array, " k"]
+    square: Float[Array, " k"]
+    cube: Float[Array, " k"]
+    off: Float[Array, " n"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Statistic:
+    dynamics: Dynamics
+
+    def __call__(self, weights: Any, sample: Any) -> Sampled:
+        problem, plane = self.dynamics.problem, self.dynamics.plane
+        grad = jax.grad(problem.loss)(weights, sample)
+        if problem.tangent is not None:
+            grad = problem.tangent(weights, grad)
+        along = plane.coordinates(grad)
+        off = ravel_pytree(plane.deviations(grad))[0]
+        return Sampled(along, along**2, along**3, off)
+
+
+@dataclass(frozen=True)
+class _Law:
+    """The problem's law for `gradient.population_average`."""
+
+    problem: Any
+    n: int = 1
+
+    def sample(self, key: Array, dtype: Any) -> Any:
+        return self.problem.sample(key, dtype)
+
+
+def examine(dynamics: Dynamics, setting: Any, xs: np.ndarray, memory: Memory) -> dict[str, Any]:
+    """The sampled gradient at each of the points xs (points, k), as many samples as that takes."""
+    first = _size(dynamics, xs[0])
+    rows: dict[str, list] = {name: [] for name in (*Sampled._fields, "stderr", "off_stderr", "samples", "wanted")}
+    for number, x in enumerate(xs):
+        floor = FLOOR * first
+
+        def draw(stage: int, samples: int, number: int = number, x: Any = x) -> gradient.Estimate:
+            return gradient.population_average(
+                _Statistic(dynamics),
+                dynamics.plane.embed(jnp.asarray(x)),
+                _Law(dynamics.problem),
+                setting.key(21, number, stage),
+                samples,
+            )
+
+        def measure(draw: Any = draw, x: Any = x, floor: float = floor) -> list[Any]:
+            wanted = partial(_wanted, scale=max(_size(dynamics, x), floor))
+            found, asked = sampling.two_stages(draw, wanted, setting.samples)
+            mean, stderr, samples = found
+            return [*mean, stderr.along, stderr.off, float(samples), asked]
+
+        kept = memory.part(f"gradient {number}").once(measure, [0] * 8)
+        for name, value in zip(rows, kept, strict=True):
+            rows[name].append(np.asarray(value))
+    return {"x": xs, **{name: np.stack(values) for name, values in rows.items()}}
+
+
+def _size(dynamics: Dynamics, x: Any) -> float:
+    """The largest entry of the exact slope; 0 where there is no exact loss."""
+    if dynamics.problem.exact is None:
+        return 0.0
+    return float(jnp.max(jnp.abs(dynamics.slope(jnp.asarray(x)))))
+
+
+def _wanted(found: gradient.Estimate, scale: float) -> float:
+    """Samples that make a gap of RESOLUTION of the scale seen."""
+    mean, stderr, samples = found
+    scale = scale or float(np.max(np.abs(mean.along)))
+    with np.errstate(all="ignore"):
+        share = SEEN * float(np.max(stderr.along)) / (RESOLUTION * scale)
+    return float(samples) * share**2
+
+
+def points_of(x: Float[np.ndarray, "records k"]) -> np.ndarray:
+    """Records of the path at POINTS of all of its movement."""
+    moved = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(x, axis=0), axis=1))])
+    share = moved / moved[-1] if moved[-1] > 0 else moved
+    return np.unique([int(np.searchsorted(share, point)) for point in POINTS])
+
+
+def slope_agrees(measured: Measured) -> Iterator[Evidence]:
+    """engines-agree-slope: sampled gradients in the plane are those of the exact loss."""
+    if measured.problem.exact is None:
+        return
+    checks, slope = measured.checks, measured.dynamics.slope
+    exact = np.stack([np.asarray(slope(jnp.asarray(x))) for x in checks["x"]])
+    largest = np.max(abs(exact), axis=1, keepdims=True)
+    scale = np.maximum(largest, FLOOR * largest[0])
+    with np.errstate(all="ignore"):
+        gap, error = (checks["along"] - exact) / scale, checks["stderr"] / scale
+    yield Evidence(
+        "engines-agree-slope",
+        "The gradient of the exact loss, sampled, is that of automatic differentiation: gap",
+        "derived: the gradient of a mean is the mean of gradients",
+        predicted=0.0,
+        measured=gap.ravel(),
+        error=error.ravel(),
+        skewness=abs(_skewness(checks)).ravel(),
+        allowance=1e-9,
+        resolution=RESOLUTION,
+        reason=f"sampling error of {checks['samples'].max():.2g} samples; rounding",
+        origin="derived",
+        excuse=_blind(checks),
+        self_check="slope",
+    )
+
+
+def _skewness(checks: Any) -> np.ndarray:
+    """Of the mean: that of one sample over the root of their number."""
+    x, s, n = checks["along"], checks["stderr"], checks["samples"][:, None]
+    third = checks["cube"] - 3 * x * checks["square"] + 2 * x**3
+    with np.errstate(all="ignore"):
+        return np.nan_to_num(third / (s**3 * n**2))
+
+
+def _blind(checks: Any) -> str:
+    short = checks["wanted"] > checks["samples"]
+    if short.any():
+        return f"{checks['wanted'].max():.2g} samples would settle it, more than are drawn at most"
+    return ""
+
+
+def plane_holds(measured: Measured) -> Iterator[Evidence]:
+    """plane-holds: nothing of the population gradient points off the plane."""
+    checks = measured.checks
+    if not np.any(abs(checks["off"]) + checks["off_stderr"]):
+        return
+    scale = np.max(abs(checks["along"]), axis=1, keepdims=True)
+    scale = np.maximum(scale, FLOOR * scale[0])
+    yield Evidence(
+        "plane-holds",
+        "The population gradient has no part off the plane: largest entry over the slope",
+        "derived: declared symmetries, or the plane that was given",
+        predicted=0.0,
+        measured=(checks["off"] / scale).ravel(),
+        error=(checks["off_stderr"] / scale).ravel(),
+        allowance=1e-12,
+        resolution=OFF,
+        reason="sampling error; rounding",
+        origin="derived",
+        self_check="dynamics",
+    )
