@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from popgd.theorem.settings import CACHE
 from popgd.problem.errors import SettingError
+from popgd.theorem.settings import CACHE
 
 #: What `cache=` said, for this process and those that it or a launcher starts: a directory, or OFF.
 WORD, OFF = "POPGD_CACHE", "off"
@@ -75,7 +75,11 @@ def start() -> None:
             probe.write(b"entry")
     except (OSError, RuntimeError) as error:
         os.environ[WORD] = OFF  # the other jobs of a sweep say nothing
-        why = f"{error.filename or where} ({error.strerror})" if isinstance(error, OSError) else f"a home directory ({error})"
+        why = (
+            f"{error.filename or where} ({error.strerror})"
+            if isinstance(error, OSError)
+            else f"a home directory ({error})"
+        )
         return _say(why)
     prune(root)
     jax.config.update("jax_compilation_cache_dir", str(directory))

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from popgd.descent import processes
+from popgd.descent.memory import Arrays, Memory
 from popgd.problem.errors import SettingError
 from popgd.runs.digest import changes
-from popgd.descent.memory import Arrays, Memory
 from popgd.runs.store import BEFORE, write
 
 #: Seconds of work that a crash may cost.
@@ -48,7 +48,9 @@ class Checkpoint(Memory):
         self._packs: dict[str, Callable[[], Arrays]] = {}
         self._writes = processes.first()
         content = processes.from_first(_content(path) if self._writes and path.exists() else None)
-        self._found, self.before = ({}, None) if content is None else _read(path, content, self._identity)
+        self._found, self.before = (
+            ({}, None) if content is None else _read(path, content, self._identity)
+        )
         if self.before and self._writes:
             os.replace(path, path.with_name(BEFORE))
         self._saved = time.monotonic()
@@ -66,9 +68,17 @@ class Checkpoint(Memory):
             self._packs.clear()
             if self._found:
                 parts = sorted(self._found.items())
-                named = {f"{part}:{name}": array for part, arrays in parts for name, array in arrays.items()}
+                named = {
+                    f"{part}:{name}": array
+                    for part, arrays in parts
+                    for name, array in arrays.items()
+                }
                 file = io.BytesIO()
-                np.savez(file, allow_pickle=False, **{IDENTITY: np.array(json.dumps(self._identity)), **named})
+                np.savez(
+                    file,
+                    allow_pickle=False,
+                    **{IDENTITY: np.array(json.dumps(self._identity)), **named},
+                )
                 content = file.getvalue()
                 write(self._path, content + _digest(content))
             self._saved = time.monotonic()
@@ -110,8 +120,9 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise SettingError(f"{path} cannot be read ({error.strerror}): delete it to start the run "
-"afresh") from None
+        raise SettingError(
+            f"{path} cannot be read ({error.strerror}): delete it to start the run afresh"
+        ) from None
 
 
 class Before(NamedTuple):
@@ -121,7 +132,9 @@ class Before(NamedTuple):
     parts: list[str]
 
 
-def _read(path: Path, content: bytes, identity: dict[str, Any]) -> tuple[dict[str, Arrays], Before | None]:
+def _read(
+    path: Path, content: bytes, identity: dict[str, Any]
+) -> tuple[dict[str, Arrays], Before | None]:
     """The parts of a checkpoint: an npz archive and its digest, without which nothing in it is
     believed.
     """
@@ -133,11 +146,13 @@ def _read(path: Path, content: bytes, identity: dict[str, Any]) -> tuple[dict[st
             arrays = {name: file[name] for name in file.files}
         stored = dict(json.loads(str(arrays.pop(IDENTITY))))
     except Exception as error:  # what a foreign file makes its readers raise has no end
-        raise SettingError(f"{path} is damaged or no checkpoint ({error}): delete it to start the "
-"run afresh") from None
+        raise SettingError(
+            f"{path} is damaged or no checkpoint ({error}): delete it to start the run afresh"
+        ) from None
     if stored.pop(SETTINGS, None) != identity[SETTINGS]:
-        raise SettingError(f"{path} is that of a run with other settings: delete it to start this "
-"one afresh")
+        raise SettingError(
+            f"{path} is that of a run with other settings: delete it to start this one afresh"
+        )
     parts: dict[str, Arrays] = {}
     for name, array in arrays.items():
         part, _, leaf = name.rpartition(":")

@@ -26,8 +26,24 @@ Chain = tuple[str, ...]
 GATHERING = ("popgd", "popgd.papers", "popgd.papers.power_method")
 #: How theorems are found, and a run is begun, watched, stored and shown: nothing of it is read.
 APART = {"popgd.run", "popgd.collect", "popgd.theorem.registry", "popgd.descent.heartbeat"} | {
-    f"popgd.runs.{name}" for name in ("command", "perform", "sweep", "collect", "screen", "recheck", "older", "watchdog", "guard",
-    "digest", "code", "origin", "own", "checkpoint")}
+    f"popgd.runs.{name}"
+    for name in (
+        "command",
+        "perform",
+        "sweep",
+        "collect",
+        "screen",
+        "recheck",
+        "older",
+        "watchdog",
+        "guard",
+        "digest",
+        "code",
+        "origin",
+        "own",
+        "checkpoint",
+    )
+}
 #: The fields of a theorem that are only of judging, or for the reader.
 JUDGING = ("name", "title", "statement", "source", "hypotheses", "claims", "quantities")
 _FIELDS = tuple(Theorem.__dataclass_fields__)
@@ -38,7 +54,9 @@ _DYNAMIC = {"globals", "eval", "exec", "__import__", "importlib", "modules"}
 
 def drawn(module: str) -> bool:
     """Whether a module only draws."""
-    return module == "popgd.theorem.plot" or (module.startswith("popgd.") and module.endswith("pictures"))
+    return module == "popgd.theorem.plot" or (
+        module.startswith("popgd.") and module.endswith("pictures")
+    )
 
 
 class Unit(NamedTuple):
@@ -123,14 +141,23 @@ class _Text:
                 self.add(value)
 
     def unit(self, handed: Iterable[ast.AST] = ()) -> Unit:
-        chains = {_chain(part) for node in handed for part in ast.walk(node) if isinstance(part, ast.Name | ast.Attribute)}
+        chains = {
+            _chain(part)
+            for node in handed
+            for part in ast.walk(node)
+            if isinstance(part, ast.Name | ast.Attribute)
+        }
         return Unit(" ".join(self.path), " ".join(self.whole), self.names, self.theorem, chains)
 
 
 def _plain(body: list[ast.stmt]) -> list[ast.stmt]:
     """A body without its docstring."""
     first = body[0] if body else None
-    text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    text = (
+        isinstance(first, ast.Expr)
+        and isinstance(first.value, ast.Constant)
+        and isinstance(first.value.value, str)
+    )
     return body[1:] if text else body
 
 
@@ -151,7 +178,9 @@ def _judging(call: ast.AST) -> tuple[ast.AST, ...]:
     called = _chain(call.func)[-1]
     named = tuple(word for word in call.keywords if word.arg in JUDGING)
     if called == "Theorem" and not any(isinstance(arg, ast.Starred) for arg in call.args):
-        return named + tuple(arg for name, arg in zip(_FIELDS, call.args, strict=False) if name in JUDGING)
+        return named + tuple(
+            arg for name, arg in zip(_FIELDS, call.args, strict=False) if name in JUDGING
+        )
     return named if called == "theorem" else ()
 
 
@@ -173,12 +202,26 @@ def parse(text: str, package: str) -> Module:
         for inner in written.imports:
             _imports(inner, package, module)
         if isinstance(node, _DEFINES):
-            handed = [*node.decorator_list, *getattr(node, "bases", ()), *getattr(node, "keywords", ())]
+            handed = [
+                *node.decorator_list,
+                *getattr(node, "bases", ()),
+                *getattr(node, "keywords", ()),
+            ]
             module.units.append((node.name, written.unit(handed)))
         else:
-            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-            plain = isinstance(node, ast.Assign | ast.AnnAssign) and len(targets) == 1 and isinstance(targets[0], ast.Name)
-            called = [call.func for call in ast.walk(node) if isinstance(call, ast.Call)] if plain else []
+            targets = (
+                node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            )
+            plain = (
+                isinstance(node, ast.Assign | ast.AnnAssign)
+                and len(targets) == 1
+                and isinstance(targets[0], ast.Name)
+            )
+            called = (
+                [call.func for call in ast.walk(node) if isinstance(call, ast.Call)]
+                if plain
+                else []
+            )
             module.units.append((targets[0].id if plain else str(number), written.unit(called)))  # pyright: ignore
     return module
 
@@ -186,13 +229,19 @@ def parse(text: str, package: str) -> Module:
 def _imports(node: ast.Import | ast.ImportFrom, package: str, module: Module) -> None:
     for alias in node.names:
         if isinstance(node, ast.Import):
-            bound = (alias.asname, alias.name) if alias.asname else (alias.name.partition(".")[0],) * 2
+            bound = (
+                (alias.asname, alias.name) if alias.asname else (alias.name.partition(".")[0],) * 2
+            )
             module.aliases.setdefault(bound[0], set()).add((bound[1], ""))
             module.imported.add(alias.name)
         else:
-            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            parents = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             source = ".".join([*parents, *([node.module] if node.module else [])])
-            module.aliases.setdefault(alias.asname or alias.name, set()).add((source, alias.name.strip("*")))
+            module.aliases.setdefault(alias.asname or alias.name, set()).add(
+                (source, alias.name.strip("*"))
+            )
             module.imported |= {source, f"{source}.{alias.name}"}
 
 
@@ -224,7 +273,11 @@ class Sources:
         module = self.modules[name] = _parsed(file, name)
         if not name.startswith("popgd."):
             self.files[name] = file
-            tops = {source.partition(".")[0] for source in module.imported} - {"", "popgd", *sys.stdlib_module_names}
+            tops = {source.partition(".")[0] for source in module.imported} - {
+                "",
+                "popgd",
+                *sys.stdlib_module_names,
+            }
             self.packages |= {top for top in tops if file_of(top) is None}
             parents = name.split(".")[:-1]
             found = {".".join(parents[:k]) for k in range(1, len(parents) + 1)}
@@ -246,7 +299,11 @@ class Sources:
 
     def units(self) -> Iterator[tuple[Key, Unit]]:
         """All definitions, in the order of their modules' names and their places."""
-        return (((name, own), unit) for name in sorted(self.modules) for own, unit in self.modules[name].units)
+        return (
+            ((name, own), unit)
+            for name in sorted(self.modules)
+            for own, unit in self.modules[name].units
+        )
 
     @property
     def keys(self) -> set[Key]:
@@ -266,7 +323,9 @@ class Sources:
         return {
             key
             for key, unit in self.units()
-            if key[1].isdecimal() or unit.theorem or any(self._means(key[0], chain) - {key} for chain in unit.handed)
+            if key[1].isdecimal()
+            or unit.theorem
+            or any(self._means(key[0], chain) - {key} for chain in unit.handed)
         }
 
     def _means(self, module: str, chain: Chain, seen: tuple[Key, ...] = ()) -> set[Key]:
@@ -288,7 +347,9 @@ class Sources:
             module, names = f"{module}.{names[0]}", names[1:]
         if module in GATHERING and names:
             sources = self._gathered(module).aliases.get(names[0], ())
-            return set().union(*(self._inside(source, [name, *names[1:]], seen) for source, name in sources))
+            return set().union(
+                *(self._inside(source, [name, *names[1:]], seen) for source, name in sources)
+            )
         if names:
             return self._means(module, tuple(names), seen)
         return {key for key in self._by_key if key[0] == module}  # the module itself is handed on

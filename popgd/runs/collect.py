@@ -14,13 +14,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from popgd.runs import store
 from popgd.problem.errors import SettingError
+from popgd.runs import store
 
 #: Settings on the horizontal axes of the figure, quantities on the vertical ones where reports have
 #: them.
 AGAINST = ("d", "L", "eta")
-PLOTTED = ("exponent_c", "kappa", "C1", "c_star", "c_star_normalised", "c_star_unnormalised", "a_star")
+PLOTTED = (
+    "exponent_c",
+    "kappa",
+    "C1",
+    "c_star",
+    "c_star_normalised",
+    "c_star_unnormalised",
+    "a_star",
+)
 CSV, FIGURE = "sweep.csv", "sweep.png"
 UNFINISHED = "UNFINISHED"
 
@@ -33,7 +41,12 @@ def rows_of(directory: Path) -> list[dict[str, Any]]:
 
 
 def _row(run: Path, directory: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {"run": str(run.relative_to(directory)), "outcome": UNFINISHED, "reason": "", "not supported": ""}
+    row: dict[str, Any] = {
+        "run": str(run.relative_to(directory)),
+        "outcome": UNFINISHED,
+        "reason": "",
+        "not supported": "",
+    }
     try:
         row |= {name: _plain(value) for name, value in store.read(run / store.SETTINGS).items()}
         if not (run / store.REPORT).exists():
@@ -43,10 +56,15 @@ def _row(run: Path, directory: Path) -> dict[str, Any]:
         return {**row, "outcome": "DAMAGED", "reason": str(error)}
     row["outcome"], row["reason"] = report["outcome"], report["reason"]
     row["not supported"] = " ".join(
-        f"{claim['id']}:{claim['outcome']}" for claim in report["claims"] if claim["outcome"] != "SUPPORTED"
+        f"{claim['id']}:{claim['outcome']}"
+        for claim in report["claims"]
+        if claim["outcome"] != "SUPPORTED"
     )
-    row["self-checks not supported"] = " ".join(f"{check['id']}:{check['outcome']}" for check in report["self_checks"]
-                                                if check["outcome"] != "SUPPORTED")
+    row["self-checks not supported"] = " ".join(
+        f"{check['id']}:{check['outcome']}"
+        for check in report["self_checks"]
+        if check["outcome"] != "SUPPORTED"
+    )
     for name, quantity in report["quantities"].items():
         row |= {name: quantity["value"], f"{name} error": quantity["error"]}
     return row
@@ -72,8 +90,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def differing(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The settings that are not the same in all runs."""
     last = columns_of(rows).index("not supported")
-    quantities = {name.removesuffix(" error") for row in rows for name in row if name.endswith(" error")}
-    names = [name for name in columns_of(rows)[last + 1 :] if name not in quantities and not name.endswith(" error")]
+    quantities = {
+        name.removesuffix(" error") for row in rows for name in row if name.endswith(" error")
+    }
+    names = [
+        name
+        for name in columns_of(rows)[last + 1 :]
+        if name not in quantities and not name.endswith(" error")
+    ]
     return [name for name in names if len({row.get(name) for row in rows}) > 1]
 
 
@@ -89,8 +113,13 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         shown.add_column(name, justify="right" if name in plotted else "left")
     for row in rows:
         numbers = ["-" if row.get(name) is None else f"{row[name]:.10g}" for name in plotted]
-        shown.add_row(row["run"], *(str(row.get(name, "")) for name in settings), coloured(row["outcome"]), *numbers,
-                      row["not supported"])
+        shown.add_row(
+            row["run"],
+            *(str(row.get(name, "")) for name in settings),
+            coloured(row["outcome"]),
+            *numbers,
+            row["not supported"],
+        )
     make_console().print(shown)
 
 
@@ -110,11 +139,23 @@ def figure(rows: Sequence[dict[str, Any]]) -> Any:
     for line, quantity in zip(panels, plotted, strict=False):
         for axes, setting in zip(line, AGAINST, strict=True):
             for number, theorem in enumerate(theorems):
-                seen = [row for row in rows if row.get("theorem") == theorem and row.get(quantity) is not None]
+                seen = [
+                    row
+                    for row in rows
+                    if row.get("theorem") == theorem and row.get(quantity) is not None
+                ]
                 x, y = ([row[name] for row in seen] for name in (setting, quantity))
                 error = [row[f"{quantity} error"] or 0.0 for row in seen]
                 if seen:
-                    axes.errorbar(x, y, error, fmt="o", ms=4, color=colours[number % 4], label=f"Theorem {theorem}")
+                    axes.errorbar(
+                        x,
+                        y,
+                        error,
+                        fmt="o",
+                        ms=4,
+                        color=colours[number % 4],
+                        label=f"Theorem {theorem}",
+                    )
             axes.set(xlabel=setting, ylabel=quantity)
     if plotted:
         panels[0, 0].legend(fontsize=8)
@@ -125,21 +166,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if len(words) != 1 or words[0].startswith("-"):
-            raise SettingError(f"{' '.join(words) or 'nothing'} was given; one directory of runs "
-"was wanted, as in runs")
+            raise SettingError(
+                f"{' '.join(words) or 'nothing'} was given; one directory of runs "
+                "was wanted, as in runs"
+            )
         directory = Path(words[0])
         rows = rows_of(directory)
         if not rows:
-            raise SettingError(f"{directory}: no run is there or below; name the directory of a "
-"sweep")
+            raise SettingError(
+                f"{directory}: no run is there or below; name the directory of a sweep"
+            )
         store.write(directory / CSV, table(rows).encode())
-        store.write_through(directory / FIGURE, lambda file: figure(rows).savefig(file, format="png", dpi=150))
+        store.write_through(
+            directory / FIGURE, lambda file: figure(rows).savefig(file, format="png", dpi=150)
+        )
     except SettingError as error:
         print(f"popgd: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"popgd: cannot write in {words[0]} ({error.strerror}): make room, or copy the runs "
-"elsewhere", file=sys.stderr)
+        print(
+            f"popgd: cannot write in {words[0]} ({error.strerror}): make room, or copy the runs "
+            "elsewhere",
+            file=sys.stderr,
+        )
         return 2
     show(rows)
     print(f"{len(rows)} runs; written to {directory / CSV} and {directory / FIGURE}")

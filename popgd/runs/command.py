@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from popgd.runs import cache, guard
-from popgd.theorem import settings as config
 from popgd.problem.errors import SettingError
-from popgd.theorem.settings import help_text
+from popgd.runs import cache, guard
 from popgd.runs.sweep import LAUNCHER, Lost, compose
 from popgd.runs.watchdog import PEER_LOST, Interrupted, Watchdog
+from popgd.theorem import settings as config
+from popgd.theorem.settings import help_text
 
 EXIT = {"SUPPORTED": 0, "REFUTED": 1, "INCONCLUSIVE": 3, "NOT APPLICABLE": 4, "NOT TRUSTED": 5}
 BAD_INPUT, INTERNAL = 2, 70
@@ -45,8 +45,11 @@ def main(arguments: list[str] | None = None, alone: bool = False) -> int:
     except SettingError as error:
         return _say(str(error), BAD_INPUT)
     except OSError as error:
-        return _say(f"cannot read or write {error.filename} ({error.strerror}): name another "
-"directory, or make room", BAD_INPUT)
+        return _say(
+            f"cannot read or write {error.filename} ({error.strerror}): name another "
+            "directory, or make room",
+            BAD_INPUT,
+        )
     except Exception:
         return _internal(Path("popgd-error.txt"))
 
@@ -90,7 +93,11 @@ def _main(arguments: list[str], alone: bool) -> int:
     if not arguments or {"--help", "-h"} & set(arguments):
         from popgd.theorem.registry import papers
 
-        print(help_text({paper: {t.name: t.title for t in theorems} for paper, theorems in papers().items()}))
+        print(
+            help_text(
+                {paper: {t.name: t.title for t in theorems} for paper, theorems in papers().items()}
+            )
+        )
         return 0
     peers, arguments = config.peers(cache.told(arguments))
     if peers and alone:
@@ -106,7 +113,7 @@ def _main(arguments: list[str], alone: bool) -> int:
             if len(arguments) > 1 or not arguments[0].partition("=")[2]:
                 raise SettingError(
                     f"{' '.join(arguments)}: {name}=DIR stands alone, the run has its settings; "
-"leave out the rest"
+                    "leave out the rest"
                 )
             if peers and name == "recheck":
                 raise SettingError("recheck is the work of one process; leave out processes")
@@ -117,7 +124,7 @@ def _main(arguments: list[str], alone: bool) -> int:
         if any(word.startswith(LAUNCHER) for word in arguments):
             raise SettingError(
                 "the jobs that a launcher starts are processes by themselves; leave out "
-"processes, or the launcher"
+                "processes, or the launcher"
             )
         _start_jax(peers)
     sweep = bool({"-m", "--multirun"} & set(arguments))
@@ -147,7 +154,9 @@ def _job(values: dict[str, Any], sweep: bool) -> int:
 
         out, setting = values["out"], _resolved(values)
         name = store.run_name(setting.describe())
-        return setting, Path(out) / name if out and sweep else Path(out) if out else Path("runs") / name
+        return setting, Path(out) / name if out and sweep else Path(out) if out else Path(
+            "runs"
+        ) / name
 
     return _run(open_run)
 
@@ -157,20 +166,24 @@ def _resolved(values: dict[str, Any]) -> Any:
     _start_jax()
     from popgd.theorem.report import resolve
 
-    return resolve({name: value for name, value in values.items() if value is not None and name != "out"})
+    return resolve(
+        {name: value for name, value in values.items() if value is not None and name != "out"}
+    )
 
 
 def _resume(path: Path) -> int:
     """Go on with the run in this directory."""
 
     def open_run() -> tuple[Any, Path]:
-        from popgd.runs import own, perform, store
         from popgd.descent import processes
+        from popgd.runs import own, perform, store
         from popgd.theorem.report import restore
 
         if processes.first() and not (path / store.SETTINGS).exists():
-            raise SettingError(f"resume={path}: no run is there; name a run directory, or begin a "
-"run by theorem=...")
+            raise SettingError(
+                f"resume={path}: no run is there; name a run directory, or begin a "
+                "run by theorem=..."
+            )
         settings = processes.told(lambda: store.read(path / store.SETTINGS)) or {}
         line = own.summon(path, settings.get("theorem"), processes.told(lambda: own.read(path)))
         perform.note(line if processes.first() else "")
@@ -189,23 +202,33 @@ def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
     try:
         with _WATCH.doing("starting"):
             _start_jax()
-            from popgd.runs import digest, perform, store
             from popgd.descent import processes
-            from popgd.theorem.report import find_theorem
+            from popgd.runs import digest, perform, store
             from popgd.runs.screen import show
+            from popgd.theorem.report import find_theorem
 
             setting, path = open_run()
             verdict = digest.of(find_theorem(setting.theorem))["verdict"]
-            claim = store.claimed(path, setting.describe(), verdict) if processes.first() else contextlib.nullcontext()
+            claim = (
+                store.claimed(path, setting.describe(), verdict)
+                if processes.first()
+                else contextlib.nullcontext()
+            )
             with _WATCH.later(path), claim as mine:
                 stored = processes.told(lambda: mine)
-                done = processes.told(lambda: {"done": store.holds(mine, verdict)}) == {"done": True}
-                content = stored if stored and done else perform.judge(setting, path, stored, _WATCH)
+                done = processes.told(lambda: {"done": store.holds(mine, verdict)}) == {
+                    "done": True
+                }
+                content = (
+                    stored if stored and done else perform.judge(setting, path, stored, _WATCH)
+                )
         if processes.first():
             show(content, path, done)
         return EXIT[content["outcome"]]
     except Interrupted:
-        return _last(f"{_WATCH.word}; what was done is saved, continue with resume={path}", _WATCH.code)
+        return _last(
+            f"{_WATCH.word}; what was done is saved, continue with resume={path}", _WATCH.code
+        )
     except SettingError as error:
         return _say(str(error), BAD_INPUT)
     except OSError as error:
@@ -217,15 +240,20 @@ def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
 
         if isinstance(error, PeerLost):
             return _lost(path)
-        return _internal((path or Path(".")) / "popgd-error.txt" if path is None or path.is_dir() else Path("popgd-error.txt"))
+        return _internal(
+            (path or Path(".")) / "popgd-error.txt"
+            if path is None or path.is_dir()
+            else Path("popgd-error.txt")
+        )
 
 
 def _lost(path: Path | None) -> int:
     """The end of a run one of whose processes is gone; if a signal has told this one to end too, it
     says so.
     """
-    goes_on = (f"what was done is saved, continue with resume={path}, with as many processes as "
-"you like")
+    goes_on = (
+        f"what was done is saved, continue with resume={path}, with as many processes as you like"
+    )
     if _WATCH.signal:
         return _last(f"{_WATCH.word}; {goes_on}", _WATCH.code)
     gone = (_WATCH.heart and _WATCH.heart.overdue()) or "another process of this run has ended"
@@ -245,14 +273,18 @@ def _ended(end: guard.End) -> int:
     """
     if end.code >= 0:
         return end.code
-    goes_on = ("the same command goes on from what process 0 has saved, with as many processes as "
-"you like")
+    goes_on = (
+        "the same command goes on from what process 0 has saved, with as many processes as you like"
+    )
     if end.relayed:
         _WATCH.signal = end.relayed
         return _say(f"{_WATCH.word}; {goes_on}", _WATCH.code)
     if end.code == -signal.SIGABRT:
-        return _say("JAX has ended this process, as it does where process 0 is gone (see above); "
-f"{goes_on}", PEER_LOST)
+        return _say(
+            "JAX has ended this process, as it does where process 0 is gone (see above); "
+            f"{goes_on}",
+            PEER_LOST,
+        )
     return _say(f"this process was killed by signal {-end.code}; {goes_on}", 128 - end.code)
 
 

@@ -37,13 +37,28 @@ from popgd.runs.code import Key, Sources
 from popgd.theorem.base import Theorem
 
 #: Packages that numbers depend on; those that the user's own files import are added.
-PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "optax", "diffrax", "equinox", "lineax", "optimistix")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "numpy",
+    "scipy",
+    "optax",
+    "diffrax",
+    "equinox",
+    "lineax",
+    "optimistix",
+)
 #: These bring path and judgement together: part of every path, but what judges is not because they
 #: name it.
 DRIVERS = ("popgd.theorem.report", "popgd.theorem.base", "popgd.runs.store")
 JUDGE = "popgd.theorem.verdict"
 _APART = (JUDGE, "popgd.claims.evidence")
-_WORDS = {"code": "the code that measures", "versions": "versions", "cpu": "the processor", "devices": "the devices"}
+_WORDS = {
+    "code": "the code that measures",
+    "versions": "versions",
+    "cpu": "the processor",
+    "devices": "the devices",
+}
 #: Theorems whose digests are known: the code that a process has loaded does not change under it.
 _KNOWN: dict[int, tuple[Theorem, Sources, dict[str, Any]]] = {}
 
@@ -89,9 +104,15 @@ def _of(theorem: Theorem, known: Sources) -> dict[str, Any]:
 
 def path_of(known: Sources, theorem: Theorem) -> set[Key]:
     """The definitions that may have moved a number."""
-    fields = [getattr(theorem, name) for name in Theorem.__dataclass_fields__ if name not in code.JUDGING]
+    fields = [
+        getattr(theorem, name) for name in Theorem.__dataclass_fields__ if name not in code.JUDGING
+    ]
     drivers = {key for key in known.keys if key[0] in DRIVERS}
-    found = (origin.definitions(fields) & known.keys) | drivers | {key for key in known.always() if not _apart(key)}
+    found = (
+        (origin.definitions(fields) & known.keys)
+        | drivers
+        | {key for key in known.always() if not _apart(key)}
+    )
     left = list(found)
     while left:
         key = left.pop()
@@ -154,7 +175,11 @@ def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
         if a == b:
             continue
         if isinstance(a, dict) and isinstance(b, dict):
-            moved = [f"{key} {a.get(key, '-')} -> {b.get(key, '-')}" for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+            moved = [
+                f"{key} {a.get(key, '-')} -> {b.get(key, '-')}"
+                for key in sorted({*a, *b})
+                if a.get(key) != b.get(key)
+            ]
             yield f"{words} ({', '.join(moved)})"
         else:
             yield words if name == "code" else f"{words} ({a} -> {b})"

@@ -15,7 +15,11 @@ from typing import Any, NamedTuple
 
 #: How a signal reaches the child: some launchers send each signal to parent and child, and the
 #: second would end it at once. Windows has none to spare.
-RELAYED = {} if sys.platform == "win32" else {signal.SIGINT: signal.SIGUSR1, signal.SIGTERM: signal.SIGUSR2}
+RELAYED = (
+    {}
+    if sys.platform == "win32"
+    else {signal.SIGINT: signal.SIGUSR1, signal.SIGTERM: signal.SIGUSR2}
+)
 #: Seconds from a signal to the end of a child that does not end by itself, stopped or frozen;
 #: `watchdog` takes less.
 PATIENCE = 8.5
@@ -61,7 +65,9 @@ def in_child(told: Callable[[int, Any], None]) -> End | None:
 
     for number in RELAYED:
         signal.signal(number, relay)
-    child = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env={**os.environ, _PARENT: str(os.getpid())})
+    child = subprocess.Popen(
+        [sys.executable, *sys.orig_argv[1:]], env={**os.environ, _PARENT: str(os.getpid())}
+    )
     if last:
         relay(last, None)
     return End(child.wait(), last)

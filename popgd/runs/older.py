@@ -27,20 +27,24 @@ SELF_CHECKS = {"reduced-dynamics": "dynamics", "projected-on-manifold": "roundin
 CORRECTED: dict[int, dict[str, str]] = {
     2: {
         "digests": "reports tell since format 3 what code and versions they rest on",
-        r"self-check engines-agree-(slope|samples).*|trajectory\.npz (.*/)?slopes/.*": "measured since format 3",
+        r"self-check engines-agree-(slope|samples).*|trajectory\.npz (.*/)?slopes/.*": "measured "
+        "since format 3",
         "gradient-negative.*": "judged since format 3 by slopes that are sampled where the loss "
-"is made",
+        "is made",
         "outcome|reason": "the theorem's claims alone decide since format 3, and popgd's checks "
-"of itself are apart",
+        "of itself are apart",
         ".*: detectable": "the false-alarm rate has since format 3 more statistical claims to "
-"share it",
+        "share it",
     }
 }
 
 
 def meant(name: str, stored: int) -> str | None:
     """Why a difference of this name is no fault of a report of the format `stored`, or None."""
-    return next((why for pattern, why in CORRECTED.get(stored, {}).items() if re.fullmatch(pattern, name)), None)
+    return next(
+        (why for pattern, why in CORRECTED.get(stored, {}).items() if re.fullmatch(pattern, name)),
+        None,
+    )
 
 
 def in_todays_words(report: dict[str, Any], stored: int) -> dict[str, Any]:
@@ -49,7 +53,9 @@ def in_todays_words(report: dict[str, Any], stored: int) -> dict[str, Any]:
     """
     names = RENAMED[stored]
     rows = [_row(claim, names) for claim in report["claims"]]
-    claims, checks = ([row for row in rows if bool(row["self_check"]) is own] for own in (False, True))
+    claims, checks = (
+        [row for row in rows if bool(row["self_check"]) is own] for own in (False, True)
+    )
     quantities = {names.get(key, key): quantity for key, quantity in report["quantities"].items()}
     return {**report, "claims": claims, "self_checks": checks, "quantities": quantities}
 

@@ -65,10 +65,17 @@ def holders(theorem: Theorem) -> list[str]:
     """The modules outside popgd that have the theorem itself: of those that its functions are in,
     if any, else of all; then the file that Python was started with.
     """
-    has = lambda value: value is theorem or (isinstance(value, tuple | list) and any(item is theorem for item in value))
-    loaded = [(name, module) for name, module in list(sys.modules.items()) if not name.startswith("popgd")]
+    has = lambda value: (
+        value is theorem
+        or (isinstance(value, tuple | list) and any(item is theorem for item in value))
+    )
+    loaded = [
+        (name, module) for name, module in list(sys.modules.items()) if not name.startswith("popgd")
+    ]
     found = {
-        name_of(name) for name, module in loaded if any(has(value) for value in list(getattr(module, "__dict__", {}).values()))
+        name_of(name)
+        for name, module in loaded
+        if any(has(value) for value in list(getattr(module, "__dict__", {}).values()))
     }
     found = {name for name in found if file_of(name)}
     inner = found & {module for module, _ in definitions(theorem)}
@@ -85,7 +92,10 @@ def told(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [told(item) for item in value]
     if isinstance(value, Mapping):
-        return [[str(name), told(item)] for name, item in sorted(value.items(), key=lambda pair: str(pair[0]))]
+        return [
+            [str(name), told(item)]
+            for name, item in sorted(value.items(), key=lambda pair: str(pair[0]))
+        ]
     if isinstance(value, functools.partial):
         return ["partial", told(value.func), told(value.args), told(value.keywords)]
     if hasattr(value, "__wrapped__"):
@@ -104,7 +114,10 @@ def _kept(function: Any) -> list[Any]:
     for cell in getattr(function, "__closure__", None) or ():
         with contextlib.suppress(ValueError):  # an empty one
             values.append(cell.cell_contents)
-    defaults = (*(getattr(function, "__defaults__", None) or ()), *(getattr(function, "__kwdefaults__", None) or {}).values())
+    defaults = (
+        *(getattr(function, "__defaults__", None) or ()),
+        *(getattr(function, "__kwdefaults__", None) or {}).values(),
+    )
     return [value for value in (*values, *defaults) if value is not function]
 
 
@@ -125,7 +138,10 @@ def file_of(name: str) -> Path | None:
     """
     if name == "popgd" or name.startswith("popgd."):
         base = _HERE.joinpath(*name.split(".")[1:])
-        return next((file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()), None)
+        return next(
+            (file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()),
+            None,
+        )
     found = _loaded_from(name)
     return found if found and found.suffix == ".py" and not _installed(found) else None
 
@@ -156,7 +172,9 @@ def _loaded_from(name: str) -> Path | None:
 def _installed(file: Path) -> bool:
     """Whether a file belongs to Python or to an installed package."""
     places = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
-    return bool({"site-packages", "dist-packages"} & set(file.parts)) or any(file.is_relative_to(place) for place in places)
+    return bool({"site-packages", "dist-packages"} & set(file.parts)) or any(
+        file.is_relative_to(place) for place in places
+    )
 
 
 def cells(theorem: Theorem) -> str:

@@ -1,5 +1,4 @@
-"""Theorems of the user's own, in files: loaded from them, and kept beside the runs that judge them.
-"""
+"""Theorems in files of the user's: loaded from them, and kept beside the runs that judge them."""
 
 import hashlib
 import importlib.util
@@ -9,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from popgd.runs import digest, origin, store
 from popgd.problem.errors import SettingError
-from popgd.theorem.registry import theorems
+from popgd.runs import digest, origin, store
 from popgd.theorem.base import Theorem
+from popgd.theorem.registry import theorems
 
 #: Where a run directory keeps the files, and in it which they are.
 SOURCES, ORIGIN = "sources", "origin.json"
@@ -44,14 +43,26 @@ def load(file: Path, module: str = "") -> dict[str, Theorem]:
     try:
         spec.loader.exec_module(made)
     except (Exception, SystemExit) as error:
-        raise SettingError(f"{file} cannot be loaded ({type(error).__name__}: {error}): correct it") from None
+        raise SettingError(
+            f"{file} cannot be loaded ({type(error).__name__}: {error}): correct it"
+        ) from None
     finally:
         sys.dont_write_bytecode = quiet
-    values = [item for value in vars(made).values() for item in (value if isinstance(value, tuple | list) else [value])]
-    found = {value.name: value for value in values if isinstance(value, Theorem) and not origin.ours(value)}
+    values = [
+        item
+        for value in vars(made).values()
+        for item in (value if isinstance(value, tuple | list) else [value])
+    ]
+    found = {
+        value.name: value
+        for value in values
+        if isinstance(value, Theorem) and not origin.ours(value)
+    }
     if not found:
-        raise SettingError(f"{file} holds no theorem: a popgd.theorem.base.Theorem was wanted, "
-"outside any function")
+        raise SettingError(
+            f"{file} holds no theorem: a popgd.theorem.base.Theorem was wanted, "
+            "outside any function"
+        )
     return found
 
 
@@ -73,17 +84,26 @@ def keep(path: Path, theorem: Theorem) -> str:
     if not any(content for _, content in kept.values()):
         if theorem.name in origin.names():
             return ""
-        return (f"Theorem {theorem.name} is in no file: this run cannot be gone on with or "
-"rechecked elsewhere")
+        return (
+            f"Theorem {theorem.name} is in no file: this run cannot be gone on with or "
+            "rechecked elsewhere"
+        )
     shutil.rmtree(place, ignore_errors=True)
     for name, (_, content) in kept.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         store.write(place / name, content)
-    module = next((name for name in origin.holders(theorem) if name in known.files), Path(TYPED).stem)
+    module = next(
+        (name for name in origin.holders(theorem) if name in known.files), Path(TYPED).stem
+    )
     told = Origin(module, {name: [where, _digest(x)] for name, (where, x) in kept.items()})
     store.write(place / ORIGIN, json.dumps(told._asdict(), indent=1).encode())
-    return "" if known.known else (f"Theorem {theorem.name} is in no file: it is measured anew "
-"each time; put it into one")
+    return (
+        ""
+        if known.known
+        else (
+            f"Theorem {theorem.name} is in no file: it is measured anew each time; put it into one"
+        )
+    )
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -99,8 +119,10 @@ def read(path: Path) -> dict[str, Any] | None:
             if _digest((place / name).read_bytes()) != kept or not isinstance(where, str):
                 raise ValueError(f"{name} is not what was kept")
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise SettingError(f"{place} is damaged ({error}): run the file that defines the theorem, "
-"with these settings") from None
+        raise SettingError(
+            f"{place} is damaged ({error}): run the file that defines the theorem, "
+            "with these settings"
+        ) from None
     return told._asdict()
 
 
@@ -112,8 +134,10 @@ def summon(path: Path, theorem: Any, kept: dict[str, Any] | None) -> str:
     """
     if kept is None:
         if isinstance(theorem, str) and theorem not in theorems():
-            given = (f"the run in {path} is of {theorem}, no theorem of popgd, and its source was "
-"not kept")
+            given = (
+                f"the run in {path} is of {theorem}, no theorem of popgd, and its source was "
+                "not kept"
+            )
             raise SettingError(f"{given}: run the file that defines it, with the same settings")
         return ""
     told = Origin(**kept)
@@ -123,15 +147,20 @@ def summon(path: Path, theorem: Any, kept: dict[str, Any] | None) -> str:
     if stays:
         line, file = f"{theorem} is that of {where}", Path(where)
     elif where and Path(where).exists():
-        line, file = f"{where} has been edited since (or what it imports): the copy {copy} is run", copy
+        line, file = (
+            f"{where} has been edited since (or what it imports): the copy {copy} is run",
+            copy,
+        )
     else:
         line, file = f"{theorem} is foreign, its file is not here: the code in {copy} is run", copy
     for known in told.files:
         sys.modules.pop(known.removesuffix(".py").removesuffix("/__init__").replace("/", "."), None)
     found = load(file, told.module)
     if theorem not in found:
-        raise SettingError(f"{file} holds no theorem {theorem}, but {', '.join(found)}: correct "
-"it, or name another run")
+        raise SettingError(
+            f"{file} holds no theorem {theorem}, but {', '.join(found)}: correct "
+            "it, or name another run"
+        )
     theorems()[theorem] = found[theorem]
     return line
 

@@ -5,15 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from popgd.runs import digest, own, store
 from popgd.descent import processes
+from popgd.runs import digest, own, store
 from popgd.runs.checkpoint import Checkpoint
-from popgd.theorem.report import check_setting, find_theorem
 from popgd.runs.screen import progress
 from popgd.runs.watchdog import Interrupted, Watchdog
+from popgd.theorem.report import check_setting, find_theorem
 
 
-def judge(setting: Any, path: Path, stored: dict[str, Any] | None, watch: Watchdog) -> dict[str, Any]:
+def judge(
+    setting: Any, path: Path, stored: dict[str, Any] | None, watch: Watchdog
+) -> dict[str, Any]:
     """Judge a setting, from its recorded path on, and store the report; `stored` is one that does
     not hold any more, if any.
 
@@ -53,30 +55,44 @@ def judge(setting: Any, path: Path, stored: dict[str, Any] | None, watch: Watchd
         return content
 
 
-def why(stored: dict[str, Any] | None, parts: Mapping[str, Any], checkpoint: Checkpoint, path: Path) -> str:
+def why(
+    stored: dict[str, Any] | None, parts: Mapping[str, Any], checkpoint: Checkpoint, path: Path
+) -> str:
     """Why a run that is stored in `path` is not just gone on with, in a line; "" if it is."""
     afresh = "gone on with from its recorded path" if checkpoint.parts else "measured afresh"
     afresh += "; the old report stays until the new one is written"
     if stored is not None:
         then = stored.get("digests", {}).get("of")
         if not isinstance(then, dict):
-            return (f"the report in {path} is older, it does not tell what code it rests on: "
-f"{afresh}")
+            return (
+                f"the report in {path} is older, it does not tell what code it rests on: {afresh}"
+            )
         changed = digest.changes(then, parts)
         if changed:
             return f"changed since the report in {path} was written: {changed}: {afresh}"
-        again = "from the recorded path" if checkpoint.parts else ("and measured afresh, as no "
-"path is recorded")
-        return (f"the claims' code has changed since the report in {path} was written: judged "
-f"again {again}")
+        again = (
+            "from the recorded path"
+            if checkpoint.parts
+            else ("and measured afresh, as no path is recorded")
+        )
+        return (
+            f"the claims' code has changed since the report in {path} was written: judged "
+            f"again {again}"
+        )
     if checkpoint.before:
-        kept = (f"what was done ({'; '.join(checkpoint.before.parts)}) is kept in {store.BEFORE} "
-"until the run is finished")
-        return (f"changed since the run in {path} was begun: {checkpoint.before.changed}: begun "
-f"afresh; {kept}")
+        kept = (
+            f"what was done ({'; '.join(checkpoint.before.parts)}) is kept in {store.BEFORE} "
+            "until the run is finished"
+        )
+        return (
+            f"changed since the run in {path} was begun: {checkpoint.before.changed}: begun "
+            f"afresh; {kept}"
+        )
     if (path / store.FORMER).exists():
-        return (f"{path / store.FORMER} is older, another popgd has written it: it is not used, "
-"and the run begun afresh")
+        return (
+            f"{path / store.FORMER} is older, another popgd has written it: it is not used, "
+            "and the run begun afresh"
+        )
     return ""
 
 

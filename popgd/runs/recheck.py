@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from popgd.runs import older, own, store
-from popgd.problem.errors import SettingError
 from popgd.descent.memory import Arrays
+from popgd.problem.errors import SettingError
+from popgd.runs import older, own, store
 from popgd.runs.perform import note
-from popgd.theorem.report import check_setting, restore
 from popgd.runs.stored import stored_arrays
 from popgd.theorem.base import Progress
+from popgd.theorem.report import check_setting, restore
 
 #: Rounding moves a number by this many units in the last place of the run's number format, relative
 #: to itself, or absolutely where that is below 1 (numbers that should be 0 are rounding

@@ -25,7 +25,9 @@ def progress(told: Report, quiet: bool = False) -> Iterator[Report]:
     """
     columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeRemainingColumn(compact=True))
     console = Console(stderr=True, quiet=quiet)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
         tasks: dict[str, tuple[Any, float, int]] = {}
         compiled: set[str] = set()
         announced: set[str] = set()
@@ -58,7 +60,9 @@ def show(content: dict[str, Any], path: Path, stored: bool) -> None:
     """A judged run: its claims, popgd's checks of itself, and where it is."""
     console = make_console()
     settings = content["settings"]
-    shown = ", ".join(f"{k}={settings[k]}" for k in ("law", "d", "n", "spectrum", "L", "eta") if k in settings)
+    shown = ", ".join(
+        f"{k}={settings[k]}" for k in ("law", "d", "n", "spectrum", "L", "eta") if k in settings
+    )
     claims, checks = content["claims"], content["self_checks"]
     if claims:
         console.print(_table(f"Theorem {content['theorem']}: {shown}", "claim", claims))
@@ -66,23 +70,42 @@ def show(content: dict[str, Any], path: Path, stored: bool) -> None:
         console.print(_table("popgd's checks of itself", "self-check", checks))
     for claim in claims:
         if claim["outcome"] != "SUPPORTED":
-            console.print(f"{claim['id']}: {claim['outcome']}. {claim['statement']}. "
-f"{claim['reason']}", markup=False)
+            console.print(
+                f"{claim['id']}: {claim['outcome']}. {claim['statement']}. {claim['reason']}",
+                markup=False,
+            )
     reason = f": {content['reason']}" if content["reason"] else ""
     console.print(f"Theorem {content['theorem']}: {content['outcome']}{reason}", markup=False)
     for check in checks:
         if check["outcome"] != "SUPPORTED":
-            console.print(f"self-check {check['id']}: {check['outcome']}. {check['reason']}", markup=False)
+            console.print(
+                f"self-check {check['id']}: {check['outcome']}. {check['reason']}", markup=False
+            )
     console.print(f"{'already finished in' if stored else 'written to'} {path}", markup=False)
 
 
 def _table(title: str, kind: str, judged: list[dict[str, Any]]) -> Table:
     table = Table(title=title)
-    for column in (kind, "predicted", "measured", "error", "allowance", "detectable", "resolution", "outcome"):
-        table.add_column(column, justify="left" if column in (kind, "outcome") else "right", no_wrap=column != kind)
+    for column in (
+        kind,
+        "predicted",
+        "measured",
+        "error",
+        "allowance",
+        "detectable",
+        "resolution",
+        "outcome",
+    ):
+        table.add_column(
+            column,
+            justify="left" if column in (kind, "outcome") else "right",
+            no_wrap=column != kind,
+        )
     for claim in judged:
         numbers = [_number(claim["predicted"], 10), _number(claim["measured"], 10)]
-        numbers += [_number(claim[name], 2) for name in ("error", "allowance", "detectable", "resolution")]
+        numbers += [
+            _number(claim[name], 2) for name in ("error", "allowance", "detectable", "resolution")
+        ]
         table.add_row(claim["id"], *numbers, coloured(claim["outcome"]))
     return table
 
@@ -93,13 +116,18 @@ def show_differences(found: Any, path: Path) -> None:
     console.print(f"then: {found.then}\nnow:  {found.now}", markup=False)
     table = Table("what", "then", "now", "difference", "allowed", title=f"{path}, judged again")
     for row in found.differences:
-        values = [escape(value) if isinstance(value, str) else _number(value, 17) for value in (row.then, row.now)]
-        table.add_row(escape(row.name), *values, _number(row.difference, 2), _number(row.allowed, 2))
+        values = [
+            escape(value) if isinstance(value, str) else _number(value, 17)
+            for value in (row.then, row.now)
+        ]
+        table.add_row(
+            escape(row.name), *values, _number(row.difference, 2), _number(row.allowed, 2)
+        )
     if found.differences:
         console.print(table)
     console.print(
         f"{len(found.differences)} of {found.compared} texts and numbers differ by more than "
-"errors and rounding, "
+        "errors and rounding, "
         f"{found.moved} others within them; the rest are the same bit for bit",
         markup=False,
     )
@@ -108,7 +136,7 @@ def show_differences(found: Any, path: Path) -> None:
     if found.differences and found.then != found.now:
         console.print(
             "Other code may draw other samples, whose errors and trajectory are others: recheck "
-"with the versions of then"
+            "with the versions of then"
         )
 
 

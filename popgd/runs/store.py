@@ -15,16 +15,30 @@ from typing import Any
 
 import numpy as np
 
-from popgd.runs import digest, older
 from popgd.problem.errors import SettingError
+from popgd.runs import digest, older
 from popgd.theorem.verdict import Claim, Outcome
 
 #: The number of the format of settings.json and report.json; it changes when a key changes its
 #: meaning or goes.
 FORMAT = 3
-REPORT, SETTINGS, TRAJECTORY, CHECKPOINT = "report.json", "settings.json", "trajectory.npz", "path.npz"
+REPORT, SETTINGS, TRAJECTORY, CHECKPOINT = (
+    "report.json",
+    "settings.json",
+    "trajectory.npz",
+    "path.npz",
+)
 #: What every report.json has, and every claim in it.
-_REPORT = {"theorem", "outcome", "reason", "settings", "environment", "claims", "self_checks", "quantities"}
+_REPORT = {
+    "theorem",
+    "outcome",
+    "reason",
+    "settings",
+    "environment",
+    "claims",
+    "self_checks",
+    "quantities",
+}
 _CLAIM = {field.name for field in fields(Claim)}
 #: A path that the code of today cannot go on with, kept until the run is finished.
 BEFORE = "path-before.npz"
@@ -55,10 +69,13 @@ def read_stored(path: Path) -> tuple[dict[str, Any], int]:
     try:
         stored = json.loads(path.read_text())
     except OSError as error:
-        raise SettingError(f"{path} cannot be read ({error.strerror}): name a directory that "
-"holds a run") from None
+        raise SettingError(
+            f"{path} cannot be read ({error.strerror}): name a directory that holds a run"
+        ) from None
     except ValueError as error:
-        raise SettingError(f"{path} is damaged, it is no JSON ({error}): name another directory") from None
+        raise SettingError(
+            f"{path} is damaged, it is no JSON ({error}): name another directory"
+        ) from None
     found = stored.pop("format", None) if isinstance(stored, dict) else None
     if not isinstance(found, int):
         raise SettingError(f"{path} is not a run's, it has no format: name another directory")
@@ -66,7 +83,7 @@ def read_stored(path: Path) -> tuple[dict[str, Any], int]:
         which = "an older" if found < FORMAT else "a newer"
         raise SettingError(
             f"{path} has format {found}, of {which} popgd; this one reads format "
-f"{min(older.RENAMED)} to {FORMAT}: "
+            f"{min(older.RENAMED)} to {FORMAT}: "
             "use the version that wrote it, or name another"
         )
     if path.name != REPORT:
@@ -74,9 +91,13 @@ f"{min(older.RENAMED)} to {FORMAT}: "
     if found < FORMAT:
         with contextlib.suppress(KeyError, TypeError, AttributeError):  # which then is not whole
             stored = older.in_todays_words(stored, found)
-    if not _whole(stored) or not isinstance(stored.get("digests", {} if found < FORMAT else None), dict):
-        raise SettingError(f"{path} is damaged: name another directory, or delete it and go on "
-"with the run by resume=")
+    if not _whole(stored) or not isinstance(
+        stored.get("digests", {} if found < FORMAT else None), dict
+    ):
+        raise SettingError(
+            f"{path} is damaged: name another directory, or delete it and go on "
+            "with the run by resume="
+        )
     return stored, found
 
 
@@ -103,8 +124,9 @@ def claimed(path: Path, settings: dict[str, Any], verdict: str) -> Iterator[dict
     with contextlib.ExitStack() as held:
         try:
             if path.exists() and not path.is_dir():
-                raise SettingError(f"{path} is a file: name a directory that is new or holds this "
-"run")
+                raise SettingError(
+                    f"{path} is a file: name a directory that is new or holds this run"
+                )
             report = _stored(path, settings)
             if not holds(report, verdict):
                 path.mkdir(parents=True, exist_ok=True)
@@ -113,10 +135,15 @@ def claimed(path: Path, settings: dict[str, Any], verdict: str) -> Iterator[dict
                     file.unlink(missing_ok=True)
                 report = _stored(path, settings)  # another process may just have finished
             if report is None and not (path / SETTINGS).exists():
-                write(path / SETTINGS, json.dumps({"format": FORMAT, **settings}, indent=1, sort_keys=True).encode())
+                write(
+                    path / SETTINGS,
+                    json.dumps({"format": FORMAT, **settings}, indent=1, sort_keys=True).encode(),
+                )
         except OSError as error:
-            raise SettingError(f"{path} cannot be written ({error.strerror}): make room, or "
-"choose another directory") from None
+            raise SettingError(
+                f"{path} cannot be written ({error.strerror}): make room, or "
+                "choose another directory"
+            ) from None
         yield report
         if holds(_stored(path, settings), verdict):  # nobody writes into it any more
             tidy(path)
@@ -138,7 +165,11 @@ def _stored(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     run.
     """
     if not (path / SETTINGS).exists():
-        ours = (name.name == LOCK or name.name.endswith(PART) for name in path.iterdir()) if path.exists() else ()
+        ours = (
+            (name.name == LOCK or name.name.endswith(PART) for name in path.iterdir())
+            if path.exists()
+            else ()
+        )
         if not all(ours):  # these two are what a process killed in its first moments leaves
             raise SettingError(f"{path} is not empty and holds no run: choose another directory")
         return None
@@ -162,8 +193,9 @@ def lock(path: Path) -> int:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
-            raise SettingError(f"{path} is in use by another process: wait for it, or choose "
-"another directory") from None
+            raise SettingError(
+                f"{path} is in use by another process: wait for it, or choose another directory"
+            ) from None
         except (ImportError, OSError):
             # No locks on this system or file system: two processes would both do the work, but as
             # each writes whole files, and the same ones, neither would leave anything but this run.
@@ -175,10 +207,15 @@ def lock(path: Path) -> int:
 
 
 def tidy(path: Path) -> None:
-    """Delete what only an unfinished run needs. A directory that may not be changed stays as it is.
-    """
+    """Delete what only an unfinished run needs; a directory that may not be changed stays as is."""
     with contextlib.suppress(OSError):
-        for file in (path / BEFORE, path / FORMER, path / ERROR, path / LOCK, *path.glob(f".*{PART}")):
+        for file in (
+            path / BEFORE,
+            path / FORMER,
+            path / ERROR,
+            path / LOCK,
+            *path.glob(f".*{PART}"),
+        ):
             file.unlink(missing_ok=True)
 
 
@@ -218,7 +255,12 @@ def revision() -> str | None:
     if not (here / ".git").exists():
         return None
     try:
-        shown = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        shown = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return shown.stdout.strip() or None
@@ -233,9 +275,14 @@ def save_report(path: Path, report: Any) -> dict[str, Any]:
     matplotlib.use("Agg")
     arrays = trajectories(report)
     if arrays:
-        write_through(path / TRAJECTORY, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+        write_through(
+            path / TRAJECTORY, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays)
+        )
     for name, figure in report.figures().items():
-        write_through(path / f"{name}.png", lambda file, figure=figure: figure.savefig(file, format="png", dpi=150))
+        write_through(
+            path / f"{name}.png",
+            lambda file, figure=figure: figure.savefig(file, format="png", dpi=150),
+        )
     content = content_of(report)
     write(path / REPORT, json.dumps(content, indent=1, allow_nan=False).encode())
     return content
@@ -251,5 +298,10 @@ def content_of(report: Any) -> dict[str, Any]:
 
 def trajectories(report: Any) -> dict[str, np.ndarray]:
     """All recorded arrays of a report, those of target y under y/."""
-    parts = ((suffix.lstrip("@") + "/" if suffix else "", study) for suffix, study in report.studies.items())
-    return {prefix + name: array for prefix, study in parts for name, array in study.arrays().items()}
+    parts = (
+        (suffix.lstrip("@") + "/" if suffix else "", study)
+        for suffix, study in report.studies.items()
+    )
+    return {
+        prefix + name: array for prefix, study in parts for name, array in study.arrays().items()
+    }

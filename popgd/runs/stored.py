@@ -9,8 +9,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from popgd.runs import store
 from popgd.problem.errors import SettingError
+from popgd.runs import store
 from popgd.theorem.verdict import Claim, Outcome
 
 
@@ -43,7 +43,11 @@ def load(directory: str | Path) -> Stored:
     directory = Path(directory)
     if not (directory / store.REPORT).exists():
         unfinished = (directory / store.SETTINGS).exists()
-        what = f"the run is not finished; go on with it by resume={directory}" if unfinished else "no run is there"
+        what = (
+            f"the run is not finished; go on with it by resume={directory}"
+            if unfinished
+            else "no run is there"
+        )
         raise SettingError(f"{directory}: {what}")
     report = store.read(directory / store.REPORT)
     try:
@@ -51,8 +55,9 @@ def load(directory: str | Path) -> Stored:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, SettingError):
             raise
-        raise SettingError(f"{directory / store.REPORT} is damaged ({error!r}): name another "
-"directory") from None
+        raise SettingError(
+            f"{directory / store.REPORT} is damaged ({error!r}): name another directory"
+        ) from None
 
 
 def _whole(report: Mapping[str, Any], directory: Path) -> Stored:
@@ -62,7 +67,9 @@ def _whole(report: Mapping[str, Any], directory: Path) -> Stored:
         reason=report["reason"],
         claims=tuple(_claim(row) for row in report["claims"]),
         self_checks=tuple(_claim(row) for row in report["self_checks"]),
-        quantities={name: (pair["value"], pair["error"]) for name, pair in report["quantities"].items()},
+        quantities={
+            name: (pair["value"], pair["error"]) for name, pair in report["quantities"].items()
+        },
         settings=report["settings"],
         environment=report["environment"],
         path=stored_arrays(directory),
@@ -71,7 +78,12 @@ def _whole(report: Mapping[str, Any], directory: Path) -> Stored:
 
 
 def _claim(row: Mapping[str, Any]) -> Claim:
-    return Claim(**{**{field.name: row[field.name] for field in fields(Claim)}, "outcome": Outcome(row["outcome"])})
+    return Claim(
+        **{
+            **{field.name: row[field.name] for field in fields(Claim)},
+            "outcome": Outcome(row["outcome"]),
+        }
+    )
 
 
 def stored_arrays(directory: Path) -> dict[str, np.ndarray]:
@@ -82,5 +94,13 @@ def stored_arrays(directory: Path) -> dict[str, np.ndarray]:
             return {name: found[name] for name in found.files}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError, EOFError, KeyError, BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        EOFError,
+        KeyError,
+        BadZipFile,
+        zlib.error,
+    ) as error:
         raise SettingError(f"{file} is damaged ({error!r}): name another directory") from None

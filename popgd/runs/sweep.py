@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from popgd.theorem.settings import CACHE, COMMANDS, TABLE, nearest
 from popgd.problem.errors import SettingError, TooLarge
+from popgd.theorem.settings import CACHE, COMMANDS, TABLE, nearest
 
 #: Words that go to Hydra as they are: which launcher does the jobs of a sweep, and how.
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
@@ -33,7 +33,11 @@ class Lost(Exception):
 
 
 def compose(
-    words: Sequence[str], sweep: bool, job: Job, launched_job: Job, check: Callable[[dict[str, Any]], Any]
+    words: Sequence[str],
+    sweep: bool,
+    job: Job,
+    launched_job: Job,
+    check: Callable[[dict[str, Any]], Any],
 ) -> list[int]:
     """Do the job of these words, or all jobs of a sweep over them, and return their exit codes.
 
@@ -59,7 +63,7 @@ def compose(
     if len(codes) < jobs:
         raise Lost(
             f"{jobs - len(codes)} of {jobs} jobs left no word: killed, or still under way, where "
-"they go on by themselves "
+            "they go on by themselves "
             f"(logs in {scratch}); the same command, when those have ended, does what is missing"
         )
     return codes
@@ -96,10 +100,14 @@ def override(word: str, sweep: bool) -> str:
     if not equals:
         raise SettingError(f"{word}: settings are key=value, as in theorem=4.1")
     if name not in TABLE:
-        raise SettingError("unknown setting "
-f"{name}{nearest(name, [*TABLE, *COMMANDS, *CACHE]) or '; --help lists all'}")
+        raise SettingError(
+            "unknown setting "
+            f"{name}{nearest(name, [*TABLE, *COMMANDS, *CACHE]) or '; --help lists all'}"
+        )
     values = _split(value) if sweep else [value]
-    return f"{name}=" + ",".join("'" + v.replace("\\", "\\\\").replace("'", "\\'") + "'" for v in values)
+    return f"{name}=" + ",".join(
+        "'" + v.replace("\\", "\\\\").replace("'", "\\'") + "'" for v in values
+    )
 
 
 def combinations(settings: Sequence[str]) -> Iterator[dict[str, str]]:
@@ -119,9 +127,10 @@ def _split(value: str) -> list[str]:
     return parts
 
 
-def _hydra(overrides: list[str], sweep: bool, scratch: Path, here: Job, elsewhere: Job | None) -> None:
-    """Compose the settings with Hydra and do each job `here`; a launcher has each done `elsewhere`.
-    """
+def _hydra(
+    overrides: list[str], sweep: bool, scratch: Path, here: Job, elsewhere: Job | None
+) -> None:
+    """Compose the settings with Hydra; do each job `here`, or by a launcher `elsewhere`."""
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
@@ -142,7 +151,9 @@ def _hydra(overrides: list[str], sweep: bool, scratch: Path, here: Job, elsewher
     before, sys.argv = sys.argv, ["popgd", *overrides]
     quiet = {"run": {"dir": "."}, "sweep": {"dir": codes, "subdir": "."}, "output_subdir": None,
              "mode": "MULTIRUN" if sweep else "RUN"}  # fmt: skip
-    ConfigStore.instance().store("popgd", {**tree, "hydra": quiet, "defaults": ["_self_", *_SILENT]})
+    ConfigStore.instance().store(
+        "popgd", {**tree, "hydra": quiet, "defaults": ["_self_", *_SILENT]}
+    )
     try:
         hydra.main(version_base=None, config_path=None, config_name="popgd")(run)()
     except (HydraException, OmegaConfBaseException) as error:
