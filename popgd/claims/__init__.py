@@ -1,1 +1,20 @@
-"""What theorems say, as evidence: measured against predicted, with errors."""
+"""What theorems say, as evidence: each function makes a claim, from what was measured to evidence."""
+
+from popgd.claims.growth import grows, increments_converge, time_to
+from popgd.claims.limits import agrees, at_rate, conserved, converges, follows, loss_limit, monotone
+from popgd.claims.structure import multiple_of_identity, stays_zero
+
+__all__ = [
+    "agrees",
+    "at_rate",
+    "conserved",
+    "converges",
+    "follows",
+    "grows",
+    "increments_converge",
+    "loss_limit",
+    "monotone",
+    "multiple_of_identity",
+    "stays_zero",
+    "time_to",
+]

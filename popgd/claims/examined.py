@@ -1,4 +1,6 @@
-"""Sampled gradients at points of a path: they examine the exact loss, and see what is off the plane."""
+"""Sampled gradients at points of a path: they examine the exact loss, and see what is off the
+plane.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,15 +23,17 @@ from popgd.descent.memory import Memory
 RESOLUTION, SEEN = 0.01, 9.0
 #: What is off the plane must be seen from this share of the slope on.
 OFF = 0.1
-#: Where a slope is below this share of the one at the start, gaps are relative to that share: a path at rest
-#: has none of its own.
-FLOOR = 1e-3
+#: Where a slope is below this share of the one at the start, gaps are relative to that share: a
+#: path at rest has none of its own.
+FLOOR = 0.1
 #: Points of the path: the first record, one after this share of the movement, and the last.
 POINTS = (0.0, 0.5, 1.0)
 
 
 class Sampled(NamedTuple):
-    """One sample's gradient: in the plane's coordinates, their squares and cubes, and off the plane."""
+    """One sample's gradient: in the plane's coordinates, their squares and cubes, and off the
+    plane.
+    """
 
     along: Float[Array, " k"]
     square: Float[Array, " k"]
@@ -51,7 +55,8 @@ class _Statistic:
         return Sampled(along, along**2, along**3, off)
 
 
-@dataclass(frozen=True)
+@jax.tree_util.register_static
+@dataclass(frozen=True, eq=False)
 class _Law:
     """The problem's law for `gradient.population_average`."""
 
@@ -64,18 +69,22 @@ class _Law:
 
 def examine(dynamics: Dynamics, setting: Any, xs: np.ndarray, memory: Memory) -> dict[str, Any]:
     """The sampled gradient at each of the points xs (points, k), as many samples as that takes."""
-    first = _size(dynamics, xs[0])
-    rows: dict[str, list] = {name: [] for name in (*Sampled._fields, "stderr", "off_stderr", "samples", "wanted")}
+    first, law = _size(dynamics, xs[0]), _Law(dynamics.problem)
+    statistic = _Statistic(dynamics)
+    rows: dict[str, list] = {
+        name: [] for name in (*Sampled._fields, "stderr", "off_stderr", "samples", "wanted")
+    }
     for number, x in enumerate(xs):
         floor = FLOOR * first
 
         def draw(stage: int, samples: int, number: int = number, x: Any = x) -> gradient.Estimate:
             return gradient.population_average(
-                _Statistic(dynamics),
+                statistic,
                 dynamics.plane.embed(jnp.asarray(x)),
-                _Law(dynamics.problem),
+                law,
                 setting.key(21, number, stage),
                 samples,
+                16,
             )
 
         def measure(draw: Any = draw, x: Any = x, floor: float = floor) -> list[Any]:

@@ -1,8 +1,9 @@
 """Claims about growth without known constants: grows, increments_converge, time_to.
 
-Sequences over a log grid are extrapolated by Aitken's rule, which is right for v + k t^-theta with any
-theta > 0. A logarithm looks like a very small theta: it is told by 1/(1 - rho), rho the factor by which
-successive differences fall, which rises with log t instead of staying; then nothing is concluded.
+Sequences over a log grid are extrapolated by Aitken's rule, which is right for v + k t^-theta with
+any theta > 0. A logarithm looks like a very small theta: it is told by 1/(1 - rho), rho the factor
+by which successive differences fall, which rises with log t instead of staying; then nothing is
+concluded.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,12 +14,13 @@ import numpy as np
 
 from popgd.claims.evidence import Evidence
 from popgd.claims.limits import MORE, Claim, _evidence, _source
-from popgd.claims.measured import Measured, ReadOut, Reading, called, increments, read_out
+from popgd.claims.measured import Measured, Reading, ReadOut, called, increments, read_out
 
-#: Records, eight a decade, from one point of an extrapolation to the next, and back to the earlier one
-#: whose rho it is compared with: t/17.8.
+#: Records, eight a decade, from one point of an extrapolation to the next, and back to the earlier
+#: one whose rho it is compared with: t/17.8.
 STRIDE, BACK = 3, 10
-#: Differences must fall by a factor of less than this, and its 1/(1 - rho) rise by less than RISE a doubling.
+#: Differences must fall by a factor of less than this, and its 1/(1 - rho) rise by less than RISE a
+#: doubling.
 GEOMETRIC, RISE = 0.9, 0.1
 #: An exponent that is off by this share must be seen.
 EXPONENT = 0.02
@@ -48,7 +50,9 @@ def extrapolate(v: np.ndarray, e: np.ndarray) -> Limit:
         return Limit(float(c), noise + abs(c - a))
     now, rho = _aitken(a, b, c)
     if not 0 < rho < GEOMETRIC:
-        return Limit(float(c), np.nan, f"not yet near a limit (differences fall by {rho:.3g}): {MORE}")
+        return Limit(
+            float(c), np.nan, f"not yet near a limit (differences fall by {rho:.3g}): {MORE}"
+        )
     _, early = _aitken(*at(last - BACK))
     doublings = BACK / 8 * log(10, 2)
     rise = (1 / (1 - rho) - 1 / (1 - early)) / doublings if early < 1 else np.inf
@@ -92,14 +96,30 @@ def grows(
             noise = (e[STRIDE:] / x[STRIDE:] + e[:-STRIDE] / x[:-STRIDE]) / span
         found = extrapolate(p, noise)
         word = name or called(of)
-        yield _judged(measured, reading, f"exponent-{word}", f"{word} grows like t^p: p", like, found,
-                      EXPONENT * abs(like), source)  # fmt: skip
+        yield _judged(
+            measured,
+            reading,
+            f"exponent-{word}",
+            f"{word} grows like t^p: p",
+            like,
+            found,
+            EXPONENT * abs(like),
+            source,
+        )
         if constant is not None:
             with np.errstate(all="ignore"):
                 scale = constant * t**like
                 ratio = extrapolate(x / scale, e / abs(scale))
-            yield _judged(measured, reading, f"constant-{word}", f"{word}/t^p over its constant", 1.0,
-                          ratio, CONSTANT, source)  # fmt: skip
+            yield _judged(
+                measured,
+                reading,
+                f"constant-{word}",
+                f"{word}/t^p over its constant",
+                1.0,
+                ratio,
+                CONSTANT,
+                source,
+            )
 
     return claim
 
@@ -115,7 +135,10 @@ def increments_converge(
         if measured.path is None:
             return
         reads = read_out(measured.problem, of)
-        reading, (steps, left) = measured.read(of), increments(measured, lambda w: reads(w) ** power)
+        reading, (steps, left) = (
+            measured.read(of),
+            increments(measured, lambda w: reads(w) ** power),
+        )
         late = _grid(reading)
         x, e = abs(reading.value[late]), reading.error[late]
         with np.errstate(all="ignore"):
@@ -124,8 +147,16 @@ def increments_converge(
         word, wanted = name or called(of), to if to is not None else found.value
         scale = abs(wanted) or 1.0
         found = Limit(found.value / scale, found.error / scale, found.excuse)
-        yield _judged(measured, reading, f"increments-{word}", f"increments of {word}^{power:g}", wanted / scale,
-                      found, CONSTANT, source)  # fmt: skip
+        yield _judged(
+            measured,
+            reading,
+            f"increments-{word}",
+            f"increments of {word}^{power:g}",
+            wanted / scale,
+            found,
+            CONSTANT,
+            source,
+        )
 
     return claim
 
@@ -165,8 +196,8 @@ def time_to(
     name: str = "",
     source: str = "",
 ) -> Claim:
-    """The time at which the read-out first reaches `level` from starts(size) grows like size^like as
-    the size falls. At least five sizes, evenly in their logarithm, falling.
+    """The time at which the read-out first reaches `level` from starts(size) grows like size^like
+    as the size falls. At least five sizes, evenly in their logarithm, falling.
 
     A time that grows like log(1/size) has no exponent: INCONCLUSIVE.
     """
@@ -182,8 +213,16 @@ def time_to(
             noise = abs((e[1:] / T[1:] + e[:-1] / T[:-1]) / span)
         found = _of_few(p, noise)
         word = name or called(of)
-        yield _judged(measured, Reading(T, T, e), f"time-{word}", f"time of {word} to {level:g}: exponent",
-                      like, found, EXPONENT * max(abs(like), 0.5), source)  # fmt: skip
+        yield _judged(
+            measured,
+            Reading(T, T, e),
+            f"time-{word}",
+            f"time of {word} to {level:g}: exponent",
+            like,
+            found,
+            EXPONENT * max(abs(like), 0.5),
+            source,
+        )
 
     return claim
 
@@ -197,7 +236,9 @@ def _of_few(p: np.ndarray, noise: np.ndarray) -> Limit:
         return Limit(float(p[-1]), float(np.max(noise) + d[-1]))
     fall = d[1:] / d[:-1]
     if not np.all(fall < 0.5):
-        return Limit(float(p[-1]), np.nan, "no exponent yet, or a logarithm: smaller starts would tell")
+        return Limit(
+            float(p[-1]), np.nan, "no exponent yet, or a logarithm: smaller starts would tell"
+        )
     value, _ = _aitken(*p[-3:])
     return Limit(value, abs(value - p[-1]) + 4 * float(np.max(noise)))
 

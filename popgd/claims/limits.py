@@ -1,20 +1,22 @@
-"""Claims about where a path goes: converges, at_rate, loss_limit, monotone, follows, conserved, agrees.
+"""Claims about where a path goes: converges, at_rate, loss_limit, monotone, follows, conserved,
+agrees.
 
-Each is a function that makes a claim: from what was measured to evidence. Where the path has not got
-there the evidence says INCONCLUSIVE, and what would help.
+Each is a function that makes a claim: from what was measured to evidence. Where the path has not
+got there the evidence says INCONCLUSIVE, and what would help.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from popgd.claims.evidence import Evidence
-from popgd.claims.measured import Measured, ReadOut, Reading, called
+from popgd.claims.measured import Measured, Reading, ReadOut, called
 
-#: A limit must be told from one that is off by this share, or by this share of the way from the start.
+#: A limit must be told from one that is off by this share, or by this share of the way from the
+#: start.
 LIMIT = 1e-6
 #: Movements over doublings of t that fall by less than this factor are no sign of a limit.
 FALLING = 0.9
@@ -24,7 +26,8 @@ SAMPLED = 0.05
 RATE = 0.01
 #: A path that has come this much nearer to its limit shows a rate.
 DECADES = 1e3
-#: A curve must be followed to this share of its range; a conserved quantity kept to this share of its terms.
+#: A curve must be followed to this share of its range; a conserved quantity kept to this share of
+#: its terms.
 CURVE, KEPT = 1e-6, 1e-9
 MORE = "more steps would settle it"
 
@@ -35,18 +38,16 @@ def _source(source: str) -> dict[str, Any]:
     return {"source": source or "the theorem's statement", "origin": "paper"}
 
 
-def _evidence(measured: Measured, reading: Reading, **rest: Any) -> Evidence:
+def _evidence(study: Measured, reading: Reading, **rest: Any) -> Evidence:
     """With the kind of error that the reading has, and the excuse of a path that broke off."""
-    excuse = measured.unfinished or rest.pop("excuse", "")
+    excuse = study.unfinished or rest.pop("excuse", "")
     rest.pop("excuse", None)
-    return Evidence(
-        excuse=excuse, statistical=reading.statistical, degrees=reading.degrees, **rest
-    )
+    return Evidence(excuse=excuse, statistical=reading.statistical, degrees=reading.degrees, **rest)
 
 
 def _to_come(reading: Reading) -> np.ndarray:
-    """What is left to come after the last record, from the fall of the last two movements, each over
-    a doubling of t; infinite where they do not fall, 0 at rest.
+    """What is left to come after the last record, from the fall of the last two movements, each
+    over a doubling of t; infinite where they do not fall, 0 at rest.
     """
     t = reading.t
     k, j, i = (int(np.argmin(abs(t - t[-1] / share))) for share in (1, 2, 4))
@@ -80,7 +81,8 @@ def converges(of: ReadOut, to: Any, name: str = "", source: str = "") -> Claim:
             measured,
             reading,
             id=f"converges-{name or called(of)}",
-            statement=f"{name or called(of)} converges to its limit: gap over the way from the start",
+            statement=f"{name or called(of)} converges to its limit: gap over the way from the "
+            "start",
             predicted=0.0,
             measured=((last - limit) / scale).ravel(),
             error=(reading.error[-1] / scale).ravel(),
@@ -107,10 +109,14 @@ def loss_limit(value: Any, name: str = "loss", source: str = "") -> Claim:
 
 
 def at_rate(
-    of: ReadOut, to: Any, rate: float | Callable[[Measured], float], name: str = "", source: str = ""
+    of: ReadOut,
+    to: Any,
+    rate: float | Callable[[Measured], float],
+    name: str = "",
+    source: str = "",
 ) -> Claim:
-    """The distance of the read-out to `to` falls like exp(-rate t) in the end, t in steps; of a flow
-    in time. For a limit that is known to all digits.
+    """The distance of the read-out to `to` falls like exp(-rate t) in the end, t in steps; of a
+    flow in time. For a limit that is known to all digits.
     """
 
     def claim(measured: Measured) -> Iterator[Evidence]:
@@ -120,7 +126,9 @@ def at_rate(
         gap = reading.value - limit
         axes = tuple(range(1, gap.ndim))
         away = np.sqrt(np.sum(gap**2, axis=axes))
-        error = np.sqrt(np.sum(reading.error**2, axis=axes)) + np.finfo(float).eps * np.max(abs(limit))
+        error = np.sqrt(np.sum(reading.error**2, axis=axes)) + np.finfo(float).eps * np.max(
+            abs(limit)
+        )
         with np.errstate(all="ignore"):
             good = np.flatnonzero((error < 1e-3 * RATE * away) & (away > 0))
         found, off, drift, excuse = np.nan, np.nan, 0.0, ""
@@ -164,7 +172,8 @@ def monotone(of: ReadOut, falls: bool = False, name: str = "", source: str = "")
             measured,
             reading,
             id=f"monotone-{name or called(of)}",
-            statement=f"{name or called(of)} {'falls' if falls else 'rises'}: least change over all",
+            statement=f"{name or called(of)} {'falls' if falls else 'rises'}: least change over "
+            "all",
             predicted=0.0,
             sense="at least",
             measured=(change / scale).ravel(),
@@ -207,11 +216,11 @@ def follows(of: ReadOut, curve: Callable[[Any], Any], name: str = "", source: st
 
 
 def conserved(of: ReadOut, scale: ReadOut | None = None, name: str = "", source: str = "") -> Claim:
-    """The read-out keeps its value along the path, to KEPT of `scale`: a read-out that is as large as
-    its terms, by default the squared norm of the weights.
+    """The read-out keeps its value along the path, to KEPT of `scale`: a read-out that is as large
+    as its terms, by default the squared norm of the weights.
 
-    Gradient descent moves what flow conserves by O(eta^2) a step: say flow=True where the theorem is
-    about flow.
+    Gradient descent moves what flow conserves by O(eta^2) a step: say flow=True where the theorem
+    is about flow.
     """
 
     def claim(measured: Measured) -> Iterator[Evidence]:
@@ -251,6 +260,7 @@ def agrees(
     to: Any,
     resolution: float,
     source: str = "",
+    sense: Literal["equal", "at least", "at most"] = "equal",
 ) -> Claim:
     """A number of one's own: of(measured) returns (value, error), and `to` is what is predicted."""
 
@@ -265,6 +275,7 @@ def agrees(
             allowance=0.0,
             resolution=resolution,
             reason="as stated",
+            sense=sense,
             statistical=False,
             excuse=measured.unfinished,
             **_source(source),

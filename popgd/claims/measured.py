@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
+from scipy.optimize import brentq
 
-from popgd.claims.evidence import Evidence
-from popgd.descent import exact, gradient
+from popgd.descent import exact, replicas
 from popgd.descent.exact import Path
 from popgd.descent.replicas import Replicas
-from popgd.descent.memory import Memory
 from popgd.problem.errors import SettingError
 from popgd.problem.numeric import UNIT
 from popgd.problem.problem import Problem
@@ -26,7 +25,7 @@ ReadOut = str | Callable[[Any], Any]
 NUDGES = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dynamics:
     """The problem's population descent, or its flow, in the coordinates of a plane."""
 
@@ -50,18 +49,60 @@ class Dynamics:
         moved = -self.eta * self.slope(x)
         if self.problem.retraction is None:
             return moved
-        weights = self.problem.retraction(self.plane.embed(x + moved))
-        origin = self.plane.embed(jnp.zeros_like(x))
-        return self.plane.coordinates(jax.tree.map(jnp.subtract, weights, origin)) - x
+        return self.plane.coordinates(self.problem.retraction(self.plane.embed(x + moved))) - x
 
     def run(self, start: Any, steps: int, key: Array, progress: Any = None) -> Path:
         """The path from a start on the plane, `steps` steps, or times up to eta steps, long."""
-        origin = self.plane.embed(jnp.zeros(self.plane.k))
-        x = np.asarray(self.plane.coordinates(jax.tree.map(jnp.subtract, start, origin)))
+        x = np.asarray(self.plane.coordinates(start))
         if not self.flow:
             return exact.descend(self.move, x, steps, key, progress=progress)
         times = self.eta * exact.log_grid(steps, 8).astype(float)
         return exact.flow(self.move, x, times, key)
+
+    def sampled(self, setting: Any, count: int, progress: Any) -> Replicas:
+        """Descents of `count` replicas at the setting's batch and twice that."""
+        problem, plane = self.problem, self.plane
+        if self.flow:
+            raise SettingError("flow of a problem without an exact loss: give exact=, or descend")
+
+        def slope(x: Array, key: Array) -> Array:
+            weights = plane.embed(x)
+            grad = jax.grad(problem.loss)(weights, problem.sample(key))
+            return plane.coordinates(problem.tangent(weights, grad) if problem.tangent else grad)
+
+        back = problem.retraction
+        retract = (lambda x: plane.coordinates(back(plane.embed(x)))) if back else lambda x: x
+        x = np.asarray(plane.coordinates(problem.start))
+        return replicas.descend(slope, x, self.eta, setting.sampled_steps, setting.batch, count,
+                                setting.key(24), retract, progress)  # fmt: skip
+
+    def crossing(self, reads: Any, level: float, path: Path, k: int) -> float:
+        """When a scalar read-out crosses the level between the records k - 1 and k."""
+        at = jax.jit(lambda x: reads(self.plane.embed(x)) - level)
+        if not self.flow:
+            return self._step_of(at, path.x[k - 1], float(path.t[k - 1]))
+        solve = exact.integrator(self.move, float(path.t[1]))
+
+        def gap(t: float) -> float:
+            if t == path.t[k - 1]:
+                return float(at(path.x[k - 1]))
+            span = jnp.asarray([path.t[k - 1], t])
+            return float(at(solve(jnp.asarray(path.x[k - 1])[None], span, exact.TOLERANCE)[0]))
+
+        return float(brentq(gap, path.t[k - 1], path.t[k], xtol=1e-300, rtol=1e-12))
+
+    def _step_of(self, at: Any, x: Any, t: float) -> float:
+        side = jnp.sign(at(x))
+
+        def step(state: tuple) -> tuple:
+            count, x, _ = state
+            return count + 1, x + self.move(x), x
+
+        beyond = lambda state: at(state[1]) * side > 0
+        begin = (jnp.zeros(()), jnp.asarray(x), jnp.asarray(x))
+        count, after, before = jax.jit(lambda s: jax.lax.while_loop(beyond, step, s))(begin)
+        a, b = float(at(before)), float(at(after))
+        return t + float(count) - 1 + a / (a - b)
 
 
 @dataclass(frozen=True)
@@ -137,6 +178,19 @@ class Measured:
             self.runs[name] = self.dynamics.run(start, steps, self.setting.key(23))
         return self.runs[name]
 
+    def crossing(self, of: ReadOut, level: float, path: Path) -> tuple[float, float]:
+        """When a scalar read-out first crosses the level along a path, between two steps of a
+        descent by a straight line, and the error of that; NaN where it does not.
+        """
+        value, error = _along(self.dynamics, read_out(self.problem, of), path)
+        beyond = np.flatnonzero((value - level) * (value[0] - level) <= 0)
+        if not beyond.size or beyond[0] == 0:
+            return np.nan, np.nan
+        k = int(beyond[0])
+        found = self.dynamics.crossing(read_out(self.problem, of), level, path, k)
+        speed = abs(value[k] - value[k - 1]) / (path.t[k] - path.t[k - 1])
+        return found, float((error[k] + error[k - 1]) / speed + 1e-11 * found)
+
     def arrays(self) -> dict[str, np.ndarray]:
         kept = {f"check/{name}": value for name, value in self.checks.items()}
         if self.path is not None:
@@ -171,11 +225,15 @@ def _name(path: Any) -> str:
 
 def called(of: ReadOut) -> str:
     """A word for a read-out, for ids."""
-    return of if isinstance(of, str) else getattr(of, "__name__", "value").replace("<lambda>", "value")
+    return (
+        of if isinstance(of, str) else getattr(of, "__name__", "value").replace("<lambda>", "value")
+    )
 
 
 def _along(dynamics: Dynamics, reads: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Values at the records, and what the path's errors and rounding make of them, to first order."""
+    """Values at the records, and what the path's errors and rounding make of them, to first
+    order.
+    """
     at = lambda x: jnp.asarray(reads(dynamics.plane.embed(x)), dtype=float)
     jac = jax.jacfwd(at)
 

@@ -1,6 +1,9 @@
 """Temporary."""
+
 SHARE, ROOM, MOST = 4, 1.2, 2**24
 import numpy as np
+
+
 def two_stages(draw, wanted_of, pilot):
     stage, size = 0, pilot
     while True:

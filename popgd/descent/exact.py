@@ -219,7 +219,7 @@ def _leap(
 ) -> tuple[float, str]:
     """The records after t, appended to the rows: the flow of the map in log t, for all twins."""
     fine = coarse = state.x
-    solve = _integrator(partial(_flow_of, move), 0.0)
+    solve = integrator(partial(_flow_of, move), 0.0)
     for when in later:
         span = jnp.asarray([t, when], dtype=float)
         fine, coarse, t = solve(fine, span, TOLERANCE), solve(coarse, span, COARSE), float(when)
@@ -235,7 +235,7 @@ def _leap(
     return np.inf, ""
 
 
-def _integrator(field: Field, unit: float) -> Callable[[Array, Array, float], Array]:
+def integrator(field: Field, unit: float) -> Callable[[Array, Array, float], Array]:
     """x at the end of a span of time from x at its beginning, for a batch of x, in log(unit + t):
     by explicit steps, and where those run out by implicit ones; NaN where these do too.
     """
@@ -284,7 +284,7 @@ def flow(
     unit in the last place. Raises ValueError as `descend`.
     """
     fine = coarse = jnp.asarray(_checked(start))[None]
-    solve, moved = _integrator(field, float(times[1])), jax.jit(field)
+    solve, moved = integrator(field, float(times[1])), jax.jit(field)
     rows = [(0.0, np.asarray(fine)[0], UNIT * abs(np.asarray(fine)[0]), np.asarray(moved(fine[0])))]
     for t, when in pairwise(map(float, times)):
         span = jnp.asarray([t, when])

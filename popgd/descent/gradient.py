@@ -307,7 +307,7 @@ def _estimate(
     sum of squares. Products are those of the number format: by default some devices multiply
     float32 with the digits of a shorter format.
     """
-    dtype = weights.P.dtype
+    dtype = jax.tree.leaves(weights)[0].dtype
     size = chunk or min(
         chunk_size(weights.P.shape[0], law, dtype), getattr(statistic, "at_once", LARGEST_CHUNK)
     )

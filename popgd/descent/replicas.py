@@ -1,7 +1,8 @@
 """Sampled descent of many replicas at two batch sizes: population descent with an error bar.
 
-Noise of a batch of B samples biases whatever is read off a descent by O(eta/B). So REPLICAS-many runs
-are made at B and at 2B, and what is read is 2 x_2B - x_B, with the standard error of both means.
+Noise of a batch of B samples biases whatever is read off a descent by O(eta/B). So REPLICAS-many
+runs are made at B and at 2B, and what is read is 2 x_2B - x_B, with the standard error of both
+means.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,14 @@ class Replicas(NamedTuple):
 
 @partial(jax.jit, static_argnames=("slope", "batch", "retract"))
 def _advance(
-    slope: Slope, retract: Any, eta: Array, x: Array, keys: Array, first: Array, steps: Array, batch: int
+    slope: Slope,
+    retract: Any,
+    eta: Array,
+    x: Array,
+    keys: Array,
+    first: Array,
+    steps: Array,
+    batch: int,
 ) -> Array:
     """So many steps of all replicas."""
     size = min(CHUNK, batch)

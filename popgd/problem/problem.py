@@ -25,10 +25,10 @@ class Problem:
     loss        loss(weights, sample) -> scalar, of one sample; pure, written in JAX
     law         law.sample(key, dtype) -> a sample, any pytree; or a plain function of a key
     symmetries  `popgd.symmetry.Symmetry`s under which loss and law do not change
-    plane       an affine plane of weights that descent stays on; None: that of the symmetries, if the
-                start lies on it, else all weights
-    exact       the population loss of the weights, alone or with a bound on its error; None: descent
-                is by Monte Carlo
+    plane       an affine plane of weights that descent stays on; None: that of the symmetries, if
+                the start lies on it, else all weights
+    exact       the population loss of the weights, alone or with a bound on its error; None:
+                descent is by Monte Carlo
     tangent     (weights, gradient) -> the gradient along a constraint such as |w| = 1
     retraction  weights -> the next weights that obey it
 
@@ -58,7 +58,9 @@ class Problem:
                     "astype(float), with jax_enable_x64 on"
                 )
         if (self.tangent is None) != (self.retraction is None):
-            raise SettingError("a constraint has both a tangent and a retraction: give the other too")
+            raise SettingError(
+                "a constraint has both a tangent and a retraction: give the other too"
+            )
         _scalar(self.loss(self.start, self.sample(jax.random.key(0))), "loss")
         if self.exact is not None:
             _scalar(self.exact_of(self.start)[0], "exact")

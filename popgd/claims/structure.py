@@ -1,0 +1,79 @@
+"""Claims about the structure that descent keeps: stays_zero, multiple_of_identity."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from popgd.claims.evidence import Evidence
+from popgd.claims.examined import FLOOR, OFF
+from popgd.claims.limits import Claim, _source
+from popgd.claims.measured import Measured, ReadOut, called, read_out
+
+#: What rounding leaves of a zero, as a share of the slope or of the largest weight.
+ROUNDED = 1e-12
+
+
+def stays_zero(of: ReadOut, name: str = "", source: str = "") -> Claim:
+    """An array of the weights starts at 0 and stays there: its population gradient is 0 at points
+    of the path, and it is 0 at all of its records. The reason says whether it is 0 sample by
+    sample.
+    """
+
+    def claim(measured: Measured) -> Iterator[Evidence]:
+        reads = read_out(measured.problem, of)
+        yield _judged(measured, of, lambda w: jnp.ravel(reads(w)), "zero", "stays 0", name, source)
+
+    return claim
+
+
+def multiple_of_identity(of: ReadOut, name: str = "", source: str = "") -> Claim:
+    """A square array of the weights is a multiple of I and stays one: so is its population gradient
+    at points of the path, and it at all records.
+    """
+
+    def claim(measured: Measured) -> Iterator[Evidence]:
+        reads = read_out(measured.problem, of)
+
+        def rest(weights: Any) -> Any:
+            M = reads(weights)
+            return (M - jnp.eye(len(M)) * jnp.trace(M) / len(M)).ravel()
+
+        yield _judged(measured, of, rest, "identity", "is a multiple of I", name, source)
+
+    return claim
+
+
+def _judged(
+    measured: Measured, of: ReadOut, rest: Any, kind: str, words: str, name: str, source: str
+) -> Evidence:
+    """Zero is what `rest`, linear in the weights, makes of the gradient and of the path."""
+    checks, plane, word = measured.checks, measured.plane, name or called(of)
+    tree = ravel_pytree(measured.problem.start)[1]
+    matrix = np.asarray(jax.jacfwd(lambda flat: rest(tree(flat)))(jnp.zeros(checks["off"].shape[1])))
+    lift = matrix @ plane.directions.T
+    mean = checks["along"] @ lift.T + checks["off"] @ matrix.T
+    # Both parts of one sample's gradient: their standard errors added up bound that of the sum.
+    error = checks["stderr"] @ abs(lift).T + checks["off_stderr"] @ abs(matrix).T
+    scale = np.max(abs(checks["along"]), axis=1, keepdims=True)
+    scale = np.maximum(scale, FLOOR * scale[0])
+    reading = measured.read(rest)
+    largest = np.max(abs(measured.read(lambda w: ravel_pytree(w)[0]).value)) or 1.0
+    along = np.max(abs(reading.value), axis=0) / largest
+    noise = np.max(reading.error, axis=0) / largest if reading.statistical else np.zeros_like(along)
+    exactly = not np.any(abs(mean) + error)
+    return Evidence(
+        f"{kind}-{word}",
+        f"{word} {words}: largest entry beside it, of gradient and path",
+        predicted=0.0,
+        measured=np.concatenate([(mean / scale).ravel(), along]),
+        error=np.concatenate([(error / scale).ravel(), noise]),
+        allowance=ROUNDED,
+        resolution=OFF,
+        reason="0 sample by sample" if exactly else "sampling error of the gradient",
+        excuse=measured.unfinished,
+        **_source(source),
+    )
