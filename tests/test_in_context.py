@@ -13,7 +13,8 @@ from popgd.descent import gradient
 from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context import wishart_loss as exact
 from popgd.papers.in_context.model import InContext, SquaredError, Support
-from popgd.problem.weights import Manifold, Weights, along
+from popgd.papers.power_method.model import Weights
+from popgd.problem.plane import Manifold, along
 
 PROMPTS = 32
 FORWARD = 1e-12

@@ -1,4 +1,4 @@
-"""What theorems say, as evidence: each function makes a claim, from what was measured to evidence."""
+"""What theorems say: each function makes a claim, from what was measured to evidence."""
 
 from popgd.claims.growth import grows, increments_converge, time_to
 from popgd.claims.limits import agrees, at_rate, conserved, converges, follows, loss_limit, monotone

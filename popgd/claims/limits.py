@@ -253,6 +253,10 @@ def _square_norm(weights: Any) -> Any:
     return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(weights))
 
 
+def _number(to: Any, measured: Measured) -> float:
+    return float(to(measured) if callable(to) else to)
+
+
 def agrees(
     name: str,
     statement: str,
@@ -269,7 +273,7 @@ def agrees(
         yield Evidence(
             name,
             statement,
-            predicted=float(to(measured) if callable(to) else to),
+            predicted=_number(to, measured),
             measured=value,
             error=error,
             allowance=0.0,

@@ -89,7 +89,8 @@ class Dynamics:
             span = jnp.asarray([path.t[k - 1], t])
             return float(at(solve(jnp.asarray(path.x[k - 1])[None], span, exact.TOLERANCE)[0]))
 
-        return float(brentq(gap, path.t[k - 1], path.t[k], xtol=1e-300, rtol=1e-12))
+        found: Any = brentq(gap, path.t[k - 1], path.t[k], xtol=1e-300, rtol=1e-12)  # pyright: ignore
+        return float(found)
 
     def _step_of(self, at: Any, x: Any, t: float) -> float:
         side = jnp.sign(at(x))

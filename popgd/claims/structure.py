@@ -9,7 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from popgd.claims.evidence import Evidence
-from popgd.claims.examined import FLOOR, OFF
+from popgd.claims.examined import OFF, scale_of
 from popgd.claims.limits import Claim, _source
 from popgd.claims.measured import Measured, ReadOut, called, read_out
 
@@ -53,13 +53,14 @@ def _judged(
     """Zero is what `rest`, linear in the weights, makes of the gradient and of the path."""
     checks, plane, word = measured.checks, measured.plane, name or called(of)
     tree = ravel_pytree(measured.problem.start)[1]
-    matrix = np.asarray(jax.jacfwd(lambda flat: rest(tree(flat)))(jnp.zeros(checks["off"].shape[1])))
+    matrix = np.asarray(
+        jax.jacfwd(lambda flat: rest(tree(flat)))(jnp.zeros(checks["off"].shape[1]))
+    )
     lift = matrix @ plane.directions.T
     mean = checks["along"] @ lift.T + checks["off"] @ matrix.T
     # Both parts of one sample's gradient: their standard errors added up bound that of the sum.
     error = checks["stderr"] @ abs(lift).T + checks["off_stderr"] @ abs(matrix).T
-    scale = np.max(abs(checks["along"]), axis=1, keepdims=True)
-    scale = np.maximum(scale, FLOOR * scale[0])
+    scale = scale_of(measured)
     reading = measured.read(rest)
     largest = np.max(abs(measured.read(lambda w: ravel_pytree(w)[0]).value)) or 1.0
     along = np.max(abs(reading.value), axis=0) / largest

@@ -250,7 +250,7 @@ def integrator(field: Field, unit: float) -> Callable[[Array, Array, float], Arr
 
         def one(x: Array) -> Array:
             solution = diffrax.diffeqsolve(
-                diffrax.ODETerm(of_log),
+                diffrax.ODETerm(of_log),  # pyright: ignore
                 diffrax.Kvaerno5() if implicit else diffrax.Dopri8(),
                 t0=first,
                 t1=last,
@@ -264,7 +264,7 @@ def integrator(field: Field, unit: float) -> Callable[[Array, Array, float], Arr
                 throw=False,
             )
             done = solution.result == diffrax.RESULTS.successful
-            return jnp.where(done, solution.ys[-1], jnp.nan)
+            return jnp.where(done, solution.ys[-1], jnp.nan)  # pyright: ignore
 
         return jax.vmap(one)(x)
 

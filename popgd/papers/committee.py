@@ -1,9 +1,9 @@
 """A soft committee machine learns a teacher: a plateau that is a saddle, then each unit one of its.
 
-Source: Saad, Solla, Phys. Rev. E 52 (1995) 4225, in population. x ~ N(0, I), student sum_i g(J_i.x),
-teacher sum_n g(B_n.x) with orthonormal B, g(h) = erf(h/sqrt(2)), K units each; loss (difference)^2/2.
-With Q = J J^T and R = J B^T the population loss is a sum of arcsines (`exact`); it cancels near 0, and
-no loss below 1e-15 is claimed.
+Source: Saad, Solla, Phys. Rev. E 52 (1995) 4225, in population. x ~ N(0, I), student sum_i
+g(J_i.x), teacher sum_n g(B_n.x) with orthonormal B, g(h) = erf(h/sqrt(2)), K units each; loss
+(difference)^2/2. With Q = J J^T and R = J B^T the population loss is a sum of arcsines (`exact`);
+it cancels near 0, and no loss below 1e-15 is claimed.
 """
 
 from functools import partial
@@ -36,7 +36,9 @@ def exact(K, J):
     Q, R = J @ J.T, J[:, :K]
     q = 1 + jnp.diag(Q)
     angles = jnp.sum(jnp.arcsin(Q / jnp.sqrt(jnp.outer(q, q))))
-    return (angles + K * jnp.pi / 6 - 2 * jnp.sum(jnp.arcsin(R / jnp.sqrt(2 * q)[:, None]))) / jnp.pi
+    return (
+        angles + K * jnp.pi / 6 - 2 * jnp.sum(jnp.arcsin(R / jnp.sqrt(2 * q)[:, None]))
+    ) / jnp.pi
 
 
 def plateau(m):
@@ -70,15 +72,22 @@ options = {"K": Option(2, int, "units"), "N": Option(4, int, "inputs"),
            "size": Option(0.001, float, "of the start in the teacher's span")}  # fmt: skip
 common = {"eta": ETA, "options": options, "source": "Saad, Solla 1995; derived in population"}
 
-LEARNS = about(problem, "committee.learns", steps=10**5, **common,
+LEARNS = about(
+    problem,
+    "committee.learns",
+    steps=10**5,
+    **common,
     statement="Descent waits at the plateau, a saddle, and then learns the teacher exponentially.",
     claims=[
         claims.agrees("plateau", "The loss comes near the plateau's", nearest, 0.0, 1e-3),
-        claims.agrees("saddle", "Lowest curvature of the plateau", lowest, 0.0, 1e-3, sense="at most"),
+        claims.agrees(
+            "saddle", "Lowest curvature of the plateau", lowest, 0.0, 1e-3, sense="at most"
+        ),
         claims.loss_limit(0.0),
         claims.converges(best, lambda m: np.ones(len(m.problem.start)), "overlap"),
         claims.at_rate(lambda J: J, lambda m: np.eye(*m.problem.start.shape), rate, "J"),
-    ])  # fmt: skip
+    ],
+)
 STAYS = about(partial(problem, equal=True), "committee.stays", steps=10**4, **common,
     statement="Units that start equal never leave the plateau.",
     claims=[

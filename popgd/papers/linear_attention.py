@@ -1,16 +1,16 @@
 """One layer of linear self-attention learns linear regression in context, by gradient flow.
 
-Source: Zhang, Frei, Bartlett, arXiv 2306.09927. x_i, x_q ~ N(0, Lambda), w ~ N(0, I), y = w.x; tokens
-E = [[X, x_q], [y, 0]], f = E + PV E E^T KQ E/N; loss (f[-1, -1] - w.x_q)^2/2. Flow starts at
-KQ = [[U, 0], [0, 0]], PV = u e e^T with U = size I/sqrt(d), u = size, and with
-Gamma = (1 + 1/N) Lambda + tr(Lambda)/N I converges to u* = tr(Gamma^-2)^(1/4), U* = Gamma^-1/u*.
+Source: Zhang, Frei, Bartlett, arXiv 2306.09927. x_i, x_q ~ N(0, Lambda), w ~ N(0, I), y = w.x;
+tokens E = [[X, x_q], [y, 0]], f = E + PV E E^T KQ E/N; loss (f[-1, -1] - w.x_q)^2/2. Flow starts at
+KQ = [[U, 0], [0, 0]], PV = u e e^T with U = size I/sqrt(d), u = size, and with Gamma = (1 + 1/N)
+Lambda + tr(Lambda)/N I converges to u* = tr(Gamma^-2)^(1/4), U* = Gamma^-1/u*.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from popgd import Hypothesis, Option, Problem, about, claims, symmetry
+from popgd import Option, Problem, about, claims, symmetry
 
 
 def loss(weights, sample):
@@ -61,8 +61,12 @@ def rate(measured):
     """The least curvature at the limit beside that of the rescaling of u and U, which is 0."""
     u, U, _ = limits(measured)
     lam, d = jnp.array(of(measured, "covariance")), len(U)
-    on = lambda x: measured.problem.exact({"KQ": jnp.diag(jnp.append(x[:-1], 0.0)),
-                                           "PV": jnp.zeros((d + 1, d + 1)).at[d, d].set(x[-1])})  # fmt: skip
+    on = lambda x: measured.problem.exact(
+        {
+            "KQ": jnp.diag(jnp.append(x[:-1], 0.0)),
+            "PV": jnp.zeros((d + 1, d + 1)).at[d, d].set(x[-1]),
+        }
+    )
     return float(np.linalg.eigvalsh(jax.hessian(on)(jnp.append(jnp.diag(U), u)))[1])
 
 
@@ -73,8 +77,11 @@ def small(p):
 
 U, u = (lambda w: w["KQ"][:-1, :-1]), (lambda w: w["PV"][-1, -1])
 balance = lambda w: jnp.sum(U(w) ** 2) - u(w) ** 2
-options = {"covariance": Option((2.0, 1.0, 0.5), tuple, "eigenvalues of Lambda"),
-           "N": Option(20, int, "examples in a prompt"), "size": Option(0.1, float, "of the start")}  # fmt: skip
+options = {
+    "covariance": Option((2.0, 1.0, 0.5), tuple, "eigenvalues of Lambda"),
+    "N": Option(20, int, "examples in a prompt"),
+    "size": Option(0.1, float, "of the start"),
+}
 
 THEOREM = about(problem, "zhang.flow", flow=True, eta=0.05, steps=10**5, options=options,
     statement="Gradient flow converges to u*, U*, linearly in the end; tr U^T U = u^2 all along.",
