@@ -63,13 +63,13 @@ def test_projected_descent_follows_the_recursion():
 def test_projected_descent_stays_on_the_manifold():
     found = run(True)
     assert found.distance.max() < 1e-15
-    assert np.array_equal(found.coordinates[-1, 0] * np.eye(2), found.weights.P[-1][2:, :2])
+    assert np.array_equal(found.coordinates[-1, 0] * np.eye(2), found.P[-1][2:, :2])
 
 
 def test_inactive_blocks_stay_exactly_zero_while_the_active_ones_move_freely():
     found = run(False)
     assert not found.inactive.any()
-    for P, Q in zip(*found.weights, strict=True):
+    for P, Q in zip(found.P, found.Q, strict=True):
         P, Q = blocks(P), blocks(Q)
         assert not any(np.any(x) for x in (P.b11, P.b12, P.b22, Q.b11, Q.b21, Q.b22))
     assert found.distance[-1] > 1e-3  # each entry follows its own noise

@@ -19,11 +19,12 @@ from popgd.descent.recursion import recurse
 from popgd.descent.recursion_optax import recurse_optax
 from popgd.papers.power_method import kronecker, model
 from popgd.papers.power_method.data import Rotated, Sample, UniformSphere
-from popgd.papers.power_method.model import Active, Weights, embed
+from popgd.papers.power_method.model import Active, embed
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.stability import hessian
 from popgd.papers.power_method.training import noise
 from popgd.papers.power_method.training.study import Study
+from popgd.problem.weights import Weights
 
 SLOW = pytest.mark.slow
 SLOPE = plane_looped(3.0, 1.0)
@@ -78,7 +79,7 @@ def test_three_steps_of_an_optimiser_on_all_weights(name, projected):
     found = descend(how, LAW, start, 3, 16, key, projected)
     assert found.step.tolist() == [0, 1, 2, 3]
     for step in range(4):
-        at = Weights(*map(jnp.asarray, (found.weights.P[step], found.Q[step])))
+        at = Weights(*map(jnp.asarray, (found.P[step], found.Q[step])))
         moved = [by_hand(name, RATE, list(g)) for g in zip(*slopes, strict=True)] or (0.0, 0.0)
         for now, first, by in zip(at, start, moved, strict=True):
             assert np.abs(now - first - by).max() <= 1e-14

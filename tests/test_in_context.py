@@ -13,8 +13,7 @@ from popgd.descent import gradient
 from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context import wishart_loss as exact
 from popgd.papers.in_context.model import InContext, SquaredError, Support
-from popgd.papers.power_method.model import Weights
-from popgd.problem.plane import Manifold, along
+from popgd.problem.weights import Manifold, Weights, along
 
 PROMPTS = 32
 FORWARD = 1e-12

@@ -11,10 +11,9 @@ from popgd.descent import gradient
 from popgd.papers.power_method import curve, kronecker, model, one_layer
 from popgd.papers.power_method.data import Rotated, UniformSphere
 from popgd.papers.power_method.kronecker import Kronecker
-from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.quadrature import Spectrum
-from popgd.problem.plane import Manifold, distance
+from popgd.problem.weights import Manifold, Weights, distance
 
 LAM = (6.0, 3.0, 3.0)
 LAW, SPECTRUM = Rotated.with_spectrum(LAM), Spectrum.of(LAM)

@@ -16,7 +16,6 @@ from popgd.descent import descent, gradient, recursion
 from popgd.descent.memory import FORGETFUL
 from popgd.descent.recursion import Records, log_grid
 from popgd.papers.power_method import curve, model
-from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.quadrature import Spectrum
 from popgd.papers.power_method.spectra import over_c
 from popgd.papers.power_method.structured import structured
@@ -34,7 +33,7 @@ from popgd.papers.power_method.training.study import (
     slopes_of,
     start_of,
 )
-from popgd.problem.plane import project
+from popgd.problem.weights import Weights, project
 from popgd.theorem.base import Setting
 
 #: Small sizes are the harder ones: the normal approximation is the worse, the fewer samples there
@@ -199,7 +198,7 @@ def descents(
         assert bool(np.all(finite)), f"a descent of the calibration breaks off at step {step}"
     where, slope, stderr, mean, error = (np.stack(x, axis=1) for x in zip(*rows, strict=True))
     nothing: Any = np.zeros(0)
-    unread: Any = dict.fromkeys(("weights", "loss", "loss_stderr", "distance", "inactive"), nothing)
+    unread: Any = dict.fromkeys(("P", "Q", "loss", "loss_stderr", "distance", "inactive"), nothing)
     found = [
         descent.Trajectory(
             step=grid,

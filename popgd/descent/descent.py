@@ -1,4 +1,4 @@
-"""Population gradient descent on all weights, by Monte Carlo, recorded on a logarithmic grid of
+"""Population gradient descent on all of (P, Q), by Monte Carlo, recorded on a logarithmic grid of
 steps.
 """
 
@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from popgd.descent import gradient
 from popgd.descent.memory import FORGETFUL, Arrays, Memory
 from popgd.descent.recursion import log_grid
-from popgd.problem.law import Law, as_law
-from popgd.problem.plane import Manifold, distance, lift
+from popgd.problem.law import Law, Objective
+from popgd.problem.weights import Manifold, Weights, distance, lift
 
 #: Called between pieces of work with (steps done, steps in all).
 Progress = Callable[[int, int], None]
@@ -26,8 +26,7 @@ Progress = Callable[[int, int], None]
 class Trajectory(NamedTuple):
     """A descent at the recorded steps; the last record is the last finite state.
 
-    weights is a pytree of all records, one after the other; coordinates are those of the manifold
-    (none without one), slope the gradient's, of this step's samples, and window
+    coordinates are those of the manifold, slope the gradient's, of this step's samples, and window
     its mean over all steps since the record before. loss and loss_stderr are estimated on the
     samples of the step that starts there. inactive is the largest that `Manifold.inactive` ever was
     up to then, exactly 0 on the manifold. Errors are of the samples alone; valid for finite
@@ -35,7 +34,8 @@ class Trajectory(NamedTuple):
     """
 
     step: Int[np.ndarray, " records"]
-    weights: Any
+    P: Float[np.ndarray, "records D D"]
+    Q: Float[np.ndarray, "records D D"]
     coordinates: Float[np.ndarray, "records k"]
     loss: Float[np.ndarray, " records"]
     loss_stderr: Float[np.ndarray, " records"]
@@ -59,14 +59,14 @@ class Descent:
     descent.
     """
 
-    objective: Callable
+    objective: Objective
     optimiser: optax.GradientTransformation
-    manifold: Manifold | None
+    manifold: Manifold
     bank: bool = False
     statistic: gradient.Statistic | None = None
 
     def gradient(
-        self, weights: PyTree, law: Law, key: PRNGKeyArray, samples: int
+        self, weights: Weights, law: Law, key: PRNGKeyArray, samples: int
     ) -> gradient.Estimate:
         """The mean of the statistic, an Estimate of a `Gradient`."""
         statistic = self.statistic or gradient.GradientOf(self.objective, self.manifold)
@@ -78,7 +78,7 @@ _key_of = jax.jit(jax.random.fold_in)
 
 
 class _State(NamedTuple):
-    weights: PyTree
+    weights: Weights
     optimiser: Any
     inactive: Float[Array, ""]
 
@@ -100,18 +100,18 @@ def _step(how: Descent, projected: bool, state: _State, mean: Any) -> tuple[_Sta
     """One step of the optimiser along a gradient, its coordinates if projected, and whether the new
     weights are finite.
     """
-    mean = lift(how.manifold, mean) if projected and how.manifold else mean
+    mean = lift(how.manifold, mean) if projected else mean
     updates, inner = how.optimiser.update(mean, state.optimiser, state.weights)
     weights: Any = optax.apply_updates(state.weights, updates)
-    inactive = jnp.maximum(state.inactive, _inactive(how, weights))
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(w)) for w in jax.tree.leaves(weights)]))
+    inactive = jnp.maximum(state.inactive, how.manifold.inactive(weights))
+    finite = jnp.all(jnp.isfinite(weights.P)) & jnp.all(jnp.isfinite(weights.Q))
     return _State(weights, inner, inactive), finite
 
 
 def descend(
     how: Descent,
-    law: Any,
-    start: PyTree,
+    law: Law,
+    start: Weights,
     steps: int,
     batch: int,
     key: PRNGKeyArray,
@@ -120,7 +120,7 @@ def descend(
     progress: Progress | None = None,
     memory: Memory = FORGETFUL,
 ) -> Trajectory:
-    """`steps` steps of population gradient descent on every weight from `start`, any pytree.
+    """`steps` steps of population gradient descent on every entry of P and Q from `start`.
 
     projected: descend along each gradient's part along the manifold, which is unbiased on it. Read
     growth off such a descent only: in the raw one, where every entry follows its own noise, that
@@ -130,12 +130,8 @@ def descend(
     2 and per_decade >= 1 are whole numbers, and where a statistic without weights serves a descent
     that is not projected or starts off the manifold. Valid for a finite start.
     """
-    law, start = as_law(law), gradient.placed(start)
-    if how.manifold is None and projected:
-        raise ValueError(
-            "projected descent without a manifold: give one, or descend on all weights"
-        )
-    if how.statistic is not None and not (projected and _distance(how, start) == 0):
+    start = gradient.placed(start)
+    if how.statistic is not None and not (projected and float(distance(how.manifold, start)) == 0):
         raise ValueError(
             "a statistic along the manifold was given: only a projected descent from a point of "
             "it can use that"
@@ -149,11 +145,7 @@ def descend(
         if progress is not None:
             progress(at.step - 1, steps)
     columns = [np.stack([np.asarray(row[i]) for row in at.rows]) for i in range(len(at.rows[0]))]
-    tree = jax.tree.structure(start)
-    weights = jax.tree.unflatten(tree, columns[1 : 1 + tree.num_leaves])
-    return Trajectory(
-        columns[0], weights, *columns[1 + tree.num_leaves :], diverged_at=at.diverged_at
-    )
+    return Trajectory(*columns, diverged_at=at.diverged_at)
 
 
 def _advance(
@@ -194,7 +186,7 @@ def _pack(at: _Run, rows: int, pairs: int) -> Arrays:
         f"row{i}": np.stack([np.asarray(row[i]) for row in at.rows])
         for i in range(len(at.rows[0]) if at.rows else 0)
     }
-    window = np.array(at.window, dtype=gradient.format_of(at.state.weights))
+    window = np.array(at.window, dtype=at.state.weights.P.dtype)
     diverged_at = np.array(-1 if at.diverged_at is None else at.diverged_at)
     return {
         "step": np.array(at.step),
@@ -205,9 +197,9 @@ def _pack(at: _Run, rows: int, pairs: int) -> Arrays:
     }
 
 
-def _begin(how: Descent, start: PyTree, kept: Arrays | None) -> _Run:
+def _begin(how: Descent, start: Weights, kept: Arrays | None) -> _Run:
     """A descent at its start, or where it was packed."""
-    state = _State(start, how.optimiser.init(start), _inactive(how, start))
+    state = _State(start, how.optimiser.init(start), how.manifold.inactive(start))
     if kept is None:
         return _Run(0, gradient.placed(state), [], [])
     leaves, tree = jax.tree.flatten(state)
@@ -244,20 +236,7 @@ def _record(
     stderr: gradient.Gradient,
     window: list,
 ) -> tuple:
-    manifold, weights = how.manifold, state.weights
-    coordinates = () if manifold is None else manifold.coordinates(weights)
-    return (step, *jax.tree.leaves(weights), coordinates, mean.loss, stderr.loss,
+    manifold = how.manifold
+    return (step, *state.weights, manifold.coordinates(state.weights), mean.loss, stderr.loss,
             mean.coordinates, stderr.coordinates, *window_mean(window, how.bank),
-            _distance(how, weights), state.inactive)  # fmt: skip
-
-
-def _inactive(how: Descent, weights: PyTree) -> Float[Array, ""]:
-    """`Manifold.inactive`; 0 without a manifold."""
-    if how.manifold is None:
-        return jnp.zeros((), gradient.format_of(weights))
-    return how.manifold.inactive(weights)
-
-
-def _distance(how: Descent, weights: PyTree) -> Any:
-    """The distance from the manifold; 0 without one."""
-    return 0.0 if how.manifold is None else distance(how.manifold, weights)
+            distance(manifold, state.weights), state.inactive)  # fmt: skip

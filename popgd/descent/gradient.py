@@ -21,8 +21,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from popgd.descent import processes
-from popgd.problem.law import Law, Objective, as_law
-from popgd.problem.plane import Manifold
+from popgd.problem.law import Law, Objective
+from popgd.problem.weights import Manifold, Weights
 
 #: A sample's key is the key folded with its number, a word of 32 bits.
 NUMBERED = 2**32
@@ -66,13 +66,11 @@ CHUNK_BYTES, LARGEST_CHUNK = 2**19, 64
 #: least: a layer's input, output, their gradients and norms; P, Q, Z Z^T, their products,
 #: gradients, running means and squares.
 LIVE_TOKENS, LIVE_WEIGHTS = 8, 12
-#: The same by the size of a sample: a token matrix has twice that of X and q.
-LIVE_DATA = 2 * LIVE_TOKENS
 
 #: A statistic of the weights and one sample: any pytree of arrays. It must be hashable. One with an
 #: attribute `at_once` wants no more samples than that in a chunk: chunks that a small batch does
 #: not fill cost as much as full ones.
-Statistic = Callable[[Any, Any], PyTree[Float[Array, "..."]]]
+Statistic = Callable[[Weights, Any], PyTree[Float[Array, "..."]]]
 
 
 class Estimate(NamedTuple):
@@ -109,7 +107,7 @@ class GradientOf:
     objective: Objective
     manifold: Manifold | None = None
 
-    def __call__(self, weights: PyTree, sample: Any) -> Gradient:
+    def __call__(self, weights: Weights, sample: Any) -> Gradient:
         loss, grad = jax.value_and_grad(self.objective)(weights, sample)
         if self.manifold is None:
             return Gradient(loss, grad)
@@ -125,36 +123,18 @@ def working_set(D: int, N: int) -> int:
     return 8 * (LIVE_TOKENS * D * N + LIVE_WEIGHTS * D * D)
 
 
-def chunk_size(weights: PyTree, law: Law, dtype: jnp.dtype) -> int:
-    """How many samples to put through the model at once: measured best where what they make of the
-    data, some LIVE_DATA times its size, about fills a core's cache, and gradients some of it.
+def chunk_size(D: int, law: Law, dtype: jnp.dtype) -> int:
+    """How many samples to put through the model at once: measured best where the token matrices
+    about fill a core's cache.
     """
-    sample = jax.eval_shape(lambda key: law.sample(key, dtype), jax.random.key(0))
-    data, own = (
-        sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-        for tree in (sample, weights)
-    )
-    per_sample = max(LIVE_DATA * data, own, 1)
+    per_sample = 8 * D * (getattr(law, "columns", law.n) + 1) * jnp.dtype(dtype).itemsize
     return int(np.clip(2 ** np.floor(np.log2(CHUNK_BYTES / per_sample)), 1, LARGEST_CHUNK))
 
 
-def format_of(weights: PyTree) -> jnp.dtype:
-    """The number format of all weights. Raises ValueError for none, integers, or several
-    formats.
-    """
-    formats = sorted({str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(weights)})
-    if len(formats) != 1 or not jnp.issubdtype(formats[0], jnp.floating):
-        raise ValueError(
-            f"weights of {' and '.join(formats) or 'no arrays'}: one of float32 and float64 was "
-            "wanted, for all; convert them"
-        )
-    return jnp.dtype(formats[0])
-
-
 def population_gradient(
-    objective: Callable,
-    weights: PyTree,
-    law: Any,
+    objective: Objective,
+    weights: Weights,
+    law: Law,
     key: PRNGKeyArray,
     samples: int,
     manifold: Manifold | None = None,
@@ -173,8 +153,8 @@ def population_gradient(
 
 def population_average(
     statistic: Statistic,
-    weights: PyTree,
-    law: Any,
+    weights: Weights,
+    law: Law,
     key: PRNGKeyArray,
     samples: int,
     chunk: int | None = None,
@@ -195,8 +175,7 @@ def population_average(
         raise ValueError(
             f"samples={samples}: one key draws {NUMBERED} different ones; average over several keys"
         )
-    law, samples = as_law(law), int(samples)
-    format_of(weights)
+    samples = int(samples)
     mean, stderr = _over_all(statistic, weights, law, key, samples, chunk)
     return Estimate(mean, stderr, samples)
 
@@ -226,7 +205,7 @@ class RoundingOf:
     objective: Objective
     manifold: Manifold
 
-    def __call__(self, weights: PyTree, sample: Any) -> Float[Array, " k"]:
+    def __call__(self, weights: Weights, sample: Any) -> Float[Array, " k"]:
         def coordinates(*at: Any) -> Float[Array, " k"]:
             return self.manifold.coordinates(jax.grad(self.objective)(*at)).astype(jnp.float64)
 
@@ -236,7 +215,7 @@ class RoundingOf:
 
 def rounding(
     objective: Objective,
-    weights: PyTree,
+    weights: Weights,
     law: Law,
     key: PRNGKeyArray,
     samples: int,
@@ -248,7 +227,7 @@ def rounding(
     Each sample's gradient in float32, less that of the same sample and weights in float64; 0 for
     float64 weights. What float32 does to the drawing of the sample is a few eps of X and q more.
     """
-    if format_of(weights) == jnp.float64:
+    if weights.P.dtype == jnp.float64:
         return np.zeros(jax.eval_shape(manifold.coordinates, weights).shape)
     mean, stderr = _over_all(RoundingOf(objective, manifold), weights, law, key, samples, None)
     return np.asarray(abs(mean) + 3 * stderr)
@@ -256,7 +235,7 @@ def rounding(
 
 def _over_all(
     statistic: Statistic,
-    weights: PyTree,
+    weights: Weights,
     law: Law,
     key: PRNGKeyArray,
     samples: int,
@@ -276,7 +255,7 @@ _devices_of: dict[Any, Mesh] = {}
 
 def _devices_for(
     statistic: Statistic,
-    weights: PyTree,
+    weights: Weights,
     law: Law,
     key: PRNGKeyArray,
     samples: int,
@@ -314,7 +293,7 @@ def calls_linear_algebra(program: Any) -> bool:
 @jax.default_matmul_precision("highest")
 def _estimate(
     statistic: Statistic,
-    weights: PyTree,
+    weights: Weights,
     law: Law,
     key: PRNGKeyArray,
     samples: Any,
@@ -328,9 +307,9 @@ def _estimate(
     sum of squares. Products are those of the number format: by default some devices multiply
     float32 with the digits of a shorter format.
     """
-    dtype = format_of(weights)
+    dtype = jax.tree.leaves(weights)[0].dtype
     size = chunk or min(
-        chunk_size(weights, law, dtype), getattr(statistic, "at_once", LARGEST_CHUNK)
+        chunk_size(weights.P.shape[0], law, dtype), getattr(statistic, "at_once", LARGEST_CHUNK)
     )
     samples = jnp.asarray(samples)
     shards = jnp.clip(
@@ -346,7 +325,7 @@ def _estimate(
     empty = (jnp.zeros((), wide), *2 * (flat.astype(wide),))
 
     def shard(
-        index: Array, weights: PyTree, law: Law, key: PRNGKeyArray, samples: Array, shards: Array
+        index: Array, weights: Weights, law: Law, key: PRNGKeyArray, samples: Array, shards: Array
     ) -> tuple:
         per_shard = _ceil(samples, shards)
 

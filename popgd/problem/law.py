@@ -2,13 +2,13 @@
 rotations.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from popgd.problem.weights import Weights
 
 
 class Hypothesis(NamedTuple):
@@ -24,33 +24,19 @@ class Hypothesis(NamedTuple):
 
 @runtime_checkable
 class Law(Protocol):
-    """What popgd needs of a data law: a sample, any pytree that an objective understands.
-
-    It is static under `jit`, or a registered pytree. What a theorem asks of its law beyond that is
-    its own: `hypotheses()`, `describe()` (the settings that make it).
+    """What popgd needs of a data law: n data tokens of dimension d, and whatever sample an
+    objective understands.
     """
 
+    @property
+    def d(self) -> int: ...
+    @property
+    def n(self) -> int: ...
     def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Any: ...
-
-
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class Drawn:
-    """A plain function of a key, as a law: a sample has the number format that it gives."""
-
-    draw: Callable[[PRNGKeyArray], Any]
-
-    def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Any:
-        return self.draw(key)
-
-
-def as_law(law: Any) -> Law:
-    """A law, or a plain function of a key made into one. Raises ValueError for anything else."""
-    if hasattr(law, "sample"):
-        return law
-    if callable(law):
-        return Drawn(law)
-    raise ValueError(f"law={law!r}: law.sample(key, dtype) or a function of a key was wanted")
+    def hypotheses(self) -> list[Hypothesis]: ...
+    def describe(self) -> dict[str, object]:
+        """The settings that make this law."""
+        ...
 
 
 @runtime_checkable
@@ -59,7 +45,7 @@ class Objective(Protocol):
     which it has no finite loss.
     """
 
-    def __call__(self, weights: Any, sample: Any) -> Float[Array, ""]: ...
+    def __call__(self, weights: Weights, sample: Any) -> Float[Array, ""]: ...
 
 
 def sphere(G: Float[Array, "d n"]) -> Float[Array, "d n"]:

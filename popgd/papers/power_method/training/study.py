@@ -15,12 +15,11 @@ from popgd.descent import descent, gradient
 from popgd.descent.memory import FORGETFUL, Memory
 from popgd.descent.recursion import Records
 from popgd.papers.power_method import model, slopes
-from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import OfLoops
 from popgd.papers.power_method.quadrature import Spectrum
 from popgd.papers.power_method.slopes import Slopes
 from popgd.papers.power_method.structured import AlongActive, Single, structured
-from popgd.problem.plane import project
+from popgd.problem.weights import Weights, project
 from popgd.theorem.base import Progress, Setting
 
 #: Comparisons with sampling average over this many times more spectra than the recursion does.
@@ -142,7 +141,6 @@ class Study:
         for name in ("raw", "raw_double", "projected"):
             run = getattr(self, name)
             fields = {**run._asdict(), **dict(zip("abc", path_of(run), strict=True))}
-            fields |= fields.pop("weights")._asdict()
             arrays |= {
                 f"{name}/{key}": value
                 for key, value in fields.items()
@@ -336,7 +334,7 @@ def slope_shift(
     setting: Setting, how: descent.Descent, exact: Exact, run: descent.Trajectory
 ) -> float:
     """`shift` at the end of a raw descent."""
-    weights = gradient.placed(Weights(*(jnp.asarray(M[-1]) for M in run.weights)))
+    weights = gradient.placed(Weights(*(jnp.asarray(M[-1]) for M in (run.P, run.Q))))
     both = (weights, project(how.manifold, weights))
     there, beside = (
         how.gradient(at, setting.law, setting.key(9), shift_samples(setting)).mean.coordinates
