@@ -196,9 +196,7 @@ def _read(name: str, value: Any, option: Option) -> Any:
     return made
 
 
-def declared(
-    law_options: Mapping[str, Option], options: Mapping[str, Option], defaults: Mapping[str, Any]
-) -> None:
+def declared(law_options: Any, options: Any, defaults: Mapping[str, Any]) -> None:
     """Raises SettingError unless these can be the settings of a theorem."""
     for what, group in (("law_options", law_options), ("options", options)):
         if not isinstance(group, Mapping) or not all(isinstance(o, Option) for o in group.values()):
