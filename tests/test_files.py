@@ -378,7 +378,10 @@ def test_a_list_is_stored_and_restored_as_it_was_given():
 
 def popgd_run(tmp_path, *words):
     root = str(Path(popgd.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
     command = [sys.executable, "-m", "popgd.run", *words]
     return subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
