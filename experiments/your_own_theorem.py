@@ -1,52 +1,51 @@
-"""Your own theorem, from statement to report: at A = 0 a transformer predicts 0, so its population
-loss is d.
+"""Your own theorem, from statement to report: at A = a Sigma^-1 one layer has the population loss
+d (1 - 2a + a^2 (1 + (d + 1)/n)).
 
-    python experiments/your_own_theorem.py d=3 n=20
+    python -m popgd.run theorem=experiments/your_own_theorem.py d=3 n=20 a=0.5
 
 The data law, the objective and the Monte Carlo are popgd's; what is new is what to measure, the
-claim and the `Theorem`.
+claim, the setting `a` and the `Theorem`.
 """
-
-import sys
 
 import jax.numpy as jnp
 
-from popgd.claims.evidence import Evidence
-from popgd.descent import gradient
+from popgd import Evidence, Option, Theorem, population_gradient
 from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context.common import Study, hypotheses, make_law
-from popgd.runs import command as run
-from popgd.theorem.base import Theorem
-from popgd.theorem.registry import theorems
-
-no_figures = lambda study, title: {}
+from popgd.papers.in_context.options import LAW
 
 
 def study(setting, objective, progress, memory):
-    zero = in_context.embed(jnp.zeros((setting.law.d, setting.law.d)), jnp.zeros(setting.law.d))
-    measure = lambda: gradient.population_gradient(
-        objective, zero, setting.law, setting.key(0), setting.samples
-    )
+    law = setting.law
+    at = in_context.embed(setting["a"] * jnp.linalg.inv(law.Sigma), jnp.zeros(law.d))
+    measure = lambda: population_gradient(objective, at, law, setting.key(0), setting.samples)
     loss, stderr = memory.once(lambda: [part.loss for part in measure()[:2]], (0, 0))
-    return Study(setting, objective, {"loss": loss, "stderr": stderr}, no_figures)
+    return Study(setting, objective, {"loss": loss, "stderr": stderr}, lambda study, title: {})
 
 
-def loss_is_d(study):
-    """E (w . x_q)^2 = tr(Sigma^-1 Sigma) = d, judged by the rule of all claims; a loss a quarter
-    off must be seen.
+def second_moment(study):
+    """E ||I - a S||_F^2 for the S = X X^T/n of n standard normal columns; a tenth of d must be
+    seen.
     """
-    loss, stderr, d = study.values["loss"], study.values["stderr"], study.law.d
-    statement, why = "The loss at A = 0 is d", "sampling error"
-    yield Evidence("loss-is-d", statement, "exercise", d, loss, stderr, 0.0, d / 4, why)
+    loss, stderr = study.values["loss"], study.values["stderr"]
+    n, d, a = study.law.n, study.law.d, study.setting["a"]
+    predicted = d * (1 - 2 * a + a**2 * (1 + (d + 1) / n))
+    statement, why = "The loss is d (1 - 2a + a^2 (1 + (d + 1)/n))", "sampling error"
+    yield Evidence("loss", statement, "exercise", predicted, loss, stderr, 0.0, d / 10, why)
 
 
 OWN = Theorem(
-    "own.zero", "the loss at zero is d", "At A = 0 the loss is d.", "exercise",
-    ("d", "n", "covariance"), (), make_law, lambda law, L: 1.0,
-    lambda setting, target: in_context.SquaredError(1), hypotheses, study, (loss_is_d,),
-    lambda s: {"loss": (s.values["loss"].item(), s.values["stderr"].item())}, {"n": 50, "L": 1},
-)  # fmt: skip
-
-if __name__ == "__main__":
-    theorems()[OWN.name] = OWN
-    sys.exit(run.main([f"theorem={OWN.name}", *sys.argv[1:]]))
+    name="own.loss",
+    title="the loss of one layer at A = a Sigma^-1",
+    statement="At A = a Sigma^-1 one layer has the loss d (1 - 2a + a^2 (1 + (d + 1)/n)).",
+    source="exercise",
+    law_options=LAW,
+    options={"a": Option(0.0, float, "the weights are A = a Sigma^-1")},
+    make_law=make_law,
+    step_size=lambda law, L: 1.0,
+    objective=lambda setting, target: in_context.SquaredError(1),
+    hypotheses=hypotheses,
+    study=study,
+    claims=(second_moment,),
+    quantities=lambda s: {"loss": (s.values["loss"].item(), s.values["stderr"].item())},
+)

@@ -18,6 +18,7 @@ from popgd.runs.stored import Stored, load
 from popgd.theorem.base import Setting, Theorem
 from popgd.theorem.registry import theorems
 from popgd.theorem.report import Report, check
+from popgd.theorem.settings import Option
 from popgd.theorem.verdict import Claim, Outcome
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "Evidence",
     "Hypothesis",
     "Law",
+    "Option",
     "Outcome",
     "Report",
     "Setting",

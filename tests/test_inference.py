@@ -24,7 +24,6 @@ from popgd.papers.power_method.looping.trained import Trained, choose, names_in,
 from popgd.papers.power_method.objectives import PowerIteration
 from popgd.runs import store
 from popgd.theorem.report import resolve
-from popgd.theorem.settings import TESTS
 
 #: The logarithm of tan against 60 digits, in units of what `rounding` allows; measured: 0.3 at
 #: most.
@@ -320,10 +319,6 @@ def test_laws_are_not_rotation_invariant():
             np.linalg.norm(mean - N / D * np.eye(D)) > 0.2 * N / D
             or abs(fourth - uniform) > 0.2 * uniform
         ), name
-
-
-def test_the_table_of_settings_names_the_laws():
-    assert tuple(TEST_LAWS) == TESTS
 
 
 # --- data of one's own

@@ -11,7 +11,7 @@ import pytest
 from kills import contents
 
 from popgd.problem.errors import SettingError
-from popgd.runs import checkpoint, code, digest, own, store
+from popgd.runs import checkpoint, code, digest, files, store
 from popgd.runs import command as run
 from popgd.theorem.registry import theorems
 from popgd.theorem.settings import TABLE
@@ -21,6 +21,7 @@ from helper import goes_on, measure
 from popgd.papers.in_context.model import SquaredError
 from popgd.theorem.base import Theorem
 from popgd.papers.in_context.common import Study, hypotheses, make_law
+from popgd.papers.in_context.options import LAW
 from popgd.claims.evidence import Evidence
 
 
@@ -43,9 +44,9 @@ def more(study):
     yield Evidence("more", "More", "exercise", 0.0, 0.0, 0.0, 0.0, 0.1, "exact")
 
 
-OWN = Theorem("own.small", "small", "The value is d.", "exercise", ("d", "n", "covariance"), (),
+OWN = Theorem("own.small", "small", "The value is d.", "exercise", LAW, {},
               make_law, lambda law, L: 1.0, lambda setting, target: SquaredError(1), hypotheses,
-              study, (is_d,), lambda s: {}, {"n": 5, "L": 1})
+              study, (is_d,), lambda s: {}, {"n": 5})
 '''
 HELPER = """import pathlib
 import numpy as np
@@ -76,7 +77,7 @@ class User:
     def runs(self):
         """Her file, as a new process would run it."""
         sys.modules.pop("helper", None)
-        theorems()["own.small"] = own.load(Path("mine.py"))["own.small"]
+        theorems()["own.small"] = files.load(Path("mine.py"))["own.small"]
         return self.told(
             run._job, VALUES, False
         )  # without Hydra, which takes longer than all the rest
@@ -181,9 +182,7 @@ PATHS = [
         "lambda setting, target: SquaredError(1)",
         "lambda setting, target: SquaredError(2)",
     ),
-    pytest.param(
-        "mine.py", '"n": 5, "L": 1', '"n": 5, "L": 1, "samples": 2**15', marks=pytest.mark.slow
-    ),
+    pytest.param("mine.py", '"n": 5', '"n": 5, "samples": 2**15', marks=pytest.mark.slow),
     pytest.param(
         "helper.py", "import pathlib", "import pathlib\nprint('late')", marks=pytest.mark.slow
     ),
@@ -349,17 +348,17 @@ def test_damaged_foreign_older_and_edited_are_four_things(finished):
     ("text", "told"),
     [
         ("x = 1", "holds no theorem"),
-        ("1 / 0", r"cannot be loaded \(ZeroDivisionError: division by zero\)"),
-        ("import sys; sys.exit(3)", r"cannot be loaded \(SystemExit: 3\)"),
-        ("def (", r"cannot be loaded \(SyntaxError"),
+        ("\n1 / 0", r"^mine.py, line 2: ZeroDivisionError: division by zero; correct it$"),
+        ("import sys; sys.exit(3)", r"^mine.py, line 1: SystemExit: 3"),
+        ("\n\ndef (", r"^mine.py, line 3: SyntaxError: invalid syntax"),
     ],
 )
 def test_a_file_without_a_theorem_is_one_line(user, text, told):
     Path("mine.py").write_text(text)
     with pytest.raises(SettingError, match=told):
-        own.load(Path("mine.py"))
-    with pytest.raises(SettingError, match="cannot be loaded"):
-        own.load(Path("nowhere.py"))
+        files.load(Path("mine.py"))
+    with pytest.raises(SettingError, match="no such file"):
+        files.load(Path("nowhere.py"))
 
 
 def test_what_was_typed_is_never_taken_for_finished(user, monkeypatch):
@@ -383,8 +382,8 @@ def test_digests_do_not_depend_on_where_a_file_is(user):
         Path("mine.py").rename(Path(place) / "mine.py")
         Path("helper.py").rename(Path(place) / "helper.py")
         sys.modules.pop("helper", None)
-        found.append(digest.of(own.load(Path(place) / "mine.py")["own.small"]))
-        assert code.sources(own.load(Path(place) / "mine.py")["own.small"], ()).files.keys() == {
+        found.append(digest.of(files.load(Path(place) / "mine.py")["own.small"]))
+        assert code.sources(files.load(Path(place) / "mine.py")["own.small"], ()).files.keys() == {
             "mine",
             "helper",
         }

@@ -20,7 +20,7 @@ from popgd.papers.power_method.quadrature import Spectrum
 from popgd.runs import command as run
 from popgd.runs import store
 from popgd.runs.store import FORMAT
-from popgd.theorem import settings as config
+from popgd.theorem import readers
 from popgd.theorem.settings import TABLE
 
 #: A run of a few seconds: enough for the schema, not for every verdict. The shapes are those of
@@ -39,7 +39,7 @@ BAD = [
     (["theorem=4.10"], "unknown theorem 4.10"),
     (["theorem=power"], "4.1, 4.2, 4.3"),
     (["thorem=4.1"], "unknown setting thorem; did you mean theorem?"),
-    (["theorem=4.1", "zzz=1"], "unknown setting zzz; --help lists all"),
+    (["theorem=4.1", "zzz=1"], "unknown setting zzz; theorem=4.1 --help lists all"),
     (["d=5"], "no theorem was given"),
     (["4.1"], "settings are key=value"),
     (["theorem=4.1", "d=0"], "d=0: an integer of at least 1 was wanted"),
@@ -159,13 +159,15 @@ def test_a_path_may_have_a_number_sign(tmp_path):
     """Only what looks like a checksum is one."""
     path = tmp_path / "points #1.npy"
     path.write_bytes(b"1")
-    told = config.file(str(path))
-    assert config.named(told) == (str(path), told[-config.CHECKSUM :]) and config.file(told) == told
+    told = readers.file(str(path))
+    assert (
+        readers.named(told) == (str(path), told[-readers.CHECKSUM :]) and readers.file(told) == told
+    )
     path.write_bytes(b"2")
     with pytest.raises(ValueError, match="the file has changed"):
-        config.file(told)
+        readers.file(told)
     with pytest.raises(ValueError, match="cannot be read"):
-        config.file(f"{tmp_path / 'points '}#{told[-config.CHECKSUM :]}")
+        readers.file(f"{tmp_path / 'points '}#{told[-readers.CHECKSUM :]}")
 
 
 def test_no_arguments_and_help_list_settings_and_theorems(here, capsys):

@@ -128,14 +128,12 @@ def test_one_bad_job_stops_the_sweep_before_the_first(tmp_path, capsys, monkeypa
 
 
 def test_every_job_is_checked_as_it_will_run(tmp_path):
-    words = ["theorem=4.1,4.3", "spectrum=[3,1],[2,2]", "seed=1"]
+    settings = sweep.values_of(["theorem=4.1,4.3", "spectrum=[3,1],[2,2]", "seed=1"], True)
     done, checked = [], []
     job = lambda values: done.append(values) or 0
-    codes = sweep.compose(words, True, job, job, checked.append)
+    codes = sweep.compose(settings, [], True, job, job, checked.append)
     assert codes == [0] * 4
-    assert checked == [
-        {name: value for name, value in values.items() if value is not None} for values in done
-    ]
+    assert checked == done
 
 
 def test_where_a_launcher_sends_jobs_there_may_be_more_memory(tmp_path, monkeypatch, capsys):

@@ -41,6 +41,8 @@ APART = {"popgd.run", "popgd.collect", "popgd.theorem.registry", "popgd.descent.
         "code",
         "origin",
         "own",
+        "files",
+        "help",
         "checkpoint",
     )
 }
@@ -125,7 +127,7 @@ class _Text:
                 self._word(".".join(chain))
                 return
         judging = _judging(node) if kind is ast.Call else ()
-        self.theorem |= bool(judging)
+        self.theorem |= bool(judging) and _chain(node.func)[-1] != "Option"  # pyright: ignore
         for name in kind._fields:
             if name in ("ctx", "kind", "type_comment"):
                 continue
@@ -172,10 +174,12 @@ def _chain(node: ast.AST) -> Chain:
 
 def _judging(call: ast.AST) -> tuple[ast.AST, ...]:
     """The arguments of a call of Theorem, or of a function `theorem` that makes one, that are only
-    of judging.
+    of judging; of an Option, its help.
     """
     assert isinstance(call, ast.Call)
     called = _chain(call.func)[-1]
+    if called == "Option" and not any(isinstance(arg, ast.Starred) for arg in call.args):
+        return (*call.args[2:], *(word for word in call.keywords if word.arg == "help"))
     named = tuple(word for word in call.keywords if word.arg in JUDGING)
     if called == "Theorem" and not any(isinstance(arg, ast.Starred) for arg in call.args):
         return named + tuple(

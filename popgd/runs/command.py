@@ -17,15 +17,15 @@ from typing import Any
 
 from popgd.problem.errors import SettingError
 from popgd.runs import cache, guard
-from popgd.runs.sweep import LAUNCHER, Lost, compose
+from popgd.runs.sweep import LAUNCHER, Lost, compose, values_of
 from popgd.runs.watchdog import PEER_LOST, Interrupted, Watchdog
 from popgd.theorem import settings as config
-from popgd.theorem.settings import help_text
 
 EXIT = {"SUPPORTED": 0, "REFUTED": 1, "INCONCLUSIVE": 3, "NOT APPLICABLE": 4, "NOT TRUSTED": 5}
 BAD_INPUT, INTERNAL = 2, 70
 #: Signals that ask a process to end; each means itself.
 SIGNALS = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM}
+HELP, MULTIRUN = {"--help", "-h"}, {"-m", "--multirun"}
 #: A sweep returns the first of these that any of its jobs returned.
 WORST = (INTERNAL, BAD_INPUT, 5, 1, 3, 4, 0)
 
@@ -90,15 +90,8 @@ def _internal(path: Path) -> int:
 
 
 def _main(arguments: list[str], alone: bool) -> int:
-    if not arguments or {"--help", "-h"} & set(arguments):
-        from popgd.theorem.registry import papers
-
-        print(
-            help_text(
-                {paper: {t.name: t.title for t in theorems} for paper, theorems in papers().items()}
-            )
-        )
-        return 0
+    if not arguments or HELP & set(arguments):
+        return _help([word for word in arguments if word not in HELP])
     peers, arguments = config.peers(cache.told(arguments))
     if peers and alone:
         end = guard.in_child(_WATCH.told)
@@ -120,22 +113,54 @@ def _main(arguments: list[str], alone: bool) -> int:
             if peers:
                 _start_jax(peers)
             return command(Path(arguments[0].partition("=")[2]))
+    words = [word for word in arguments if word not in MULTIRUN]
+    launcher = [word for word in words if word.startswith(LAUNCHER)]
     if peers:
-        if any(word.startswith(LAUNCHER) for word in arguments):
+        if launcher:
             raise SettingError(
                 "the jobs that a launcher starts are processes by themselves; leave out "
                 "processes, or the launcher"
             )
         _start_jax(peers)
-    sweep = bool({"-m", "--multirun"} & set(arguments))
-    words = [word for word in arguments if word not in ("-m", "--multirun")]
+    multirun = bool(MULTIRUN & set(arguments))
+    settings = values_of([word for word in words if word not in launcher], multirun)
+    settings["theorem"] = _theorems(settings)
+    if _WATCH.signal:
+        return _say(f"{_WATCH.word}; nothing was begun", _WATCH.code)
+    sweep = multirun or len(settings["theorem"]) > 1  # of the theorems in one file
+    one = lambda values: _job(values, sweep)
     try:
-        codes = compose(words, sweep, lambda settings: _job(settings, sweep), job, _resolved)
+        codes = compose(settings, launcher, sweep, one, job, _resolved)
     except Lost as error:
         return _say(str(error), INTERNAL)
     if sweep and _WATCH.signal:
         return _say(f"{_WATCH.word}; the same command goes on with the sweep", _WATCH.code)
     return next(code for code in (_WATCH.code, *WORST) if code in codes)
+
+
+def _help(words: list[str]) -> int:
+    """Print what can be said on the command line, or of the theorems that these words name."""
+    given = values_of([word for word in words if word not in MULTIRUN], bool(MULTIRUN & set(words)))
+    named = _theorems(given) if "theorem" in given else []
+    from popgd.runs import files, help
+    from popgd.theorem.report import find_theorem
+
+    pages = [help.of_theorem(find_theorem(files.named(name))) for name in named]
+    print("\n\n\n".join(pages) or help.everything())
+    return 0
+
+
+def _theorems(settings: dict[str, list[str]]) -> list[str]:
+    """The values of the setting `theorem`, with each theorem in a file of the user's by its name.
+    Raises SettingError.
+    """
+    if "theorem" not in settings:
+        config.without_theorem(settings)
+    _start_jax()
+    from popgd.runs import files
+
+    with _WATCH.doing("loading theorems"):
+        return files.expand(settings["theorem"])
 
 
 def job(values: dict[str, Any]) -> int:
@@ -152,23 +177,22 @@ def _job(values: dict[str, Any], sweep: bool) -> int:
     def open_run() -> tuple[Any, Path]:
         from popgd.runs import store
 
-        out, setting = values["out"], _resolved(values)
-        name = store.run_name(setting.describe())
-        return setting, Path(out) / name if out and sweep else Path(out) if out else Path(
-            "runs"
-        ) / name
+        out, setting = values.get("out"), _resolved(values)
+        if out and not sweep:
+            return setting, Path(out)
+        return setting, Path(out or "runs") / store.run_name(setting.describe())
 
     return _run(open_run)
 
 
 def _resolved(values: dict[str, Any]) -> Any:
-    """The setting of a job. Raises SettingError."""
+    """The setting of a job, whose theorem may be FILE:NAME. Raises SettingError."""
     _start_jax()
+    from popgd.runs import files
     from popgd.theorem.report import resolve
 
-    return resolve(
-        {name: value for name, value in values.items() if value is not None and name != "out"}
-    )
+    given = {name: value for name, value in values.items() if value is not None and name != "out"}
+    return resolve({**given, "theorem": files.named(given["theorem"])})
 
 
 def _resume(path: Path) -> int:

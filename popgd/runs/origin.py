@@ -16,6 +16,7 @@ from typing import Any
 
 from popgd.theorem.base import Theorem
 from popgd.theorem.registry import papers
+from popgd.theorem.settings import Option
 
 _HERE = Path(__file__).resolve().parent.parent
 
@@ -89,6 +90,8 @@ def told(value: Any) -> Any:
     """
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
+    if isinstance(value, Option):  # its help is for the reader
+        return [told(value.default), told(value.read)]
     if isinstance(value, tuple | list):
         return [told(item) for item in value]
     if isinstance(value, Mapping):
@@ -150,6 +153,11 @@ def packaged(name: str) -> bool:
     """Whether a module is Python's own, or that of an installed package, which has a version."""
     found = _loaded_from(name)
     return _installed(found) if found else name in sys.stdlib_module_names
+
+
+def users(file: Path) -> bool:
+    """Whether a file is the user's: neither popgd's, nor Python's or an installed package's."""
+    return file.is_file() and not file.resolve().is_relative_to(_HERE) and not _installed(file)
 
 
 def _loaded_from(name: str) -> Path | None:

@@ -1,7 +1,6 @@
-"""Theorems in files of the user's: loaded from them, and kept beside the runs that judge them."""
+"""Theorems of the user's own, kept beside the runs that judge them, and found again."""
 
 import hashlib
-import importlib.util
 import json
 import shutil
 import sys
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from popgd.problem.errors import SettingError
 from popgd.runs import digest, origin, store
+from popgd.runs.files import load
 from popgd.theorem.base import Theorem
 from popgd.theorem.registry import theorems
 
@@ -26,44 +26,6 @@ class Origin(NamedTuple):
 
     module: str
     files: dict[str, list[str]]
-
-
-def load(file: Path, module: str = "") -> dict[str, Theorem]:
-    """The theorems in a file, by name; it is run as the module of that name, else of the file's.
-
-    Raises SettingError, in one line, if it cannot be run or holds none.
-    """
-    module = module or file.stem
-    root = str(file.resolve().parents[module.count(".")])
-    spec = importlib.util.spec_from_file_location(module, file)
-    assert spec and spec.loader
-    made = sys.modules[module] = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, root)
-    quiet, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        spec.loader.exec_module(made)
-    except (Exception, SystemExit) as error:
-        raise SettingError(
-            f"{file} cannot be loaded ({type(error).__name__}: {error}): correct it"
-        ) from None
-    finally:
-        sys.dont_write_bytecode = quiet
-    values = [
-        item
-        for value in vars(made).values()
-        for item in (value if isinstance(value, tuple | list) else [value])
-    ]
-    found = {
-        value.name: value
-        for value in values
-        if isinstance(value, Theorem) and not origin.ours(value)
-    }
-    if not found:
-        raise SettingError(
-            f"{file} holds no theorem: a popgd.theorem.base.Theorem was wanted, "
-            "outside any function"
-        )
-    return found
 
 
 def keep(path: Path, theorem: Theorem) -> str:
@@ -138,7 +100,7 @@ def summon(path: Path, theorem: Any, kept: dict[str, Any] | None) -> str:
                 f"the run in {path} is of {theorem}, no theorem of popgd, and its source was "
                 "not kept"
             )
-            raise SettingError(f"{given}: run the file that defines it, with the same settings")
+            raise SettingError(f"{given}: run theorem=FILE.py, with the same settings")
         return ""
     told = Origin(**kept)
     stays = all(where and _is(Path(where), content) for where, content in told.files.values())
@@ -155,7 +117,8 @@ def summon(path: Path, theorem: Any, kept: dict[str, Any] | None) -> str:
         line, file = f"{theorem} is foreign, its file is not here: the code in {copy} is run", copy
     for known in told.files:
         sys.modules.pop(known.removesuffix(".py").removesuffix("/__init__").replace("/", "."), None)
-    found = load(file, told.module)
+    bring = "use that one, or bring a copy of it up to date and run that by theorem=FILE.py"
+    found = load(file, told.module, bring)
     if theorem not in found:
         raise SettingError(
             f"{file} holds no theorem {theorem}, but {', '.join(found)}: correct "

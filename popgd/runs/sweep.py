@@ -7,13 +7,13 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from popgd.problem.errors import SettingError, TooLarge
-from popgd.theorem.settings import CACHE, COMMANDS, TABLE, nearest
+from popgd.theorem.settings import NAME
 
 #: Words that go to Hydra as they are: which launcher does the jobs of a sweep, and how.
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
@@ -33,33 +33,32 @@ class Lost(Exception):
 
 
 def compose(
-    words: Sequence[str],
+    settings: Mapping[str, Sequence[str]],
+    launcher: Sequence[str],
     sweep: bool,
     job: Job,
     launched_job: Job,
     check: Callable[[dict[str, Any]], Any],
 ) -> list[int]:
-    """Do the job of these words, or all jobs of a sweep over them, and return their exit codes.
+    """Do the job of these settings, or all jobs of a sweep over their values: their exit codes.
 
-    `job` takes the settings by name. With a launcher among the words `launched_job` does it in
-    other processes. `check` is called with those of every job of a sweep before the first begins,
-    and raises SettingError for bad ones. Raises SettingError for words that are no settings, and
-    Lost.
+    `job` takes the settings by name. With words for a `launcher`, `launched_job` does it in other
+    processes. `check` is called with those of every job of a sweep before the first begins, and
+    raises SettingError for bad ones. Raises SettingError for names that none can have, and Lost.
     """
-    launched = [word for word in words if word.startswith(LAUNCHER)]
-    if launched and not sweep:
-        raise SettingError(f"{launched[0]}: a launcher runs the jobs of a sweep; add -m")
-    settings = [word for word in words if word not in launched]
-    overrides = [override(word, sweep) for word in settings]
+    if launcher and not sweep:
+        raise SettingError(f"{launcher[0]}: a launcher runs the jobs of a sweep; add -m")
+    tree = _tree(settings)
     if sweep:
         for values in combinations(settings):
             # the machines of a launcher may be larger
-            with suppress(*[TooLarge] if launched else []):
+            with suppress(*[TooLarge] if launcher else []):
                 check(values)
-    with _scratch(settings, bool(launched)) as scratch:
-        _hydra([*overrides, *launched], sweep, scratch, job, launched_job if launched else None)
+    with _scratch(settings, bool(launcher)) as scratch:
+        words = [*(override(*pair) for pair in settings.items()), *launcher]
+        _hydra(tree, words, sweep, scratch, job, launched_job if launcher else None)
         codes = [int(file.read_text()) for file in scratch.glob(f"*{CODE}")]
-    jobs = sum(1 for _ in combinations(settings)) if sweep else 1
+    jobs = sum(1 for _ in combinations(settings))
     if len(codes) < jobs:
         raise Lost(
             f"{jobs - len(codes)} of {jobs} jobs left no word: killed, or still under way, where "
@@ -70,7 +69,7 @@ def compose(
 
 
 @contextmanager
-def _scratch(settings: Sequence[str], launched: bool) -> Any:
+def _scratch(settings: Mapping[str, Sequence[str]], launched: bool) -> Any:
     """Where jobs leave their exit codes: machines that a launcher uses see the directory of the
     runs, not our temporary one.
     """
@@ -78,8 +77,7 @@ def _scratch(settings: Sequence[str], launched: bool) -> Any:
         with tempfile.TemporaryDirectory() as name:
             yield Path(name)
         return
-    out = next((word.partition("=")[2] for word in settings if word.startswith("out=")), "runs")
-    scratch = Path(out).absolute() / DIRECTORY / str(time.time_ns())
+    scratch = Path(settings.get("out", ["runs"])[0]).absolute() / DIRECTORY / str(time.time_ns())
     scratch.mkdir(parents=True)
     yield scratch
 
@@ -92,28 +90,46 @@ def leave(code: int, scratch: str) -> None:
     os.rename(name, name.removesuffix(PART) + CODE)
 
 
-def override(word: str, sweep: bool) -> str:
-    """key=value with the value quoted for Hydra; in a sweep, commas outside brackets separate
-    values.
+def values_of(words: Sequence[str], sweep: bool) -> dict[str, list[str]]:
+    """The values of every setting; in a sweep, commas outside brackets separate them. Raises
+    SettingError for a word that is none.
     """
-    name, equals, value = word.partition("=")
-    if not equals:
-        raise SettingError(f"{word}: settings are key=value, as in theorem=4.1")
-    if name not in TABLE:
-        raise SettingError(
-            "unknown setting "
-            f"{name}{nearest(name, [*TABLE, *COMMANDS, *CACHE]) or '; --help lists all'}"
-        )
-    values = _split(value) if sweep else [value]
-    return f"{name}=" + ",".join(
-        "'" + v.replace("\\", "\\\\").replace("'", "\\'") + "'" for v in values
-    )
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise SettingError(f"{word}: settings are key=value, as in theorem=4.1")
+        found[name] = _split(value) if sweep else [value]
+    return found
 
 
-def combinations(settings: Sequence[str]) -> Iterator[dict[str, str]]:
-    """The settings of every job of a sweep over these words."""
-    pairs = {word.partition("=")[0]: _split(word.partition("=")[2]) for word in settings}
-    return (dict(zip(pairs, values, strict=True)) for values in itertools.product(*pairs.values()))
+def override(name: str, values: Sequence[str]) -> str:
+    """name=values, quoted for Hydra."""
+    quoted = (value.replace("\\", "\\\\").replace("'", "\\'") for value in values)
+    return f"{name}=" + ",".join(f"'{value}'" for value in quoted)
+
+
+def combinations(settings: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
+    """The settings of every job of a sweep over these values."""
+    every = itertools.product(*settings.values())
+    return (dict(zip(settings, values, strict=True)) for values in every)
+
+
+def _tree(settings: Iterable[str]) -> dict[str, Any]:
+    """Hydra's configuration, which has these settings and no other; a dot makes a group. Raises
+    SettingError for a name that Hydra could not have.
+    """
+    tree: dict[str, Any] = {}
+    for name in settings:
+        group, _, leaf = name.rpartition(".")
+        hides = any(other.startswith(f"{name}.") for other in settings)
+        if hides or not NAME.fullmatch(name) or name.partition(".")[0] in ("hydra", "defaults"):
+            raise SettingError(f"unknown setting {name}; theorem=NAME --help lists all")
+        inner = tree
+        for part in filter(None, group.split(".")):
+            inner = inner.setdefault(part, {})
+        inner[leaf] = None
+    return tree
 
 
 def _split(value: str) -> list[str]:
@@ -128,7 +144,12 @@ def _split(value: str) -> list[str]:
 
 
 def _hydra(
-    overrides: list[str], sweep: bool, scratch: Path, here: Job, elsewhere: Job | None
+    tree: dict[str, Any],
+    overrides: list[str],
+    sweep: bool,
+    scratch: Path,
+    here: Job,
+    elsewhere: Job | None,
 ) -> None:
     """Compose the settings with Hydra; do each job `here`, or by a launcher `elsewhere`."""
     import hydra
@@ -136,10 +157,6 @@ def _hydra(
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    tree: dict[str, Any] = {}
-    for name in TABLE:
-        group, _, leaf = name.rpartition(".")
-        (tree.setdefault(group, {}) if group else tree)[leaf] = None
     codes = str(scratch)
 
     job = elsewhere or here
@@ -171,10 +188,13 @@ def _one(composed: Any, job: Job, codes: str) -> None:
     from omegaconf import OmegaConf
 
     plain: Any = OmegaConf.to_container(composed)
-    leave(job({name: lookup(plain, name) for name in TABLE}), codes)
+    leave(job(dict(_flat(plain))), codes)
 
 
-def lookup(tree: Any, name: str) -> Any:
-    for part in name.split("."):
-        tree = tree[part]
-    return tree
+def _flat(tree: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings in Hydra's configuration, by name."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{group}{name}.")
+        else:
+            yield group + name, value

@@ -11,8 +11,10 @@ import optax
 
 from popgd.claims.evidence import Evidence
 from popgd.descent.memory import FORGETFUL, Memory
-from popgd.problem.errors import TooLarge
+from popgd.problem.errors import SettingError, TooLarge
 from popgd.problem.law import Hypothesis, Law, Objective
+from popgd.theorem import settings as config
+from popgd.theorem.settings import Option
 
 #: Called with (what is being done, steps done, steps in all).
 Progress = Callable[[str, int, int], None]
@@ -22,8 +24,8 @@ Progress = Callable[[str, int, int], None]
 class Setting:
     """One run, every setting resolved: what `check` judges and what a report stores.
 
-    `law` is what the theorem's `make_law` made. `options` are the settings that not every theorem
-    takes, by their names on the command line: setting["init"].
+    `law` is what the theorem's `make_law` made. `options` are those that the theorem declares, by
+    their names on the command line: setting["width"].
     """
 
     theorem: str
@@ -65,10 +67,17 @@ class Setting:
         words.
         """
         own = {name: getattr(self, name) for name in COMMON}
-        return {**own, **self.options, **self.law.describe()}
+        return {**own, **_lists(dict(self.options)), **self.law.describe()}
 
 
-#: The settings that every theorem takes; L is 1 where a theorem does not take it.
+def _lists(value: Any) -> Any:
+    """Plain data as JSON gives it back: with lists for tuples."""
+    if isinstance(value, Mapping):
+        return {name: _lists(item) for name, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+#: The settings that every run tells; L is 1 where a theorem does not declare it.
 COMMON = tuple(name for name in Setting.__dataclass_fields__ if name not in ("law", "options"))
 
 
@@ -94,9 +103,9 @@ class Theorem:
     """One theorem: what it states, when it applies, what it predicts and how each prediction is
     judged.
 
-    law_options names in `config.TABLE` of the settings that make the data law
-    options     those that it takes beside them and `COMMON`; `defaults` where its defaults are not
-                the table's
+    law_options the settings that make the data law, by name; the law describes itself with them
+    options     the settings that it takes beside them and those that every run has
+    defaults    where its defaults are not those declared
     make_law    the data law of all settings together; it may raise SettingError
     step_size   eta=auto for this law and L
     study       measures for one objective and returns a `Study`; what it offers to its memory need
@@ -104,14 +113,16 @@ class Theorem:
     claims      functions from that study to evidence
     quantities  named numbers of the study: (value, error)
     targets     the values of the setting `target`; a theorem with targets is judged once for each
+
+    Raises SettingError if an option hides a setting that every run has, or is none.
     """
 
     name: str
     title: str
     statement: str
     source: str
-    law_options: tuple[str, ...]
-    options: tuple[str, ...]
+    law_options: Mapping[str, Option]
+    options: Mapping[str, Option]
     make_law: Callable[[Mapping[str, Any]], Law]
     step_size: Callable[[Any, int], float]
     objective: Callable[[Setting, str], Objective]
@@ -121,6 +132,21 @@ class Theorem:
     quantities: Callable[[Any], Mapping[str, tuple[float, float]]]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            config.declared(self.law_options, self.options, self.defaults)
+        except SettingError as error:
+            raise SettingError(f"Theorem {self.name}: {error}") from None
+
+    @property
+    def declared(self) -> dict[str, Option]:
+        """The settings that not every run has, with the defaults of this theorem."""
+        every = {**self.law_options, **self.options}
+        return {
+            name: option._replace(default=self.defaults.get(name, option.default))
+            for name, option in every.items()
+        }
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from popgd.descent.memory import FORGETFUL, Memory
 from popgd.problem.errors import SettingError
 from popgd.theorem import settings as config
 from popgd.theorem.base import COMMON, Findings, Progress, Setting, Theorem, examine
+from popgd.theorem.readers import nearest
 from popgd.theorem.registry import theorems
 from popgd.theorem.settings import TABLE
 from popgd.theorem.verdict import Claim, Outcome, judge, not_applicable, overall, unchecked
@@ -96,7 +97,7 @@ def find_theorem(name: str) -> Theorem:
     every = theorems()
     if name not in every:
         known = ", ".join(every)
-        raise SettingError(f"unknown theorem {name}{config.nearest(name, every)}; known: {known}")
+        raise SettingError(f"unknown theorem {name}{nearest(name, every)}; known: {known}")
     return every[name]
 
 
@@ -108,17 +109,17 @@ def resolve(values: Mapping[str, Any]) -> Setting:
     """
     values = dict(values)
     own_law = {"law": values.pop("law")} if not isinstance(values.get("law"), str | None) else {}
-    given = {name: value for name, value in config.read(values).items() if value is not None}
-    theorem = find_theorem(given["theorem"])
-    settings = {name: entry.default for name, entry in TABLE.items()} | dict(theorem.defaults)
-    own = (*theorem.law_options, *theorem.options)
-    for name, value in given.items():
-        # A stored run tells its L = 1 even where the theorem has no loops
-        if name not in own and (name not in COMMON or (name == "L" and value != settings[name])):
-            raise SettingError(
-                f"{name}={values[name]}: Theorem {theorem.name} does not take {name}; leave it out"
-            )
-    settings |= given | own_law
+    if values.get("theorem") is None:
+        config.without_theorem(values)
+    theorem = find_theorem(config.read({"theorem": values["theorem"]}, {})["theorem"])
+    own = theorem.declared
+    if "L" not in own and str(values.get("L")) == "1":
+        del values["L"]  # every stored run tells it
+    _foreign(theorem, values)
+    given = config.read(values, own)
+    defaults = {name: option.default for name, option in (*TABLE.items(), *own.items())}
+    settings = {"law": None, "L": 1, **defaults, **theorem.defaults}
+    settings |= {name: value for name, value in given.items() if value is not None} | own_law
     law = theorem.make_law(settings)
     if not jax.config.read("jax_enable_x64"):
         raise SettingError(
@@ -129,6 +130,20 @@ def resolve(values: Mapping[str, Any]) -> Setting:
         settings["eta"] = theorem.step_size(law, settings["L"])
     options = {name: settings[name] for name in theorem.options if name not in COMMON}
     return Setting(**{name: settings[name] for name in COMMON}, law=law, options=options)
+
+
+def _every() -> set[str]:
+    """The names of all settings that any theorem declares."""
+    return {name for theorem in theorems().values() for name in theorem.declared}
+
+
+def _foreign(theorem: Theorem, values: Mapping[str, Any]) -> None:
+    """Raises SettingError for a setting that other theorems take."""
+    for name in values:
+        if name in _every() - theorem.declared.keys():
+            raise SettingError(
+                f"{name}={values[name]}: Theorem {theorem.name} does not take {name}; leave it out"
+            )
 
 
 def restore(stored: Mapping[str, Any]) -> Setting:
@@ -157,8 +172,11 @@ def check(theorem: str, *, progress: Progress = _QUIET, **values: Any) -> Report
     `claim.exponent` is spelt claim_exponent here, and `law` may be a `Law` object. Nothing is
     written. Raises SettingError (a ValueError) on bad settings.
     """
-    if "claim_exponent" in values:
-        values["claim.exponent"] = values.pop("claim_exponent")
+    own = find_theorem(theorem).declared
+    for name in (name for name in _every() if "." in name):
+        spelt = name.replace(".", "_")
+        if spelt in values and spelt not in own:
+            values[name] = values.pop(spelt)
     return check_setting(resolve({"theorem": theorem, **values}), progress)
 
 

@@ -6,12 +6,12 @@ as transcribed ("Theorem 3.2"), beside what follows from the loss l(A) = E ||(I 
 of its own here, so that a reader sees which statement fails.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from popgd.papers.in_context import descents, flow, minimiser, prompts, saddle, shifted, slopes
 from popgd.papers.in_context.common import (
     INFINITE,
-    LAW,
     LONGEST,
     NUMBER,
     Study,
@@ -21,10 +21,12 @@ from popgd.papers.in_context.common import (
     quantities,
     step_size,
 )
+from popgd.papers.in_context.options import LAW, LOOPS, SHIFT
 from popgd.papers.in_context.wishart import LARGEST_K
 from popgd.papers.in_context.wishart_loss import LARGEST_L
 from popgd.papers.in_context.wishart_normal import LARGEST_L as LARGEST_NORMAL_L
 from popgd.theorem.base import Theorem
+from popgd.theorem.settings import Option
 
 __all__ = ["PAPER", "THEOREMS"]
 
@@ -57,7 +59,7 @@ def theorem(
     study: Any,
     claims: tuple[Any, ...],
     n: int = 50,
-    options: tuple[str, ...] = (),
+    options: Mapping[str, Option] = LOOPS,
     **own: Any,
 ) -> Theorem:
     """A theorem of this paper: exact for at most `largest` loops, by default with n examples."""
@@ -65,8 +67,8 @@ def theorem(
         study=slopes.with_slopes(study),
         claims=(*claims, slopes.agreement),
         law_options=LAW,
-        options=("L", *options),
-        defaults={"L": 2, "n": n, "steps": LONGEST, "samples": 2**15, "sampled_steps": 320},
+        options=options,
+        defaults={"n": n, "steps": LONGEST, "samples": 2**15, "sampled_steps": 320},
         make_law=make_law,
         step_size=step_size,
         objective=objective(largest, what),
@@ -183,7 +185,7 @@ THEOREMS = (
     theorem(
         LARGEST_L,
         "the loss over symmetric A",
-        options=("shift",),
+        options={**LOOPS, **SHIFT},
         name="gatmiry.ood",
         title="other covariances at test: the loss is l(diag(a* mu)); every prompt is bounded",
         statement="At A = a* Sigma^-1 and inputs of the covariance Sigma_test the loss is "

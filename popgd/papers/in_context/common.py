@@ -10,6 +10,7 @@ import numpy as np
 
 from popgd.papers.in_context import wishart
 from popgd.papers.in_context.model import InContext, SquaredError
+from popgd.papers.in_context.options import LAW
 from popgd.problem.errors import SettingError
 from popgd.problem.law import Hypothesis
 from popgd.problem.numeric import UNIT
@@ -18,8 +19,6 @@ from popgd.theorem.base import Setting, fits
 NUMBER = "arXiv 2410.08292"
 #: The covariance where nothing is given: d = 5, condition number 4.
 COVARIANCE = (2.0, 1.5, 1.0, 0.75, 0.5)
-#: The settings that make the law.
-LAW = ("d", "n", "covariance")
 #: n at which "n = infinity" is evaluated.
 INFINITE = 10**14
 #: Matrices of A's size that an exact study keeps.

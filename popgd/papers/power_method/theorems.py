@@ -17,9 +17,10 @@ from popgd.descent.memory import Memory
 from popgd.papers.power_method import curve as curves
 from popgd.papers.power_method.data import UniformSphere, UnitColumns
 from popgd.papers.power_method.objectives import TARGETS, OfLoops, PowerIteration, SubspaceDistance
+from popgd.papers.power_method.options import DESCENT, EXPONENT, LAW, LOOPS, TARGET
 from popgd.papers.power_method.quadrature import Spectrum
 from popgd.papers.power_method.training import convergence, growth, invariance, manifold, steps
-from popgd.papers.power_method.training.laws import LAW, make_law
+from popgd.papers.power_method.training.laws import make_law
 from popgd.papers.power_method.training.study import Study, sampled
 from popgd.problem.law import Hypothesis
 from popgd.theorem.base import Progress, Setting, Theorem
@@ -275,8 +276,6 @@ def _pair(quantity) -> tuple[float, float]:
     return float(quantity.value), float(quantity.bound + quantity.stderr)
 
 
-OPTIONS = ("init", "spectra")
-
 STRUCTURE = (invariance.structure, invariance.schur, steps.single_steps)
 
 THEOREMS = (
@@ -289,8 +288,7 @@ THEOREMS = (
         "is positive.",
         source=f"{PAPER}, Theorem 4.1",
         law_options=LAW,
-        options=("L", *OPTIONS, "claim.exponent"),
-        defaults={"L": 3},
+        options={**LOOPS, **DESCENT, **EXPONENT},
         make_law=make_law,
         objective=lambda setting, target: SubspaceDistance(setting.L),
         step_size=natural_step,
@@ -314,8 +312,7 @@ THEOREMS = (
         "linearly to a finite c*, and the loss to a positive L*, for y = Sq/|Sq| and for y = Sq.",
         source=f"{PAPER}, Theorem 4.2",
         law_options=LAW,
-        options=(*OPTIONS, "target"),
-        defaults={"L": 1},
+        options={**DESCENT, **TARGET},
         make_law=make_law,
         targets=TARGETS,
         objective=lambda setting, target: PowerIteration(target, layer_norm=False),
@@ -334,8 +331,7 @@ THEOREMS = (
         "increments of c^3 converge, and the loss falls to 0 like t^(-2/3).",
         source=f"{PAPER}, Theorem 4.3",
         law_options=LAW,
-        options=(*OPTIONS, "claim.exponent"),
-        defaults={"L": 1},
+        options={**DESCENT, **EXPONENT},
         make_law=make_law,
         objective=lambda setting, target: PowerIteration("normalised", layer_norm=True),
         step_size=natural_step,

@@ -19,7 +19,7 @@ from popgd.papers.power_method.data import UNIT_ATOL
 from popgd.papers.power_method.looping import table
 from popgd.problem.errors import SettingError
 from popgd.problem.law import sphere
-from popgd.theorem.settings import named
+from popgd.theorem.readers import named
 
 #: The relative gap of the nearly repeated law: a thousand times what counts as equal, and far below
 #: what training closes.

@@ -32,9 +32,9 @@ from popgd.papers.power_method.looping.study import (
 )
 from popgd.papers.power_method.looping.trained import Trained
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
+from popgd.papers.power_method.options import DEPTHS, DESCENT, LAW, LOOPING, LOOPS
 from popgd.papers.power_method.theorems import PAPER, contracting_step, natural_step
 from popgd.papers.power_method.training import convergence, growth
-from popgd.papers.power_method.training.laws import LAW
 from popgd.problem.errors import SettingError
 from popgd.theorem.base import Progress, Setting, Theorem
 
@@ -367,7 +367,6 @@ def checks(study: Inference) -> Iterator[Evidence]:
         )
 
 
-OPTIONS = ("init", "spectra", "data", "normalise", "test", "query", "trained")
 COMMON_CLAIMS = (
     checks,
     angles.output,
@@ -391,8 +390,7 @@ THEOREMS = (
         "-> c*, and gamma stays above it.",
         source=f"{PAPER}, Theorem 4.6",
         law_options=LAW,
-        options=(*OPTIONS, "loops"),
-        defaults={"L": 1},
+        options={**DESCENT, **LOOPING, **DEPTHS},
         make_law=partial(make_law, names=LAYERS, deep=True),
         step_size=partial(step_size, automatic=contracting_step),
         objective=lambda setting, target: PowerIteration("normalised", layer_norm=True),
@@ -411,8 +409,7 @@ THEOREMS = (
         "-> lam_(r+1)/lam_1 as t grows.",
         source=f"{PAPER}, Theorem 4.7",
         law_options=LAW,
-        options=("L", *OPTIONS),
-        defaults={"L": 3},
+        options={**LOOPS, **DESCENT, **LOOPING},
         make_law=partial(make_law, names=LOOPED, deep=False),
         step_size=partial(step_size, automatic=natural_step),
         objective=lambda setting, target: SubspaceDistance(setting.L),

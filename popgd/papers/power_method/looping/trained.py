@@ -17,16 +17,17 @@ from popgd.descent.recursion import Records, sign_of
 from popgd.papers.power_method import curve as curves
 from popgd.papers.power_method.data import UnitColumns
 from popgd.papers.power_method.objectives import OfOutput, PowerIteration, SubspaceDistance
+from popgd.papers.power_method.options import LAW, TRAINING
 from popgd.papers.power_method.quadrature import Spectrum
 from popgd.papers.power_method.training import convergence, growth
 from popgd.papers.power_method.training import laws as unit_columns
-from popgd.papers.power_method.training.laws import LAW
 from popgd.papers.power_method.training.study import curves_of
 from popgd.problem.errors import SettingError
 from popgd.problem.law import Hypothesis
 from popgd.runs import store
 from popgd.theorem import settings as config
 from popgd.theorem.base import Progress, Setting
+from popgd.theorem.readers import named
 
 #: What a run must have in common with the setting that reuses it, beside the law.
 SHARED = ("L", "init", "steps", "spectra", "seed", "optimiser")
@@ -222,7 +223,7 @@ def make_law(values: Mapping[str, Any], names: tuple[str, ...], test_d: int | No
 
 def _from_run(values: Mapping[str, Any], names: tuple[str, ...]) -> TrainingLaw:
     run = values["trained"]
-    path = Path(config.named(run)[0])
+    path = Path(named(run)[0])
     kept = store.read(path / store.SETTINGS)
     theorems = sorted({KINDS[name].theorem for name in names})
     if kept.get("theorem") not in theorems:
@@ -231,7 +232,7 @@ def _from_run(values: Mapping[str, Any], names: tuple[str, ...]) -> TrainingLaw:
             f"trained={path} is a run of Theorem {kept.get('theorem')}: one of {wanted} was wanted"
         )
     try:
-        kept = config.read(kept)
+        kept = config.read(kept, TRAINING)
     except SettingError as error:
         raise SettingError(
             f"trained={path} has damaged settings ({error}): name another run"
@@ -262,7 +263,7 @@ def _plain(value: Any) -> Any:
 
 def _stored(law: TrainingLaw, kind: Kind) -> Records:
     """The exact descent in a run's trajectory.npz."""
-    path = Path(config.named(law.run)[0]) / store.TRAJECTORY
+    path = Path(named(law.run)[0]) / store.TRAJECTORY
     try:
         with np.load(path, allow_pickle=False) as arrays:
             prefix = f"{kind.target}/exact/" if f"{kind.target}/exact/c" in arrays else "exact/"

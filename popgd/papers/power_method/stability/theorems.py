@@ -19,11 +19,13 @@ that u alone follows no such law, and nothing is claimed of it. Source: derived;
 `stability.hessian`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from popgd.papers.power_method import theorems as power_method
 from popgd.papers.power_method.data import UnitColumns
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
+from popgd.papers.power_method.options import DESCENT, LAW, LOOPS, SIZE, TARGET
 from popgd.papers.power_method.stability import hessian
 from popgd.papers.power_method.stability.claims import (
     LOSS_ROUNDING,
@@ -36,6 +38,7 @@ from popgd.papers.power_method.stability.claims import (
 from popgd.papers.power_method.stability.measure import Stability, study
 from popgd.papers.power_method.stability.sampling import ENDS, ends_at
 from popgd.theorem.base import Theorem
+from popgd.theorem.settings import Option
 
 __all__ = ["FINDINGS"]
 
@@ -99,7 +102,7 @@ def _finding(
     statement: str,
     defaults: dict[str, Any],
     objective: Any,
-    options: tuple = (),
+    options: Mapping[str, Option],
     **rest: Any,
 ) -> Theorem:
     return Theorem(
@@ -107,9 +110,9 @@ def _finding(
         title=title,
         statement=statement,
         source=f"popgd, beside {power_method.PAPER}, Theorem {number}",
-        law_options=power_method.LAW,
-        options=(*options, "init", "spectra", "size"),
-        defaults={"L": 1, "samples": 2**13, "sampled_steps": 1000, **defaults},
+        law_options=LAW,
+        options={**options, **DESCENT, **SIZE},
+        defaults={"samples": 2**13, "sampled_steps": 1000, **defaults},
         make_law=power_method.make_law,
         objective=objective,
         hypotheses=power_method.hypotheses,
@@ -127,9 +130,9 @@ FINDINGS = (
         "Started beside the manifold, descent on dist^2(f, V) leaves it, and the loss falls below "
         "l_inf; for one layer p22 - r22 "
         "and p11 grow, and f shrinks towards 0.",
-        {"steps": 10**5, "sampled_steps": 2000},
+        {"L": 1, "steps": 10**5, "sampled_steps": 2000},
         lambda setting, target: SubspaceDistance(setting.L),
-        ("L",),
+        LOOPS,
         step_size=beside_step,
     ),
     _finding(
@@ -140,7 +143,7 @@ FINDINGS = (
         "S q, which for y = S q is exact.",
         {"steps": 10**5},
         lambda setting, target: PowerIteration(target, layer_norm=False),
-        ("target",),
+        TARGET,
         step_size=power_method.contracting_step,
         targets=power_method.TARGETS,
     ),
@@ -151,6 +154,7 @@ FINDINGS = (
         "reaches the power step at finite c.",
         {"steps": 10**5, "size": 0.3},
         lambda setting, target: PowerIteration("normalised"),
+        {},
         step_size=power_method.natural_step,
     ),
 )

@@ -9,12 +9,11 @@ import jax
 
 from popgd.descent.gradient import working_set
 from popgd.papers.power_method.data import MANY, Rotated, UniformSphere, UnitColumns
+from popgd.papers.power_method.options import LAW
 from popgd.papers.power_method.training.study import wider
 from popgd.problem.errors import SettingError
 from popgd.theorem.base import fits
 
-#: The settings that make such a law.
-LAW = ("law", "d", "n", "spectrum")
 DEFAULT_SPECTRUM = (8.0, 5.0, 4.0, 2.0, 1.0)
 
 
