@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
+from popgd.claims import sampling
 from popgd.descent import gradient
 from popgd.papers.power_method import curve as curves
 from popgd.papers.power_method import model, slopes, tilted
@@ -124,14 +125,14 @@ class Normal:
 @pytest.mark.parametrize(("spread", "stages"), [(0.01, 2), (1.0, 2), (4.0, 3)])
 def test_a_second_stage_is_as_large_as_the_pilot_asks_for(spread, stages, to_a_percent):
     draw = Normal(spread)
-    found, wanted = slopes.two_stages(draw, lambda e: slopes.wanted_of(e, 0.0), 2**18)
+    found, wanted = sampling.two_stages(draw, lambda e: sampling.wanted_of(e, 0.0, 0.01), 2**18)
     sizes = [size for _, size in draw.sizes]
     assert [stage for stage, _ in draw.sizes] == list(range(stages)) and found.samples == sizes[-1]
     assert (
         sizes[-1] == max(2**18, int(np.ceil(wanted)))
-        and sizes[-1] <= slopes.SHARE * sizes[-2] * 1.2
+        and sizes[-1] <= sampling.SHARE * sizes[-2] * 1.2
     )
-    assert wanted == pytest.approx((slopes.SEEN * spread / 0.01) ** 2, rel=0.1)
+    assert wanted == pytest.approx((sampling.SEEN * spread / 0.01) ** 2, rel=0.1)
 
 
 def test_more_than_there_is_time_for_is_said(to_a_percent):

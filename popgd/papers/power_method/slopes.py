@@ -1,10 +1,5 @@
-"""The sampled slopes l'(c) that the exact ones are examined by, from as many queries as that takes.
-
-In two stages (Stein 1945): a pilot estimates the spread and thereby the size of a second stage, and
-the second alone is judged, under keys of its own. A pilot has at least 1/SHARE of the second
-stage's queries, or is repeated with as many as that: the size of a second stage that follows too
-small a pilot depends on what the pilot happened to miss. Sizes are a function of seed, settings and
-pilot.
+"""The sampled slopes l'(c) that the exact ones are examined by, from as many queries as that takes:
+in two stages (`sampling`).
 """
 
 from collections.abc import Callable
@@ -16,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from popgd.claims.evidence import Evidence
+from popgd.claims.sampling import KNOWN, MOST, skewness, two_stages, wanted_of
 from popgd.descent import gradient
 from popgd.descent.memory import Memory
 from popgd.papers.power_method import model
@@ -26,15 +22,9 @@ from popgd.theorem.base import Progress, Setting
 
 #: A gap of this share of a slope must be seen.
 RESOLUTION = 0.01
-#: And this many standard errors are seen as a gap: 8.1 for four slopes at a false-alarm rate of
-#: 1e-6 in all, and more for skewness. The rest of the resolution is left for bounds of quadrature.
-SEEN = 9.0
 #: Queries of the first pilot, for each sample of a full gradient, which costs some 20 to 200 times
 #: as much.
 CHEAPER = 8
-SHARE, ROOM = 4, 1.2
-#: Queries at most, some twenty seconds of two cores.
-MOST = 2**25
 #: Cubes of slopes at larger c may leave float64.
 FURTHEST = 1e30
 #: Rounding of the slope of one query's loss, in units of eps c lam_1.
@@ -42,8 +32,6 @@ ROUNDING = 100
 #: Fewer samples of a full gradient are no check of the model: standard errors, and the skewness
 #: that widens them, need as many.
 FEW = 1024
-#: The relative standard error of a second moment that is known.
-KNOWN = 0.03
 
 
 class Slopes(NamedTuple):
@@ -133,7 +121,7 @@ def start_of(curve: Any) -> float:
 
 def examined(draw: Callable[[int, int], gradient.Estimate], start: float, pilot: int) -> np.ndarray:
     """value, stderr, skewness, spread, samples, wanted of `Slopes`."""
-    found, wanted = two_stages(draw, partial(wanted_of, start=start), pilot)
+    found, wanted = two_stages(draw, partial(wanted_of, start=start, resolution=RESOLUTION), pilot)
     mean, stderr, samples = found
     spread = float(stderr.square / mean.square)
     return np.array(
@@ -196,44 +184,3 @@ def agree_with(
         few or excuse,
         name,
     )
-
-
-def two_stages(
-    draw: Callable[[int, int], gradient.Estimate],
-    wanted_of: Callable[[gradient.Estimate], float],
-    pilot: int,
-) -> tuple[gradient.Estimate, float]:
-    """The estimate of the second stage and the samples that it was to have; draw(stage, samples),
-    stages from 0 on.
-
-    Where that is more than MOST the pilot's, without a second stage.
-    """
-    stage, size = 0, pilot
-    while True:
-        found = draw(stage, size)
-        wanted = float(np.nan_to_num(wanted_of(found), nan=np.inf, posinf=np.inf))
-        if wanted > MOST:
-            return found, wanted
-        if wanted <= SHARE * size:
-            return draw(stage + 1, int(max(np.ceil(wanted), pilot))), wanted
-        # A little more, as the next one asks for as many but for its noise
-        stage, size = stage + 1, int(np.ceil(ROOM * wanted / SHARE))
-
-
-def wanted_of(found: gradient.Estimate, start: float) -> float:
-    """Queries that make a gap of RESOLUTION seen, and the second moment known to KNOWN."""
-    mean, stderr, samples = found
-    scale = max(abs(float(mean.value)), start)
-    with np.errstate(all="ignore"):
-        of_mean = np.divide(SEEN * float(stderr.value), RESOLUTION * scale)
-        of_square = float(stderr.square / mean.square) / KNOWN
-        return float(samples) * float(np.maximum(of_mean, of_square)) ** 2
-
-
-def skewness(found: gradient.Estimate) -> float:
-    """Of the mean: that of one sample over the root of their number."""
-    mean, stderr, samples = found
-    x, s = float(mean.value), float(stderr.value)
-    third = float(mean.cube) - 3 * x * float(mean.square) + 2 * x**3
-    with np.errstate(all="ignore"):
-        return float(np.nan_to_num(third / (s**3 * float(samples) ** 2)))
