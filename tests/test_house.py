@@ -10,7 +10,7 @@ import popgd
 
 ROOT = Path(popgd.__file__).parent
 #: From the ground floor up: a room uses its own files and those of the rooms before it.
-ROOMS = ("problem", "descent", "claims", "theorem", "runs", "papers")
+ROOMS = ("problem", "symmetry", "descent", "claims", "theorem", "runs", "papers")
 EXPERIMENTS = ROOT.parent / "experiments"
 
 
