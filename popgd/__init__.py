@@ -14,8 +14,10 @@ from popgd.descent.descent import Descent, Trajectory, descend
 from popgd.descent.gradient import Estimate, population_average, population_gradient
 from popgd.problem.errors import SettingError
 from popgd.problem.law import Hypothesis, Law
+from popgd.problem.problem import Problem
 from popgd.runs.stored import Stored, load
 from popgd.theorem.base import Setting, Theorem
+from popgd.theorem.problems import about
 from popgd.theorem.registry import theorems
 from popgd.theorem.report import Report, check
 from popgd.theorem.settings import Option
@@ -32,12 +34,14 @@ __all__ = [
     "Law",
     "Option",
     "Outcome",
+    "Problem",
     "Report",
     "Setting",
     "SettingError",
     "Stored",
     "Theorem",
     "Trajectory",
+    "about",
     "check",
     "descend",
     "load",

@@ -62,7 +62,9 @@ def test_planted_blocks_come_back():
 
 def test_a_matrix_that_does_not_commute_is_refused():
     found = of(3)
-    A = sum(s.whole(np.full((1, 1), float(value))) for s, value in zip(found, (1, 2, 3), strict=True))
+    A = sum(
+        s.whole(np.full((1, 1), float(value))) for s, value in zip(found, (1, 2, 3), strict=True)
+    )
     exact = symmetry.reduce(found, A[None])
     np.testing.assert_allclose([float(r.H[0, 0]) for r in exact], [1, 2, 3], rtol=1e-12)
     broken = A + 1e-3 * np.outer(np.eye(9)[1], np.eye(9)[1])

@@ -5,7 +5,7 @@ plane.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,7 @@ def examine(dynamics: Dynamics, setting: Any, xs: np.ndarray, memory: Memory) ->
             return gradient.population_average(
                 statistic,
                 dynamics.plane.embed(jnp.asarray(x)),
-                law,
+                cast(Any, law),
                 setting.key(21, number, stage),
                 samples,
                 CHUNK,

@@ -254,7 +254,8 @@ def _square_norm(weights: Any) -> Any:
 
 
 def _number(to: Any, measured: Measured) -> float:
-    return float(to(measured) if callable(to) else to)
+    value: Any = to(measured) if callable(to) else to
+    return float(value)
 
 
 def agrees(

@@ -5,7 +5,7 @@ needs.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -33,13 +33,13 @@ class Stated:
 
     problem: Problem
     options: Mapping[str, Any]
-    failing: Callable[[Problem], Sequence[Hypothesis]]
+    failing: Callable[["Stated"], Sequence[Hypothesis]]
 
     def hypotheses(self) -> list[Hypothesis]:
-        return list(self.failing(self.problem))
+        return list(self.failing(self))
 
     def describe(self) -> dict[str, object]:
-        return {}
+        return dict(self.options)
 
 
 def about(
@@ -54,7 +54,7 @@ def about(
     source: str = "",
     title: str = "",
     options: Mapping[str, Any] | None = None,
-    hypotheses: Callable[[Problem], Sequence[Hypothesis]] = lambda problem: (),
+    hypotheses: Callable[[Stated], Sequence[Hypothesis]] = lambda stated: (),
     quantities: Mapping[str, Any] | None = None,
     **defaults: Any,
 ) -> Theorem:
@@ -64,7 +64,7 @@ def about(
     problem     a `Problem`, or a function of the options that makes one
     claims      of `popgd.claims`, or functions from what was measured to `Evidence`
     options     settings of its own: name -> Option(default, reader, help)
-    hypotheses  the assumptions of the theorem, whether each holds here
+    hypotheses  the assumptions of the theorem, whether each holds for a problem and its options
     quantities  named numbers to report: name -> function of what was measured -> (value, error)
     defaults    of common settings, such as samples=2**15
     """
@@ -83,9 +83,9 @@ def about(
         title=title or statement.split(". ")[0],
         statement=statement,
         source=source,
-        law_options=(),
+        law_options={},
         options=own,
-        make_law=make,
+        make_law=cast(Any, make),
         step_size=lambda law, L: float(eta(law.problem) if callable(eta) else eta),
         objective=lambda setting, target: setting.law.problem.loss,
         hypotheses=lambda setting: setting.law.hypotheses(),
@@ -141,8 +141,8 @@ def _path(dynamics: Dynamics, setting: Setting, progress: Progress, memory: Memo
         path = dynamics.run(dynamics.problem.start, setting.steps, setting.key(22), told)
         return [*path[:5], np.frombuffer(path.why.encode().ljust(200), dtype=np.uint8)]
 
-    *columns, why = memory.once(work, [0] * 6)
-    return Path(*columns[:4], float(columns[4]), bytes(why).decode().strip())
+    t, x, error, move, stopped, why = memory.once(work, [0] * 6)
+    return Path(t, x, error, move, float(stopped), bytes(why).decode().strip())
 
 
 def _replicas(

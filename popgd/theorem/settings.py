@@ -16,6 +16,7 @@ from popgd.theorem.readers import (
     integer,
     nearest,
     number,
+    numbers,
     one_of,
     positive,
     probability,
@@ -31,10 +32,10 @@ MOST_SAMPLES = 2**28
 class Option(NamedTuple):
     """A setting: its default, its reader and a line of help, as in Option(4, int, "hidden units").
 
-    `read` is int, float, bool or str, or a function that makes the value from what was given (a
-    text on the command line, anything from Python, what settings.json holds) and raises ValueError
-    in words ("a prime was wanted"); what it returns is stored as JSON and must be read as the same
-    again. A `default` of None is filled in by the theorem.
+    `read` is int, float, bool, str, tuple (of positive numbers), or a function that makes the
+    value from what was given (a text on the command line, anything from Python, what settings.json
+    holds) and raises ValueError in words ("a prime was wanted"); what it returns is stored as JSON
+    and must be read as the same again. A `default` of None is filled in by the theorem.
     """
 
     default: Any
@@ -43,7 +44,13 @@ class Option(NamedTuple):
 
 
 #: The readers that bare types stand for.
-_PLAIN: dict[Any, Callable[[Any], Any]] = {int: integer, float: number, bool: flag, str: text}
+_PLAIN: dict[Any, Callable[[Any], Any]] = {
+    int: integer,
+    float: number,
+    bool: flag,
+    str: text,
+    tuple: numbers,
+}
 
 #: The settings that every theorem takes.
 TABLE: dict[str, Option] = {

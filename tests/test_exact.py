@@ -1,0 +1,122 @@
+"""Exact descent and flow in few coordinates, against closed forms and programs of other hands."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from popgd.descent import exact
+from popgd.papers import committee, linear_attention
+
+KEY = jax.random.key(0)
+
+
+def at(path, t):
+    return int(np.flatnonzero(path.t == t)[0])
+
+
+def test_a_quadratic_descends_to_the_last_digit():
+    rates = jnp.array([0.1, 0.03])
+    path = exact.descend(lambda x: -rates * x, np.array([1.0, -2.0]), 10**4, KEY)
+    wanted = np.array([1.0, -2.0]) * (1 - np.asarray(rates)) ** path.t[:, None]
+    early = path.t <= 300
+    assert np.all(abs(path.x - wanted)[early] <= path.error[early])
+    assert np.max(path.error[early] / abs(wanted[early])) < 1e-12
+
+
+def test_growth_to_the_eighteenth_decade_is_that_of_its_flow():
+    """x <- x + x^-2: u = x^3 grows by 3 + 3/u + 1/u^2, so u = 3 t + log t + O(1)."""
+    path = exact.descend(lambda x: 1 / x**2, np.array([2.0]), 10**18, KEY)
+    u = path.x[:, 0] ** 3
+    late = path.t >= 1e6
+    rest = (u - 3 * path.t - np.log(path.t))[late]  # tends to a constant
+    tolerance = 3 * path.error[late, 0] * path.x[late, 0] ** 2 + 1e-4
+    assert path.why == "" and np.all(abs(rest - rest[0]) <= tolerance + 4e-16 * u[late])
+    assert path.error[-1, 0] / path.x[-1, 0] < 1e-9
+
+
+def test_the_flow_takes_over_where_steps_left_off(monkeypatch):
+    """The same descent by ten times as many steps, within both errors."""
+    move = lambda x: 1 / x**2
+    start = np.array([2.0])
+    monkeypatch.setattr(exact, "BRUTE", 10**3)
+    early = exact.descend(move, start, 10**5, KEY)
+    monkeypatch.setattr(exact, "BRUTE", 10**6)
+    whole = exact.descend(move, start, 10**5, KEY)
+    assert np.all(abs(early.x - whole.x) <= early.error + whole.error)
+
+
+def test_a_path_at_rest_is_not_followed_for_ever_and_an_unstable_one_is():
+    rest = exact.descend(lambda x: 0.3 * (1 - x), np.array([3.0]), 10**18, KEY)
+    assert rest.x[-1, 0] == pytest.approx(1, abs=1e-14) and rest.t[-1] == 1e18
+    saddle = exact.descend(
+        lambda x: jnp.array([-0.1, 1e-3]) * x, np.array([1.0, 1e-17]), 10**5, KEY
+    )
+    assert saddle.x[at(saddle, 10**4), 1] == pytest.approx(1e-17 * 1.001**10**4, rel=1e-9)
+    assert saddle.why and saddle.t[-1] < 10**6  # it leaves the finite numbers, and says so
+
+
+def test_roundings_that_a_saddle_amplifies_are_in_the_error():
+    """x <- 1.01 x - .01 from the fixed point 1, whose last digit decides."""
+    path = exact.descend(lambda x: 0.01 * (x - 1), np.array([1.0 + 2**-40]), 2000, KEY)
+    wanted = 1 + 2**-40 * 1.01**path.t
+    gap = abs(path.x[:, 0] - wanted)
+    assert np.all(gap <= path.error[:, 0]) and gap[-1] > 1e-10
+
+
+def test_a_flow_is_the_closed_form():
+    times = np.concatenate([[0.0], np.logspace(-2, 4, 25)])
+    path = exact.flow(lambda x: x - x**2, np.array([1e-3]), times, KEY)
+    growth = np.exp(-times)
+    wanted = 1 / (1 + (1 / 1e-3 - 1) * growth)
+    assert np.max(abs(path.x[:, 0] / wanted - 1)) < 1e-10
+    assert np.all(abs(path.x[:, 0] - wanted) <= 3 * path.error[:, 0] + 1e-13 * wanted)
+
+
+#: Loss by program of other hands at t = 0, 10, 100, 1000 (2306.09927, size .1, eta .05).
+ATTENTION = (1.7198641108675445, 1.0449414377405313, 0.3096200842381449, 0.28414442700156983)
+COMMITTEE = (0.3462054676317545, 0.011637717382911762, 0.01161093509621145)
+
+
+def descended(problem, shape, eta, steps):
+    tree = jax.flatten_util.ravel_pytree(problem.start)
+    loss = lambda x: problem.exact(tree[1](x))
+    path = exact.descend(lambda x: -eta * jax.grad(loss)(x), np.asarray(tree[0]), steps, KEY)
+    return path, jax.vmap(loss)(path.x)
+
+
+def test_linear_attention_and_committee_descend_as_published_values():
+    path, loss = descended(linear_attention.problem((2.0, 1.0, 0.5), 20, 0.1), None, 0.05, 10**4)
+    for t, wanted in zip((0, 10, 100, 1000), ATTENTION, strict=True):
+        assert loss[at(path, t)] == pytest.approx(wanted, abs=3e-15)
+    u = path.x[-1, 31]  # PV[-1, -1]: not the flow's u* = 1.30501..., as descent is not flow
+    assert u == pytest.approx(1.3022371312402592, abs=1e-12)
+    path, loss = descended(committee.problem(2, 4, 0.001), None, 0.5, 10**3)
+    for t, wanted in zip((0, 10, 100), COMMITTEE, strict=True):
+        assert loss[at(path, t)] == pytest.approx(wanted, rel=1e-12)
+    assert loss[at(path, 1000)] == pytest.approx(8.67938e-14, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    "K, loss", [(2, 0.011610840312668), (3, 0.020296588656978), (5, 0.036226322601836)]
+)
+def test_plateaus_are_saddles_of_the_published_loss(K, loss):
+    class Stub:
+        problem = committee.problem(K, K + 1, 0.001)
+
+    J, found = committee.plateau(Stub)
+    assert found == pytest.approx(loss, abs=1e-15)
+    assert committee.exact(J) == pytest.approx(loss, abs=1e-14)
+    assert np.max(abs(jax.grad(committee.exact)(J))) < 1e-15 and committee.curvatures(J)[0] < -1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, changes", [
+    ("zhang.flow", {}), ("committee.learns", {}), ("committee.learns", {"K": 3, "N": 5}), ("committee.stays", {}),
+])  # fmt: skip
+def test_theorems_are_supported(name, changes):
+    import popgd
+
+    found = popgd.check(name, **changes)
+    assert found.outcome == "SUPPORTED", [c for c in found.claims if c.outcome != "SUPPORTED"]
+    assert all(c.outcome == "SUPPORTED" for c in found.self_checks)
