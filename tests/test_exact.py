@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 
@@ -16,12 +17,14 @@ def at(path, t):
 
 
 def test_a_quadratic_descends_to_the_last_digit():
-    rates = jnp.array([0.1, 0.03])
-    path = exact.descend(lambda x: -rates * x, np.array([1.0, -2.0]), 10**4, KEY)
-    wanted = np.array([1.0, -2.0]) * (1 - np.asarray(rates)) ** path.t[:, None]
-    early = path.t <= 300
-    assert np.all(abs(path.x - wanted)[early] <= path.error[early])
-    assert np.max(path.error[early] / abs(wanted[early])) < 1e-12
+    rates = (0.1, 0.03)
+    path = exact.descend(lambda x: -jnp.array(rates) * x, np.array([1.0, -2.0]), 400, KEY)
+    with mpmath.workdps(40):
+        factors = [1 - mpmath.mpf(rate) for rate in rates]
+        wanted = [[s * f ** int(t) for s, f in zip((1, -2), factors, strict=True)] for t in path.t]
+        gap = [[float(abs(x - w)) for x, w in zip(*rows, strict=True)]
+               for rows in zip(path.x.tolist(), wanted, strict=True)]  # fmt: skip
+    assert np.all(np.array(gap) <= path.error) and np.max(path.error / abs(path.x)) < 1e-13
 
 
 def test_growth_to_the_eighteenth_decade_is_that_of_its_flow():
@@ -29,8 +32,9 @@ def test_growth_to_the_eighteenth_decade_is_that_of_its_flow():
     path = exact.descend(lambda x: 1 / x**2, np.array([2.0]), 10**18, KEY)
     u = path.x[:, 0] ** 3
     late = path.t >= 1e6
-    rest = (u - 3 * path.t - np.log(path.t))[late]  # tends to a constant
+    rest = u[late] - 3 * path.t[late] - np.log(path.t[late])  # tends to a constant
     tolerance = 3 * path.error[late, 0] * path.x[late, 0] ** 2 + 1e-4
+    # beside the roundings of u and of 3 t here
     assert path.why == "" and np.all(abs(rest - rest[0]) <= tolerance + 4e-16 * u[late])
     assert path.error[-1, 0] / path.x[-1, 0] < 1e-9
 
@@ -49,9 +53,8 @@ def test_the_flow_takes_over_where_steps_left_off(monkeypatch):
 def test_a_path_at_rest_is_not_followed_for_ever_and_an_unstable_one_is():
     rest = exact.descend(lambda x: 0.3 * (1 - x), np.array([3.0]), 10**18, KEY)
     assert rest.x[-1, 0] == pytest.approx(1, abs=1e-14) and rest.t[-1] == 1e18
-    saddle = exact.descend(
-        lambda x: jnp.array([-0.1, 1e-3]) * x, np.array([1.0, 1e-17]), 10**5, KEY
-    )
+    leaves = lambda x: jnp.array([-0.1, 1e-3]) * x
+    saddle = exact.descend(leaves, np.array([1.0, 1e-17]), 10**6, KEY)
     assert saddle.x[at(saddle, 10**4), 1] == pytest.approx(1e-17 * 1.001**10**4, rel=1e-9)
     assert saddle.why and saddle.t[-1] < 10**6  # it leaves the finite numbers, and says so
 
@@ -105,15 +108,14 @@ def test_plateaus_are_saddles_of_the_published_loss(K, loss):
         problem = committee.problem(K, K + 1, 0.001)
 
     J, found = committee.plateau(Stub)
-    assert found == pytest.approx(loss, abs=1e-15)
+    assert found == pytest.approx(loss, abs=2e-15)
     assert committee.exact(J) == pytest.approx(loss, abs=1e-14)
     assert np.max(abs(jax.grad(committee.exact)(J))) < 1e-15 and committee.curvatures(J)[0] < -1e-3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, changes", [
-    ("zhang.flow", {}), ("committee.learns", {}), ("committee.learns", {"K": 3, "N": 5}), ("committee.stays", {}),
-])  # fmt: skip
+@pytest.mark.parametrize("name, changes", [("zhang.flow", {}), ("committee.learns", {}),
+                         ("committee.learns", {"K": 3, "N": 5}), ("committee.stays", {})])  # fmt: skip
 def test_theorems_are_supported(name, changes):
     import popgd
 

@@ -227,12 +227,18 @@ def _leap(
             return t, "the integrator of its flow gave up"
         x = np.asarray(fine)
         defect = np.asarray(_differences(move, fine[0]))[-1] / (ORDER + 1)
+        moved = np.asarray(jax.jit(move)(fine[0]))
         error = _spread(x) + abs(x[0] - np.asarray(coarse)[0]) + t * abs(defect)
-        rows.append((t, x[0], error, np.asarray(jax.jit(move)(fine[0]))))
+        rows.append((t, x[0], error + _late(t, moved), moved))
         if _at_rest(move, rows, key):
             rows += [_resting(rows, float(rest)) for rest in later[later > when]]
             break
     return np.inf, ""
+
+
+def _late(t: float, move: np.ndarray) -> np.ndarray:
+    """What the rounding of log t, at both ends of a span, does to a time and so to x."""
+    return 4 * UNIT * max(1.0, abs(np.log(t))) * t * abs(move)
 
 
 def integrator(field: Field, unit: float) -> Callable[[Array, Array, float], Array]:
@@ -291,8 +297,8 @@ def flow(
         fine, coarse = solve(fine, span, TOLERANCE), solve(coarse, span, COARSE)
         if not (np.all(np.isfinite(fine)) and np.all(np.isfinite(coarse))):
             return _path(rows, when, "the integrator gave up")
-        x, other = np.asarray(fine)[0], np.asarray(coarse)[0]
-        rows.append((when, x, abs(x - other) + UNIT * abs(x), np.asarray(moved(fine[0]))))
+        x, other, move = np.asarray(fine)[0], np.asarray(coarse)[0], np.asarray(moved(fine[0]))
+        rows.append((when, x, abs(x - other) + UNIT * abs(x) + _late(when, move), move))
         if _at_rest(field, rows, key):
             rows += [_resting(rows, float(rest)) for rest in times[times > when]]
             break
