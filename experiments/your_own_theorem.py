@@ -45,6 +45,7 @@ OWN = Theorem(
     ("d", "n", "covariance"), (), make_law, lambda law, L: 1.0,
     lambda setting, target: in_context.SquaredError(1), hypotheses, study, (loss_is_d,),
     lambda s: {"loss": (s.values["loss"].item(), s.values["stderr"].item())}, {"n": 50, "L": 1},
+    sampled=("loss-is-d",),
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -58,12 +58,14 @@ def theorem(
     claims: tuple[Any, ...],
     n: int = 50,
     options: tuple[str, ...] = (),
+    sampled: tuple[str, ...] = (),
     **own: Any,
 ) -> Theorem:
     """A theorem of this paper: exact for at most `largest` loops, by default with n examples."""
     return Theorem(
         study=slopes.with_slopes(study),
-        claims=(*claims, slopes.agreement),
+        claims=(slopes.agreement, *claims),
+        sampled=("engines-agree-slope-a", *sampled),
         law_options=LAW,
         options=("L", *options),
         defaults={"L": 2, "n": n, "steps": LONGEST, "samples": 2**15, "sampled_steps": 320},
@@ -95,6 +97,7 @@ THEOREMS = (
             minimiser.bracket,
             minimiser.asymptotics,
         ),
+        sampled=("engines-agree-loss", "engines-agree-gradient-A", "engines-agree-descent-A"),
         quantities=descent_quantities,
     ),
     theorem(
@@ -166,6 +169,7 @@ THEOREMS = (
         hypotheses=prompts.contracting,
         study=prompts.loops_study,
         claims=(prompts.loops, prompts.free_steps),
+        sampled=("median-vanishes",),
         quantities=loops_quantities,
     ),
     theorem(
@@ -194,6 +198,7 @@ THEOREMS = (
         source=f"{NUMBER}, out of distribution",
         study=shifted.shifted_study,
         claims=(shifted.ood, shifted.every_prompt),
+        sampled=("engines-agree-shifted",),
         quantities=quantities,
     ),
 )

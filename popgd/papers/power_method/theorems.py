@@ -277,7 +277,20 @@ def _pair(quantity) -> tuple[float, float]:
 
 OPTIONS = ("init", "spectra")
 
-STRUCTURE = (invariance.structure, invariance.schur, steps.single_steps)
+#: Claims of the whole model, for which it is sampled, and their ids where they rest on that.
+STRUCTURE = (
+    invariance.structure,
+    invariance.schur,
+    steps.single_steps,
+    manifold.cross_examination,
+)
+SAMPLED = (
+    "engines-agree-slope",
+    "active-gradient-scalar",
+    "engines-agree-gradient",
+    "engines-agree-descent",
+    "engines-agree-raw",
+)
 
 THEOREMS = (
     Theorem(
@@ -297,12 +310,13 @@ THEOREMS = (
         hypotheses=hypotheses,
         study=looped_study,
         claims=(
-            *STRUCTURE,
-            manifold.negative_slope,
-            manifold.cross_examination,
             growth.growth,
             positive_limit,
+            manifold.known_slope,
+            manifold.negative_slope,
+            *STRUCTURE,
         ),
+        sampled=(*SAMPLED, "gradient-negative"),
         quantities=growth_quantities,
     ),
     Theorem(
@@ -322,7 +336,8 @@ THEOREMS = (
         step_size=contracting_step,
         hypotheses=small_step,
         study=linear_study,
-        claims=(*STRUCTURE, manifold.cross_examination, convergence.convergence),
+        claims=(convergence.convergence, manifold.known_slope, *STRUCTURE),
+        sampled=SAMPLED,
         quantities=convergence.quantities,
     ),
     Theorem(
@@ -342,12 +357,13 @@ THEOREMS = (
         hypotheses=hypotheses,
         study=layer_study,
         claims=(
-            *STRUCTURE,
-            manifold.negative_slope,
-            manifold.cross_examination,
             growth.growth,
             vanishing_loss,
+            manifold.known_slope,
+            manifold.negative_slope,
+            *STRUCTURE,
         ),
+        sampled=(*SAMPLED, "gradient-negative"),
         quantities=growth_quantities,
     ),
 )

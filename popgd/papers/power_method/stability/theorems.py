@@ -93,6 +93,16 @@ def beside_step(law: UnitColumns, L: int) -> float:
     )
 
 
+#: Claims that rest on sampling.
+SAMPLED = (
+    "engines-agree-slope",
+    "hessian-coupling",
+    "engines-agree-hessian",
+    "saddle",
+    *(f"growth-{sector.replace(' ', '-')}" for sector in hessian.SECTORS),
+)
+
+
 def _finding(
     number: str,
     title: str,
@@ -100,6 +110,7 @@ def _finding(
     defaults: dict[str, Any],
     objective: Any,
     options: tuple = (),
+    sampled: tuple[str, ...] = SAMPLED,
     **rest: Any,
 ) -> Theorem:
     return Theorem(
@@ -115,6 +126,7 @@ def _finding(
         hypotheses=power_method.hypotheses,
         study=study,
         claims=(sectors_split, saddle, sectors, grows, ends),
+        sampled=sampled,
         quantities=quantities,
         **rest,
     )
@@ -130,6 +142,7 @@ FINDINGS = (
         {"steps": 10**5, "sampled_steps": 2000},
         lambda setting, target: SubspaceDistance(setting.L),
         ("L",),
+        sampled=(*SAMPLED, "hessian-p12-q21"),
         step_size=beside_step,
     ),
     _finding(

@@ -1,0 +1,1 @@
+"""How a run is begun, watched, stored, resumed, shown and gathered."""
