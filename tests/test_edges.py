@@ -13,10 +13,10 @@ import optax
 import oracles
 import pytest
 import slopes
-from runs import verdicts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
+from runs import verdicts
 
 from popgd import check
 from popgd.descent import gradient

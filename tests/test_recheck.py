@@ -105,7 +105,9 @@ def test_a_run_of_older_code_has_the_same_outcomes_and_values(tmp_path, monkeypa
     corrected = {name.rpartition(": ")[2] for name, _ in found.corrections}
     assert corrected >= {2: {"digests", "detectable"}, 3: {"detectable"}}[form]
     assert all(older.meant(name, form) == why for name, why in found.corrections)
-    others = [row.name for row in found.differences if store.TRAJECTORY not in row.name]
+    names = [row.name for row in found.differences if store.TRAJECTORY not in row.name]
+    # Slopes are sampled to a tenth in these tests (conftest)
+    others = [name for name in names if not name.startswith("engines-agree-slope")]
     assert all(name.endswith(TRUST) for name in others) and len(others) < 10, found.differences
 
 

@@ -16,7 +16,7 @@ from popgd import check
 from popgd.papers import in_context as gatmiry
 from popgd.papers.power_method import theorems as power_method
 from popgd.theorem.registry import papers, theorems
-from popgd.theorem.verdict import Outcome
+from popgd.theorem.verdict import SLOPE, Outcome
 
 FIRST = [theorem.name for theorem in papers()[power_method.TITLE]]
 SECOND = [theorem.name for theorem in gatmiry.THEOREMS]
@@ -43,7 +43,10 @@ def claims_of(theorem, studies):
     """(evidence, function that yields it, study)."""
     for study in studies.values():
         for function in theorems()[theorem].claims:
-            yield from ((e, function, study) for e in function(study))
+            for e in function(study):
+                assert e.id in theorems()[theorem].sampled or not e.statistical, f"declare {e.id}"
+                assert (e.self_check == "slope") == e.id.startswith(SLOPE), e.id
+                yield e, function, study
 
 
 def excused(e, plant, factor):

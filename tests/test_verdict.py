@@ -239,7 +239,7 @@ def exact(id, **changes):
 )
 def test_all_that_can_come_out_has_the_false_alarm_rate_at_most(declared, come, sampled):
     verdicts = Verdicts(1e-3, declared, lambda claim: None)
-    every = [evidence(id=id, statistical=yes) for id, yes in zip(come, sampled)]
+    every = [evidence(id=id, statistical=yes) for id, yes in zip(come, sampled, strict=False)]
     shares = {e.id: verdicts.share_of(e) for e in every}
     spent = sum(shares[e.id] for e in every if e.statistical)
     assert 0 <= spent <= 1e-3 * (1 + 1e-12)
@@ -294,7 +294,10 @@ def test_false_alarms_come_at_the_stated_rate(sense):
         any(
             c.outcome is Outcome.REFUTED
             for c in told(
-                [evidence(id=id, measured=1 + x, sense=sense) for id, x in zip("ab", row)],
+                [
+                    evidence(id=id, measured=1 + x, sense=sense)
+                    for id, x in zip("ab", row, strict=True)
+                ],
                 "a",
                 0.05,
             )

@@ -20,6 +20,7 @@ import numpy as np
 from popgd.claims.evidence import Evidence
 from popgd.descent import gradient
 from popgd.descent.memory import FORGETFUL
+from popgd.papers.in_context.slopes import agreement
 from popgd.theorem.base import Setting
 from popgd.theorem.registry import theorems
 from popgd.theorem.report import find_theorem, resolve
@@ -35,6 +36,8 @@ CHUNK, ABREAST = 4, 64
 SAME = 1e-9
 #: Where the tail of studentised gaps is counted.
 TAIL = np.arange(0.0, 5.01, 0.25)
+#: What yields checks of slopes, whose evidence is made elsewhere.
+AGREE = {"slopes.agree", "slopes.agree_with"}
 #: Judged at any size: the question here is how often, not whether the error bar is small enough.
 ANY = 1e9
 
@@ -115,7 +118,8 @@ def _ids(function: ast.FunctionDef) -> set[str]:
         )
         if not exact & set(shared) and not any(_exact(k) for k in call.keywords):
             ids.add(_start(call.args[0]))
-    return ids
+    called = {ast.unparse(n.func) for n in ast.walk(function) if isinstance(n, ast.Call)}
+    return ids | ({f"{SLOPE}*"} if called & AGREE else set())
 
 
 def _start(id: ast.expr) -> str:
@@ -181,9 +185,11 @@ def stacked(every: Sequence[Any]) -> Any:
 
 
 def statistical(study: Any) -> Iterator[Evidence]:
-    """The evidence of the theorem's claims that rests on sampling."""
+    """The evidence of the theorem's claims that rests on sampling, but for slopes in context, which
+    are not measured side by side.
+    """
     for claim in find_theorem(study.setting.theorem).claims:
-        if stated(claim):
+        if stated(claim) and claim is not agreement:
             yield from (e for e in claim(study) if e.statistical)
 
 

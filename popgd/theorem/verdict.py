@@ -170,9 +170,10 @@ class Verdicts:
 
     ids are those of all evidence that may rest on sampling: each has the same share of
     `false_alarm`. One share more is a reserve, of which a statistical claim with any other id has
-    half of what is left. So all that can come out refutes the truth with probability `false_alarm` at
-    most. A claim that may be `unchecked` waits for all checks of its target's slope among the ids,
-    or for `close`. `amended` is what becomes of a claim because of what was known before.
+    half of what is left. So all that can come out refutes a true theorem with probability
+    `false_alarm` at most. A claim that may be `unchecked` waits for all checks of its target's
+    slope among the ids, or for `close`. `amended` is what becomes of a claim because of what was
+    known before.
     """
 
     def __init__(

@@ -277,13 +277,14 @@ def _pair(quantity) -> tuple[float, float]:
 
 OPTIONS = ("init", "spectra")
 
-#: Claims of the whole model, for which it is sampled, and their ids where they rest on that.
+#: Claims of the whole model, for which it is sampled.
 STRUCTURE = (
     invariance.structure,
     invariance.schur,
     steps.single_steps,
     manifold.cross_examination,
 )
+#: Ids of evidence about any of these theorems that rests on sampling.
 SAMPLED = (
     "engines-agree-slope",
     "active-gradient-scalar",
