@@ -48,4 +48,5 @@ OWN = Theorem(
     study=study,
     claims=(second_moment,),
     quantities=lambda s: {"loss": (s.values["loss"].item(), s.values["stderr"].item())},
+    sampled=("loss",),
 )

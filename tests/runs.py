@@ -5,6 +5,7 @@ from functools import cache
 from mutant import OWN, SIZES, sizes
 
 from popgd import check
+from popgd.theorem.verdict import judge
 
 #: The same shapes with next to no sampling, for claims about the exact descent alone.
 HASTY = {**SIZES, "samples": 1024, "sampled_steps": 4, "batch": 8}
@@ -28,3 +29,8 @@ def study(theorem, target=""):
 def both(found):
     """All that a report judges: the theorem's claims and popgd's checks of itself."""
     return (*found.claims, *found.self_checks)
+
+
+def verdicts(evidence, false_alarm):
+    """The claims of some evidence, each at this false-alarm rate."""
+    return [judge(e, false_alarm) for e in evidence]

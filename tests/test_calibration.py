@@ -11,13 +11,14 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from calibrate import NOMINAL, calibrate, check_same, quiet, statistical, uncalibrated
+from calibrate import NOMINAL, calibrate, check_same, quiet, stated, statistical, uncalibrated
 from calibrate_manifold import exact_of, measure
 from runs import study
 
 from popgd.descent import gradient
 from popgd.papers.power_method.training.study import sampled
 from popgd.theorem import verdict
+from popgd.theorem.registry import theorems
 from popgd.theorem.verdict import POWER
 
 SEEDS, TOGETHER = 200, 100
@@ -33,6 +34,8 @@ CLAIMS = (
     "engines-agree-descent",
     "engines-agree-raw",
 )
+#: What the source can yield and these findings never do: it is about more than one layer.
+NEVER = {f"4.{k}.stability": {"hessian-p12-q21"} for k in (2, 3)}
 WIDE = NormalDist().inv_cdf(1 - FALSE_ALARM / 2 / len(CLAIMS))
 
 
@@ -98,6 +101,16 @@ def test_every_statistical_claim_is_calibrated(found):
         row["seeds"] >= 1000 and row["verdict"] in ("calibrated", "conservative", "excused")
         for row in numbers
     )
+
+
+@pytest.mark.parametrize("name", theorems())
+def test_a_theorem_declares_what_its_source_may_sample(name):
+    """Its `sampled` against the source of its claims, both ways."""
+    found = set().union(*map(stated, theorems()[name].claims)) - NEVER.get(name, set())
+    fits = lambda id, seen: id.startswith(seen[:-1]) if seen[-1] == "*" else id == seen
+    declared = theorems()[name].sampled
+    assert declared and all(any(fits(id, seen) for seen in found) for id in declared)
+    assert all(any(fits(id, seen) for id in declared) for seen in found)
 
 
 def test_a_claim_that_is_not_calibrated_is_missed():

@@ -16,6 +16,7 @@ import slopes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
+from runs import verdicts
 
 from popgd import check
 from popgd.descent import gradient
@@ -238,7 +239,7 @@ def test_loss_excess_is_read_where_its_error_is_least(lam, factor, monkeypatch):
     ):
         object.__setattr__(exact, name, value)
     object.__setattr__(study, "exact", exact)
-    found = verdict.judge(list(positive_limit(study)), 1e-6)[1]
+    found = verdicts(list(positive_limit(study)), 1e-6)[1]
     assert found.id == "loss-excess" and found.outcome == (
         "SUPPORTED" if factor == 1.0 else "REFUTED"
     )
@@ -348,7 +349,7 @@ def test_verdict_does_not_depend_on_units(measured, error, allowance, resolution
             for name in ("measured", "error", "allowance", "resolution")
         },
     )
-    (one,), (two,) = (verdict.judge([x], 1e-6) for x in (e, other))
+    (one,), (two,) = (verdicts([x], 1e-6) for x in (e, other))
     edge = (
         abs(abs(measured) - allowance - 4.9 * error) < 1e-2 * error
         or abs(one.detectable - resolution) < 1e-9
@@ -358,7 +359,7 @@ def test_verdict_does_not_depend_on_units(measured, error, allowance, resolution
 
 def test_verdict_of_nothing_sees_nothing():
     e = verdict.Evidence("x", "", "", 0.0, 0.0, 0.0, 0.0, 1.0, "")
-    assert verdict.judge([e], 1e-6)[0].outcome == "SUPPORTED"
+    assert verdicts([e], 1e-6)[0].outcome == "SUPPORTED"
     for change in (
         {"measured": np.nan},
         {"measured": np.zeros(0)},
@@ -366,7 +367,7 @@ def test_verdict_of_nothing_sees_nothing():
         {"resolution": np.nan},
         {"error": np.inf},
     ):
-        assert verdict.judge([replace(e, **change)], 1e-6)[0].outcome == "INCONCLUSIVE"
+        assert verdicts([replace(e, **change)], 1e-6)[0].outcome == "INCONCLUSIVE"
     assert verdict.overall([]) == "INCONCLUSIVE"
 
 

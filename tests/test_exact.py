@@ -113,9 +113,12 @@ def test_plateaus_are_saddles_of_the_published_loss(K, loss):
     assert np.max(abs(jax.grad(committee.exact)(J))) < 1e-15 and committee.curvatures(J)[0] < -1e-3
 
 
+THEOREMS = [("zhang.flow", {}), ("committee.learns", {}), ("committee.stays", {}),
+            ("committee.learns", {"K": 3, "N": 5})]  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name, changes", [("zhang.flow", {}), ("committee.learns", {}),
-                         ("committee.learns", {"K": 3, "N": 5}), ("committee.stays", {})])  # fmt: skip
+@pytest.mark.parametrize("name, changes", THEOREMS)
 def test_theorems_are_supported(name, changes):
     import popgd
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from mutant import YIELDS, refuted, sizes
 from mutants_in_context import IN_CONTEXT, STANDING, values
-from runs import both, report, study
+from runs import both, report, study, verdicts
 
 from popgd import check
 from popgd.descent.memory import FORGETFUL
@@ -38,7 +38,7 @@ from popgd.papers.power_method.slopes import Slopes
 from popgd.runs.command import main
 from popgd.theorem.registry import theorems
 from popgd.theorem.report import resolve, restore
-from popgd.theorem.verdict import Outcome, judge
+from popgd.theorem.verdict import Outcome
 
 NAMES = [theorem.name for theorem in gatmiry.THEOREMS]
 FLOWS = ("gatmiry.flow", "gatmiry.flow-transcribed")
@@ -149,7 +149,7 @@ def test_exact_claims_about_the_minimiser():
     """Two routes to what needs no sampling: the rest of `test_verdicts` for gatmiry.minimiser,
     which is slow.
     """
-    found = judge(
+    found = verdicts(
         [e for function in gatmiry.THEOREMS[0].claims for e in function(descended())], 1e-6
     )
     assert {c.id: c.reason for c in found if c.outcome is not Outcome.SUPPORTED} == {}
@@ -166,12 +166,12 @@ def test_tiny_steps_refute_nothing(eta):
         "exact_A": np.zeros_like(A[:2]),
         "exact_u": np.full_like(u[:2], 0.5),
     }
-    claims = judge(
+    claims = verdicts(
         [*minimiser.arrival(dataclasses.replace(values(whole, **start), setting=setting))], 1e-6
     )
     assert {(c.outcome, c.reason.split()[0]) for c in claims} == {(Outcome.INCONCLUSIVE, "still")}
     stuck = values(whole, **{**start, "exact_step": step[-2:]})
-    assert {c.outcome for c in judge([*minimiser.arrival(stuck)], 1e-6)} == {Outcome.REFUTED}
+    assert {c.outcome for c in verdicts([*minimiser.arrival(stuck)], 1e-6)} == {Outcome.REFUTED}
 
 
 @pytest.mark.slow
@@ -217,9 +217,11 @@ def test_exponents_of_the_flow():
         (None, flow.derived_time, flow.transcribed_time),
         (1 / 3, flow.transcribed_time, flow.derived_time),
     ):
-        assert [c.outcome for c in judge([*right(solved(exponent))], 1e-6)] == [Outcome.SUPPORTED]
-        assert [c.outcome for c in judge([*wrong(solved(exponent))], 1e-6)] == [Outcome.REFUTED]
-    assert [c.outcome for c in judge([*flow.flow(solved())], 1e-6)] == [Outcome.SUPPORTED]
+        assert [c.outcome for c in verdicts([*right(solved(exponent))], 1e-6)] == [
+            Outcome.SUPPORTED
+        ]
+        assert [c.outcome for c in verdicts([*wrong(solved(exponent))], 1e-6)] == [Outcome.REFUTED]
+    assert [c.outcome for c in verdicts([*flow.flow(solved())], 1e-6)] == [Outcome.SUPPORTED]
 
 
 @pytest.mark.slow
@@ -234,7 +236,7 @@ def test_a_saddle_from_fifteen_examples_on(n, L, supported):
 def test_the_mean_is_not_judged_where_it_has_not_risen_yet():
     found = study("gatmiry.loops-mean")
     falling = values(found, mean=np.geomspace(1.0, 1e-9, 50))
-    assert [c.outcome for c in judge([*gatmiry.prompts.mean_error(falling)], 1e-6)] == [
+    assert [c.outcome for c in verdicts([*gatmiry.prompts.mean_error(falling)], 1e-6)] == [
         Outcome.INCONCLUSIVE
     ]
 
@@ -309,7 +311,7 @@ def test_nearly_singular_covariances_refute_nothing():
     what is derived.
     """
     found = measured("gatmiry.ood", covariance=[[2, 1], [1, 0.5 + 1e-9]], L=2, samples=64)
-    claim, *_ = judge([*shifted.ood(found)], 1e-6)
+    claim, *_ = verdicts([*shifted.ood(found)], 1e-6)
     assert claim.id == "shifted-loss" and claim.outcome is not Outcome.REFUTED
     assert abs(claim.measured - 1) < claim.allowance
     assert shifted.rounding(found) > 1e-7 > 1e-12 > shifted.rounding(study("gatmiry.ood")) > 1e-16
@@ -329,7 +331,9 @@ def test_best_loops_are_told_only_where_the_search_saw_them(d, n, known):
     if known:
         T = int(found["best_loops"][0])
         assert mean[T - 2] > mean[T - 1] < mean[T]
-    claim, *_ = judge([*prompts.mean_error(values(study("gatmiry.loops-mean"), mean=mean))], 1e-6)
+    claim, *_ = verdicts(
+        [*prompts.mean_error(values(study("gatmiry.loops-mean"), mean=mean))], 1e-6
+    )
     assert known or "its least is not known" in claim.reason
 
 
@@ -342,13 +346,13 @@ def test_a_descent_of_one_record_has_not_ended():
     one = values(
         whole, **short, exact_u=np.full_like(whole.values["exact/u"][:1], 0.5), exact_diverged_at=1
     )
-    assert {c.reason for c in judge([*minimiser.arrival(one)], 1e-6)} == {
+    assert {c.reason for c in verdicts([*minimiser.arrival(one)], 1e-6)} == {
         "the exact descent left the finite numbers before step 1: take a smaller eta"
     }
     assert minimiser.moving(np.ones((1, 1)), 10.0) and not minimiser.moving(np.ones((2, 1)), 10.0)
 
 
-def test_catalan_numbers_outside_float64_are_not_judged():
+def test_catalan_numbers_outside_float64_are_not_verdicts():
     """From about L = 39 on the losses at d = 1e6, n = 1e14 are below 1e-307; here sooner."""
     ratio, lost = prompts.looped_over_unlooped(10**160, 1, 2)
     assert np.isnan(ratio) and "outside the range of float64" in lost
@@ -370,16 +374,20 @@ def test_a_flow_that_stands_still_supports_nothing():
     t = np.concatenate([[0.0], np.geomspace(1e-1, 1e8, flow.TIMES - 1)])
     arrays = {"flow/t": t, "flow/loss": ones, "flow/more": ones, "flow/coarse": ones}
     still = dataclasses.replace(solved(), setting=setting, values=arrays)
-    claim, *_ = judge([*flow.flow(still)], 1e-6)
+    claim, *_ = verdicts([*flow.flow(still)], 1e-6)
     assert claim.outcome is Outcome.INCONCLUSIVE and "does not fall" in claim.reason
-    assert [c.outcome for c in judge([*flow.derived_time(still)], 1e-6)] == [Outcome.INCONCLUSIVE]
+    assert [c.outcome for c in verdicts([*flow.derived_time(still)], 1e-6)] == [
+        Outcome.INCONCLUSIVE
+    ]
     stuck = values(solved(), **{f"flow_{name}": ones for name in ("loss", "more", "coarse")})
-    assert [c.outcome for c in judge([*flow.flow(stuck)], 1e-6)] == [Outcome.REFUTED]
+    assert [c.outcome for c in verdicts([*flow.flow(stuck)], 1e-6)] == [Outcome.REFUTED]
 
 
-def test_a_flow_that_is_not_solved_is_not_judged():
+def test_a_flow_that_is_not_solved_is_not_verdicts():
     lost = values(solved(), flow_loss=np.full(flow.TIMES, np.nan))
-    claims = judge([*flow.flow(lost), *flow.derived_time(lost), *flow.transcribed_time(lost)], 1e-6)
+    claims = verdicts(
+        [*flow.flow(lost), *flow.derived_time(lost), *flow.transcribed_time(lost)], 1e-6
+    )
     assert {(c.outcome, c.reason.split(":")[0]) for c in claims} == {
         (Outcome.INCONCLUSIVE, "the integrator takes more than 100,000 steps")
     }
@@ -511,7 +519,7 @@ def test_too_large_a_step_is_named():
     found = descents.descend(setting, setting.law, lambda *_: None)
     assert found.diverged_at > 0
     broken = values(descended(), **{f"exact_{k}": v for k, v in found._asdict().items()})
-    claims = judge([*minimiser.arrival(broken)], 1e-6)
+    claims = verdicts([*minimiser.arrival(broken)], 1e-6)
     assert {c.outcome for c in claims} == {Outcome.INCONCLUSIVE}
     assert all(
         "left the finite numbers before step" in c.reason and "smaller eta" in c.reason

@@ -3,6 +3,7 @@ may die.
 """
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -11,10 +12,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from popgd.runs import collect, store, sweep
+from popgd.claims.evidence import Evidence
+from popgd.runs import collect, joint, store, sweep
 from popgd.runs import command as run
+from popgd.theorem import verdict
 
 TINY = Path(__file__).parent / "data" / "tiny_run"
 
@@ -52,6 +56,49 @@ def test_all_runs_are_gathered_and_none_is_hidden(runs, capsys):
     )
     assert (runs / collect.FIGURE).read_bytes().startswith(b"\x89PNG")
     assert "UNFINISHED" in shown and "seed" in shown and "false_alarm" not in shown
+
+
+def claim(sigmas, tail, error=0.1, **changes):
+    """A stored claim with a normal error, that many errors off, judged at this tail."""
+    judged = verdict.judge(
+        Evidence("x", "", "", 0.0, sigmas * error, error, 0.0, 99.0, "", **changes), tail
+    )
+    return {**vars(judged), "outcome": str(judged.outcome)}
+
+
+def test_a_claim_is_refuted_jointly_only_where_an_nth_of_the_rate_refutes_it():
+    """Never where a run at false_alarm/N would not, for normal, skewed and Student's errors; and
+    far off always.
+    """
+    for N in (2, 10, 1000):
+        for share in (1e-6, 1e-7, 1e-9):
+            for law in ({}, {"skewness": 0.1}, {"skewness": 1.0}, {"degrees": 15}, {"degrees": 31}):
+                joint_ones = 0
+                for sigmas in np.geomspace(4, 400, 200):
+                    alone = claim(sigmas, share, **law)
+                    jointly = joint.refuted_jointly(alone, 1e-6, N)
+                    joint_ones += jointly
+                    assert not jointly or claim(sigmas, share / N, **law)["outcome"] == "REFUTED"
+                    assert jointly or sigmas < 400
+                assert 0 < joint_ones < 200
+
+
+def test_a_bound_that_is_broken_is_broken_in_any_number_of_runs():
+    assert joint.refuted_jointly(claim(1.01, 1.0, statistical=False), 1e-6, 10**6)
+    assert not joint.refuted_jointly(claim(0.99, 1.0, statistical=False), 1e-6, 1)
+
+
+def test_a_sweep_tells_its_false_alarms(runs, capsys):
+    for name, sigmas in (("d", 5.5), ("e", 9.0)):
+        shutil.copytree(TINY, runs / name)
+        report = json.loads((TINY / store.REPORT).read_text())
+        report["claims"].append(claim(sigmas, 1e-7) | {"id": "far"})
+        (runs / name / store.REPORT).write_text(json.dumps(report))
+    assert collect.main([str(runs)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "any of 3 finished runs refutes a true theorem by chance has probability 3e-06" in shown
+    assert "each at 1/3 of its own, at most 1e-06: REFUTED: e far" in shown
+    assert "d far" not in shown.partition("REFUTED:")[2]
 
 
 @pytest.mark.parametrize(

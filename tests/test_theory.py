@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 import pytest
-from runs import hasty, report
+from runs import hasty, report, verdicts
 from runs import study as measured
 
 from popgd import check
@@ -23,7 +23,7 @@ from popgd.papers.power_method.training.noise import damped_noise
 from popgd.theorem.base import Setting
 from popgd.theorem.registry import theorems
 from popgd.theorem.report import resolve
-from popgd.theorem.verdict import Outcome, judge
+from popgd.theorem.verdict import Outcome
 
 #: The theorems of the first paper; tests/test_gatmiry.py has the second.
 NAMES = [theorem.name for theorem in power_method.THEOREMS]
@@ -176,7 +176,7 @@ def test_noise_of_a_mean_over_the_last_records_where_descent_damps_it():
 
 
 def judged(evidence):
-    return {claim.id: claim for claim in judge(list(evidence), 1e-6)}
+    return {claim.id: claim for claim in verdicts(list(evidence), 1e-6)}
 
 
 def test_the_shared_runs_are_not_blind():
@@ -197,7 +197,8 @@ def test_heavy_tails_conclude_nothing():
     points = (*found.points[:-1], last._replace(**heavy))
     slopes = found.slopes._replace(spread=np.array([0.0, 0.3, 0.0, 0.0])[: found.slopes.c.size])
     found = dataclasses.replace(found, points=points, slopes=slopes)
-    claims = judged([*manifold.negative_slope(found), *manifold.cross_examination(found)])
+    reading = (manifold.negative_slope, manifold.known_slope, manifold.cross_examination)
+    claims = judged([e for claim in reading for e in claim(found)])
     assert claims.pop("engines-agree-samples").outcome is Outcome.SUPPORTED  # sample by sample
     assert {claim.outcome for claim in claims.values()} == {Outcome.INCONCLUSIVE}
     assert all(claim.reason.startswith("heavy tails: at c = ") for claim in claims.values())
@@ -213,10 +214,10 @@ def test_a_slope_that_is_two_percent_off_is_refuted(to_a_percent):
         skewness=0 * draw.skewness,
         value=np.asarray(known.slope(draw.c).value),
     )
-    outcome = lambda s: judge([slopes.agree_with(known, s, 1024)], 1e-6)[0].outcome
+    outcome = lambda s: verdicts([slopes.agree_with(known, s, 1024)], 1e-6)[0].outcome
     assert outcome(fine) is Outcome.SUPPORTED
     assert outcome(fine._replace(value=1.02 * fine.value)) is Outcome.REFUTED
-    assert judge([slopes.agree_with(known, fine, 2)], 1e-6)[0].outcome is Outcome.INCONCLUSIVE
+    assert verdicts([slopes.agree_with(known, fine, 2)], 1e-6)[0].outcome is Outcome.INCONCLUSIVE
 
 
 def test_a_step_size_at_which_noise_is_never_forgotten_concludes_nothing_about_descents():
@@ -228,7 +229,8 @@ def test_a_step_size_at_which_noise_is_never_forgotten_concludes_nothing_about_d
     grown = dataclasses.replace(
         found.exact, short=short._replace(Delta=short.Delta * np.where(short.step > 1, 4.0, 1.0))
     )
-    claims = judged(manifold.cross_examination(dataclasses.replace(found, exact=grown)))
+    found = dataclasses.replace(found, exact=grown)
+    claims = judged([*manifold.known_slope(found), *manifold.cross_examination(found)])
     assert claims["engines-agree-slope"].outcome is Outcome.SUPPORTED
     for name in ("engines-agree-descent", "engines-agree-raw"):
         assert claims[name].outcome is Outcome.INCONCLUSIVE

@@ -8,7 +8,7 @@ At ordinary settings, and at extreme ones, where the thing itself is small, earl
 import pytest
 from mutant import FALSE_ALARM, YIELDS
 from plants import EXCUSED, MEASURED, PLANTS, evidence
-from runs import hasty, report
+from runs import hasty, report, verdicts
 from test_gatmiry import descended, solved
 from test_stability import judged
 
@@ -16,7 +16,7 @@ from popgd import check
 from popgd.papers import in_context as gatmiry
 from popgd.papers.power_method import theorems as power_method
 from popgd.theorem.registry import papers, theorems
-from popgd.theorem.verdict import Outcome, judge
+from popgd.theorem.verdict import SLOPE, Outcome
 
 FIRST = [theorem.name for theorem in papers()[power_method.TITLE]]
 SECOND = [theorem.name for theorem in gatmiry.THEOREMS]
@@ -43,7 +43,10 @@ def claims_of(theorem, studies):
     """(evidence, function that yields it, study)."""
     for study in studies.values():
         for function in theorems()[theorem].claims:
-            yield from ((e, function, study) for e in function(study))
+            for e in function(study):
+                assert e.id in theorems()[theorem].sampled or not e.statistical, f"declare {e.id}"
+                assert (e.self_check == "slope") == e.id.startswith(SLOPE), e.id
+                yield e, function, study
 
 
 def excused(e, plant, factor):
@@ -60,7 +63,8 @@ def vacuous(theorem, studies):
         ):
             if not excused(e, plant, factor):
                 outcomes = {
-                    c.outcome for c in judge(evidence(function, study, factor, e.id), FALSE_ALARM)
+                    c.outcome
+                    for c in verdicts(evidence(function, study, factor, e.id), FALSE_ALARM)
                 }
                 if Outcome.SUPPORTED in outcomes or not outcomes:
                     found.append(f"{e.id}: {plant} ({factor})")

@@ -14,6 +14,7 @@ from popgd.theorem.verdict import (
     POWER,
     Claim,
     Outcome,
+    Verdicts,
     judge,
     not_applicable,
     overall,
@@ -48,7 +49,7 @@ def evidence(**changes):
 
 
 def verdict(false_alarm=1e-6, **changes) -> Claim:
-    return judge([evidence(**changes)], false_alarm)[0]
+    return judge(evidence(**changes), false_alarm)
 
 
 @pytest.mark.parametrize("tail", [1e-3, 1e-6, 1e-9, 1e-12])
@@ -142,29 +143,19 @@ def test_a_refuted_entry_wins_over_a_blind_one_and_a_blind_one_over_a_good_one()
     assert (claim.outcome, claim.measured) == (Outcome.REFUTED, 1.4)
 
 
-def test_the_rate_is_split_over_claims_and_entries():
-    def threshold(claims, entries):
-        """The gap at which the first of `claims` claims with `entries` entries turns."""
+def test_the_rate_is_split_over_entries():
+    def threshold(entries):
+        """The gap at which one of `entries` entries turns a claim."""
         low, high = 0.0, 1.0
         for _ in range(60):
             middle = (low + high) / 2
-            first = evidence(measured=np.append(np.ones(entries - 1), 1 + middle), resolution=2.0)
-            refuted = (
-                judge([first] + [evidence()] * (claims - 1), 1e-3)[0].outcome is Outcome.REFUTED
-            )
+            measured = np.append(np.ones(entries - 1), 1 + middle)
+            refuted = verdict(1e-3, measured=measured, resolution=2.0).outcome is Outcome.REFUTED
             low, high = (low, middle) if refuted else (middle, high)
         return high
 
-    for claims, entries in [(1, 1), (5, 1), (1, 7), (3, 4)]:
-        assert threshold(claims, entries) == pytest.approx(
-            0.01 * z_score(1e-3 / 2 / claims / entries), rel=1e-9
-        )
-
-
-def test_claims_without_sampling_take_no_share():
-    alone = judge([evidence()], 1e-3)[0]
-    beside = judge([evidence(), evidence(statistical=False)], 1e-3)[0]
-    assert alone == beside
+    for entries in (1, 7):
+        assert threshold(entries) == pytest.approx(0.01 * z_score(1e-3 / 2 / entries), rel=1e-9)
 
 
 def test_not_applicable_and_overall():
@@ -204,19 +195,86 @@ def test_overall(claims, checks, outcome):
 
 
 def test_no_claim_is_supported_by_an_engine_that_nothing_has_examined():
-    found = unchecked(judged(S, R, I, slope=I, engines=S))
+    claims = judged(S, R, I, slope=I, engines=S)
+    found = [unchecked(claim, claims[3:4]) for claim in claims]
     assert [claim.outcome for claim in found] == [I, R, I, I, S]
     assert found[0].reason.startswith("unchecked: y could not tell")
-    assert unchecked(judged(S, slope=S, engines=I)) == judged(S, slope=S, engines=I)
+    (claim, good) = judged(S, slope=S)
+    assert unchecked(claim, [good]) == claim
 
 
 def test_only_the_engine_of_its_own_target_matters():
-    mine, other = judged(S, S)
-    check = dataclasses.replace(judged(slope=I)[0], id="y@a")
-    found = unchecked(
-        [dataclasses.replace(mine, id="x@a"), dataclasses.replace(other, id="x@b"), check]
-    )
-    assert [claim.outcome for claim in found] == [I, S, I]
+    (claim, check) = judged(S, slope=I)
+    check = dataclasses.replace(check, id="y@a")
+    found = [unchecked(dataclasses.replace(claim, id=f"x@{at}"), [check]) for at in "ab"]
+    assert [claim.outcome for claim in found] == [I, S]
+
+
+# --- claims as they come
+
+
+def told(every, ids, false_alarm=1e-6):
+    """The claims of some evidence in the order in which they are told."""
+    heard = []
+    verdicts = Verdicts(false_alarm, ids, heard.append)
+    for e in every:
+        verdicts.hear(e)
+    verdicts.close()
+    assert sorted(c.id for c in heard) == sorted(c.id for c in verdicts.claims)
+    return heard
+
+
+def slope(id="engines-agree-slope", **changes):
+    return evidence(id=id, self_check="slope", **changes)
+
+
+def exact(id, **changes):
+    return evidence(id=id, statistical=False, **changes)
+
+
+@given(
+    declared=st.lists(st.sampled_from("abcdefgh"), unique=True),
+    come=st.lists(st.sampled_from("abcdefghij"), unique=True),
+    sampled=st.lists(st.booleans(), min_size=10, max_size=10),
+)
+def test_all_that_can_come_out_has_the_false_alarm_rate_at_most(declared, come, sampled):
+    verdicts = Verdicts(1e-3, declared, lambda claim: None)
+    every = [evidence(id=id, statistical=yes) for id, yes in zip(come, sampled, strict=False)]
+    shares = {e.id: verdicts.share_of(e) for e in every}
+    spent = sum(shares[e.id] for e in every if e.statistical)
+    assert 0 <= spent <= 1e-3 * (1 + 1e-12)
+    # What is declared is judged the same whatever else comes, and when
+    assert {shares[id] for id in come if id in declared} <= {1e-3 / (len(declared) + 1)}
+
+
+def test_a_claim_is_told_as_soon_as_nothing_can_change_it():
+    """What is REFUTED at once, what is SUPPORTED once the slope has been examined."""
+    heard = []
+    verdicts = Verdicts(1e-6, ["engines-agree-slope", "late"], lambda c: heard.append(c.id))
+    for e in (exact("right"), exact("wrong", measured=2.0), exact("blind", error=9.0)):
+        verdicts.hear(e)
+    assert heard == ["wrong", "blind"]
+    verdicts.hear(slope())
+    assert heard == ["wrong", "blind", "right", "engines-agree-slope"]
+    assert [c.id for c in verdicts.claims] == ["right", "wrong", "blind", "engines-agree-slope"]
+
+
+def test_a_claim_waits_for_its_own_slope_alone():
+    ids = [f"engines-agree-slope{end}" for end in ("-one@a", "-two@a", "@b")]
+    heard = []
+    verdicts = Verdicts(1e-6, ids, lambda c: heard.append((c.id, c.outcome)))
+    for e in (exact("x@a"), slope(ids[0]), slope(ids[1], error=9.0), exact("x@b"), exact("x@c")):
+        verdicts.hear(e)
+    assert heard == [(ids[0], S), ("x@a", I), (ids[1], I), ("x@c", S)]
+    verdicts.close()
+    assert heard[-1] == ("x@b", S)
+
+
+def test_a_check_that_comes_too_late_is_no_check():
+    with pytest.raises(ValueError, match="name it in the theorem's `sampled`"):
+        told([exact("x"), slope("slopes-agree", error=9.0)], [])
+    with pytest.raises(ValueError, match="two claims have the id x"):
+        told([exact("x"), exact("x")], [])
 
 
 # --- error rates
@@ -235,7 +293,14 @@ def test_false_alarms_come_at_the_stated_rate(sense):
     wrong = sum(
         any(
             c.outcome is Outcome.REFUTED
-            for c in judge([evidence(measured=1 + x, sense=sense) for x in row], 0.05)
+            for c in told(
+                [
+                    evidence(id=id, measured=1 + x, sense=sense)
+                    for id, x in zip("ab", row, strict=True)
+                ],
+                "a",
+                0.05,
+            )
         )
         for row in noise
     )

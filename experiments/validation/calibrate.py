@@ -20,10 +20,11 @@ import numpy as np
 from popgd.claims.evidence import Evidence
 from popgd.descent import gradient
 from popgd.descent.memory import FORGETFUL
+from popgd.papers.in_context.slopes import agreement
 from popgd.theorem.base import Setting
 from popgd.theorem.registry import theorems
 from popgd.theorem.report import find_theorem, resolve
-from popgd.theorem.verdict import POWER, Outcome, judge
+from popgd.theorem.verdict import POWER, SLOPE, Outcome, judge
 
 #: Every claim is judged at this level: seldom enough to be a tail, often enough to be counted.
 NOMINAL = 0.05
@@ -35,8 +36,8 @@ CHUNK, ABREAST = 4, 64
 SAME = 1e-9
 #: Where the tail of studentised gaps is counted.
 TAIL = np.arange(0.0, 5.01, 0.25)
-#: Claims that the source has and these findings never make: they are about more than one layer.
-NEVER = {("4.2.stability", "hessian-p12-q21"), ("4.3.stability", "hessian-p12-q21")}
+#: What yields checks of slopes, whose evidence is made elsewhere.
+AGREE = {"slopes.agree", "slopes.agree_with"}
 #: Judged at any size: the question here is how often, not whether the error bar is small enough.
 ANY = 1e9
 
@@ -117,7 +118,8 @@ def _ids(function: ast.FunctionDef) -> set[str]:
         )
         if not exact & set(shared) and not any(_exact(k) for k in call.keywords):
             ids.add(_start(call.args[0]))
-    return ids
+    called = {ast.unparse(n.func) for n in ast.walk(function) if isinstance(n, ast.Call)}
+    return ids | ({f"{SLOPE}*"} if called & AGREE else set())
 
 
 def _start(id: ast.expr) -> str:
@@ -140,21 +142,12 @@ def _exact(node: ast.AST) -> bool:
 
 def uncalibrated(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Statistical claims of theorems, and of popgd's findings, that these rows of numbers do not
-    have.
+    have. Checks of slopes are apart: tests/test_slopes.py calibrates them.
     """
     done = {(row["theorem"], row["claim"]) for row in rows}
-    every = (
-        (name, id)
-        for name, theorem in theorems().items()
-        for claim in theorem.claims
-        for id in stated(claim)
-    )
-    known = lambda name, id: any(
-        name == n and (claim.startswith(id[:-1]) if id[-1] == "*" else claim == id)
-        for n, claim in done
-    )
+    every = ((name, id) for name, theorem in theorems().items() for id in theorem.sampled)
     return sorted(
-        f"{name} {id}" for name, id in every if not known(name, id) and (name, id) not in NEVER
+        f"{name} {id}" for name, id in every if (name, id) not in done and not id.startswith(SLOPE)
     )
 
 
@@ -192,9 +185,11 @@ def stacked(every: Sequence[Any]) -> Any:
 
 
 def statistical(study: Any) -> Iterator[Evidence]:
-    """The evidence of the theorem's claims that rests on sampling."""
+    """The evidence of the theorem's claims that rests on sampling, but for slopes in context, which
+    are not measured side by side.
+    """
     for claim in find_theorem(study.setting.theorem).claims:
-        if stated(claim):
+        if stated(claim) and claim is not agreement:
             yield from (e for e in claim(study) if e.statistical)
 
 
@@ -241,14 +236,14 @@ def flat(e: Evidence) -> Evidence:
 
 
 def refuted(e: Evidence, measured: np.ndarray) -> bool:
-    return judge([dataclasses.replace(e, measured=measured)], NOMINAL)[0].outcome is Outcome.REFUTED
+    return judge(dataclasses.replace(e, measured=measured), NOMINAL).outcome is Outcome.REFUTED
 
 
 def detectable(e: Evidence, entry: int) -> float:
     """The gap that entry `entry` of the claim is said to catch with probability POWER."""
     worst = np.full(e.measured.size, e.predicted)
     worst[entry] = ANY / 2 * (-1 if e.sense == "at least" else 1)
-    return float(judge([dataclasses.replace(e, measured=worst)], NOMINAL)[0].detectable or np.inf)
+    return float(judge(dataclasses.replace(e, measured=worst), NOMINAL).detectable or np.inf)
 
 
 def calibrate(found: Sequence[Evidence]) -> dict[str, Any]:

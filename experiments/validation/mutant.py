@@ -69,7 +69,7 @@ YIELDS: dict[str, Callable[[Any], Any]] = {
     "inactive-blocks-zero": invariance.structure,
     "active-gradient-scalar": invariance.schur,
     "gradient-negative": manifold.negative_slope,
-    "engines-agree-slope": manifold.cross_examination,
+    "engines-agree-slope": manifold.known_slope,
     "engines-agree-samples": manifold.cross_examination,
     "engines-agree-gradient": manifold.cross_examination,
     "engines-agree-descent": manifold.cross_examination,
@@ -224,6 +224,4 @@ def refuted(mutant: Mutant, study: Any) -> set[str]:
         study = measure_again(study, **mutant.sizes) if "sampled" in mutant.again else study
         functions = dict.fromkeys(YIELDS[claim] for claim in mutant.claims)
         evidence = [e for function in functions for e in function(study)]
-        return {
-            claim.id for claim in judge(evidence, FALSE_ALARM) if claim.outcome is Outcome.REFUTED
-        }
+        return {e.id for e in evidence if judge(e, FALSE_ALARM).outcome is Outcome.REFUTED}

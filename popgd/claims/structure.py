@@ -27,6 +27,7 @@ def stays_zero(of: ReadOut, name: str = "", source: str = "") -> Claim:
         reads = read_out(measured.problem, of)
         yield _judged(measured, of, lambda w: jnp.ravel(reads(w)), "zero", "stays 0", name, source)
 
+    claim.sampled = (f"zero-{name or called(of)}",)
     return claim
 
 
@@ -44,6 +45,7 @@ def multiple_of_identity(of: ReadOut, name: str = "", source: str = "") -> Claim
 
         yield _judged(measured, of, rest, "identity", "is a multiple of I", name, source)
 
+    claim.sampled = (f"identity-{name or called(of)}",)
     return claim
 
 

@@ -47,7 +47,16 @@ APART = {"popgd.run", "popgd.collect", "popgd.theorem.registry", "popgd.descent.
     )
 }
 #: The fields of a theorem that are only of judging, or for the reader.
-JUDGING = ("name", "title", "statement", "source", "hypotheses", "claims", "quantities")
+JUDGING = (
+    "name",
+    "title",
+    "statement",
+    "source",
+    "hypotheses",
+    "claims",
+    "sampled",
+    "quantities",
+)
 _FIELDS = tuple(Theorem.__dataclass_fields__)
 _DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 #: Python's own ways to a name that is not in the text.

@@ -1,9 +1,9 @@
 """The reports of a sweep in one table and one figure: `python -m popgd.collect SWEEP_DIR`.
 
 Writes SWEEP_DIR/sweep.csv (a row for every run directory below, one column for every setting,
-quantity and its error) and SWEEP_DIR/sweep.png, and prints what differs between the runs. Nothing
-is left out: runs that are not finished, or damaged, are rows too. Exit code 0, or 2 if there is no
-run.
+quantity and its error) and SWEEP_DIR/sweep.png, and prints what differs between the runs, how often
+chance alone refutes any of them, and what they refute jointly. Nothing is left out: runs that are
+not finished, or damaged, are rows too. Exit code 0, or 2 if there is no run.
 """
 
 import csv
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from popgd.problem.errors import SettingError
-from popgd.runs import store
+from popgd.runs import joint, store
 
 #: Settings on the horizontal axes of the figure, quantities on the vertical ones where reports have
 #: them.
@@ -30,7 +30,7 @@ PLOTTED = (
     "a_star",
 )
 CSV, FIGURE = "sweep.csv", "sweep.png"
-UNFINISHED = "UNFINISHED"
+UNFINISHED, DAMAGED = "UNFINISHED", "DAMAGED"
 
 
 def rows_of(directory: Path) -> list[dict[str, Any]]:
@@ -38,6 +38,12 @@ def rows_of(directory: Path) -> list[dict[str, Any]]:
     their names.
     """
     return [_row(path.parent, directory) for path in sorted(directory.rglob(store.SETTINGS))]
+
+
+def reports_of(directory: Path, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The reports of the finished runs among the rows."""
+    finished = [row["run"] for row in rows if row["outcome"] not in (UNFINISHED, DAMAGED)]
+    return {run: store.read(directory / run / store.REPORT) for run in finished}
 
 
 def _row(run: Path, directory: Path) -> dict[str, Any]:
@@ -53,7 +59,7 @@ def _row(run: Path, directory: Path) -> dict[str, Any]:
             return row
         report = store.read(run / store.REPORT)
     except SettingError as error:
-        return {**row, "outcome": "DAMAGED", "reason": str(error)}
+        return {**row, "outcome": DAMAGED, "reason": str(error)}
     row["outcome"], row["reason"] = report["outcome"], report["reason"]
     row["not supported"] = " ".join(
         f"{claim['id']}:{claim['outcome']}"
@@ -191,5 +197,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     show(rows)
+    print(*joint.told(reports_of(directory, rows)), sep="\n")
     print(f"{len(rows)} runs; written to {directory / CSV} and {directory / FIGURE}")
     return 0

@@ -316,9 +316,9 @@ def _recheck(path: Path) -> int:
     """Judge a finished run afresh and print what differs."""
     _start_jax()
     from popgd.runs.recheck import recheck
-    from popgd.runs.screen import progress, show_differences
+    from popgd.runs.screen import live, show_differences
 
-    with _WATCH.doing("starting"), progress(_WATCH.report) as report:
+    with _WATCH.doing("starting"), live(_WATCH.report) as (report, _):
         found = recheck(path, report)
     show_differences(found, path)
     return 1 if found.differences else 0

@@ -7,8 +7,7 @@ differently for a known reason.
 import re
 from typing import Any
 
-#: Earlier formats that are read, and for each today's names of claims and quantities that were
-#: called otherwise.
+#: Earlier formats whose claims and quantities were called otherwise, and today's names for them.
 RENAMED: dict[int, dict[str, str]] = {
     2: {
         "engines-agree-slope": "engines-agree-gradient",
@@ -22,9 +21,13 @@ RENAMED: dict[int, dict[str, str]] = {
 #: What stood among the claims then and is a check of popgd itself, by today's names, and its kind;
 #: all engines-agree-* are.
 SELF_CHECKS = {"reduced-dynamics": "dynamics", "projected-on-manifold": "rounding"}
-#: For each, the differences from today's reports that are meant, by the names that `recheck` gives
-#: them, and why.
+_SHARES = (
+    "each claim's share of the false-alarm rate is told since format 4 before anything is drawn"
+)
+#: For each earlier format that is read, the differences from today's reports that are meant, by the
+#: names that `recheck` gives them, and why.
 CORRECTED: dict[int, dict[str, str]] = {
+    3: {".*: detectable": _SHARES},
     2: {
         "digests": "reports tell since format 3 what code and versions they rest on",
         r"self-check engines-agree-(slope|samples).*|trajectory\.npz (.*/)?slopes/.*": "measured "
@@ -33,9 +36,8 @@ CORRECTED: dict[int, dict[str, str]] = {
         "is made",
         "outcome|reason": "the theorem's claims alone decide since format 3, and popgd's checks "
         "of itself are apart",
-        ".*: detectable": "the false-alarm rate has since format 3 more statistical claims to "
-        "share it",
-    }
+        ".*: detectable": f"{_SHARES}, and there are more of them since format 3",
+    },
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from popgd.descent import processes
 from popgd.runs import digest, own, store
 from popgd.runs.checkpoint import Checkpoint
-from popgd.runs.screen import progress
+from popgd.runs.screen import live
 from popgd.runs.watchdog import Interrupted, Watchdog
 from popgd.theorem.report import check_setting, find_theorem
 
@@ -37,14 +37,14 @@ def judge(
             checkpoint.flush()
             raise Interrupted
 
-    with progress(watch.report, quiet=not processes.first()) as show:
+    with live(watch.report, quiet=not processes.first()) as (show, judged):
 
         def report(name: str, done: int, total: int) -> None:
             stop_if_told()
             show(name, done, total)
 
         try:
-            found = check_setting(setting, report, checkpoint)
+            found = check_setting(setting, report, checkpoint, judged)
         except processes.PeerLost:
             checkpoint.flush()
             raise

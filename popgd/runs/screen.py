@@ -1,9 +1,9 @@
-"""What a user sees on the screen: progress bars and tables."""
+"""What a user sees on the screen: progress bars, claims as they are judged, and tables."""
 
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,35 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from popgd.theorem.base import Progress as Report
+from popgd.theorem.verdict import Claim
 
 #: A part of a run that takes longer than this many seconds is announced with its estimated time.
 LONG = 60
 
 
+class _Live(Progress):
+    """Progress bars below a table of the claims that have been judged."""
+
+    def __init__(self, *columns: Any, **how: Any) -> None:
+        self.judged: list[dict[str, Any]] = []
+        super().__init__(*columns, **how)
+
+    def get_renderables(self) -> Iterator[Any]:
+        if self.judged:
+            yield _table("judged so far", "claim", self.judged)
+        yield from super().get_renderables()
+
+
 @contextlib.contextmanager
-def progress(told: Report, quiet: bool = False) -> Iterator[Report]:
-    """Bars on a terminal; elsewhere only a word about parts that take long. `told` hears it all
-    too.
+def live(told: Report, quiet: bool = False) -> Iterator[tuple[Report, Callable[[Claim], None]]]:
+    """How progress is shown, and claims as they are judged: on a terminal by bars below a table of
+    them; elsewhere by a line for each claim, and a word about parts that take long. `told` hears
+    all progress too.
     """
     columns = (TextColumn("{task.description:<32}"), BarColumn(), TimeRemainingColumn(compact=True))
-    console = Console(stderr=True, quiet=quiet)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bars:
+    console, lines = Console(stderr=True, quiet=quiet), make_console(quiet)
+    terminal = console.is_terminal and lines.is_terminal
+    with _Live(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, tuple[Any, float, int]] = {}
         compiled: set[str] = set()
         announced: set[str] = set()
@@ -49,11 +63,28 @@ def progress(told: Report, quiet: bool = False) -> Iterator[Report]:
                 announced.add(name)
                 console.print(f"{name}: {total:,} steps, about {left / 60:.0f} more minutes")
 
-        yield report
+        def judged(claim: Claim) -> None:
+            row = {**vars(claim), "outcome": str(claim.outcome)}
+            if terminal:
+                bars.judged.append(row)
+                bars.refresh()
+            else:
+                lines.print(_line(row), markup=False, highlight=False, soft_wrap=True)
+
+        yield report, judged
 
 
-def make_console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 150)
+def make_console(quiet: bool = False) -> Console:
+    return Console(width=None if sys.stdout.isatty() else 150, quiet=quiet)
+
+
+def _line(claim: dict[str, Any]) -> str:
+    numbers = [
+        f"{name} {_number(claim[name], digits)}"
+        for name, digits in (("predicted", 10), ("measured", 10), ("error", 2))
+    ]
+    kind = "self-check " if claim["self_check"] else ""
+    return f"{kind}{claim['id']}: {', '.join(numbers)}: {claim['outcome']}"
 
 
 def show(content: dict[str, Any], path: Path, stored: bool) -> None:

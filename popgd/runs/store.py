@@ -21,7 +21,7 @@ from popgd.theorem.verdict import Claim, Outcome
 
 #: The number of the format of settings.json and report.json; it changes when a key changes its
 #: meaning or goes.
-FORMAT = 3
+FORMAT = 4
 REPORT, SETTINGS, TRAJECTORY, CHECKPOINT = (
     "report.json",
     "settings.json",
@@ -79,20 +79,20 @@ def read_stored(path: Path) -> tuple[dict[str, Any], int]:
     found = stored.pop("format", None) if isinstance(stored, dict) else None
     if not isinstance(found, int):
         raise SettingError(f"{path} is not a run's, it has no format: name another directory")
-    if found != FORMAT and found not in older.RENAMED:
+    if found != FORMAT and found not in older.CORRECTED:
         which = "an older" if found < FORMAT else "a newer"
         raise SettingError(
             f"{path} has format {found}, of {which} popgd; this one reads format "
-            f"{min(older.RENAMED)} to {FORMAT}: "
+            f"{min(older.CORRECTED)} to {FORMAT}: "
             "use the version that wrote it, or name another"
         )
     if path.name != REPORT:
         return stored, found
-    if found < FORMAT:
+    if found in older.RENAMED:
         with contextlib.suppress(KeyError, TypeError, AttributeError):  # which then is not whole
             stored = older.in_todays_words(stored, found)
     if not _whole(stored) or not isinstance(
-        stored.get("digests", {} if found < FORMAT else None), dict
+        stored.get("digests", {} if found in older.RENAMED else None), dict
     ):
         raise SettingError(
             f"{path} is damaged: name another directory, or delete it and go on "
@@ -251,7 +251,7 @@ def write_through(path: Path, save: Callable[[Any], None]) -> None:
 
 def revision() -> str | None:
     """The git revision of popgd's own checkout, if it runs from one."""
-    here = Path(__file__).resolve().parent.parent
+    here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None
     try:

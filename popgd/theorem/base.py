@@ -1,7 +1,7 @@
 """What a theorem is to popgd. No paper is known here."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -98,6 +98,27 @@ class Study(Protocol):
         ...
 
 
+class Unfolding:
+    """A study whose parts are measured when they are first read: so the order of the claims is the
+    order of the work, and each comes out as soon as its own is done.
+    """
+
+    @classmethod
+    def of(cls, known: Mapping[str, Any], parts: Mapping[str, Callable[[], Any]]) -> Any:
+        """A study with these fields, and others that parts[name]() gives."""
+        study = object.__new__(cls)
+        for name, value in {**known, "_parts": parts}.items():
+            object.__setattr__(study, name, value)
+        return study
+
+    def __getattr__(self, name: str) -> Any:
+        parts = self.__dict__.get("_parts", {})
+        if name not in parts:
+            raise AttributeError(f"{type(self).__name__} has no {name}")
+        object.__setattr__(self, name, parts[name]())
+        return self.__dict__[name]
+
+
 @dataclass(frozen=True)
 class Theorem:
     """One theorem: what it states, when it applies, what it predicts and how each prediction is
@@ -110,7 +131,9 @@ class Theorem:
     step_size   eta=auto for this law and L
     study       measures for one objective and returns a `Study`; what it offers to its memory need
                 not be measured again after a break
-    claims      functions from that study to evidence
+    claims      functions from that study to evidence, in the order in which they are judged
+    sampled     the ids of all evidence that may rest on sampling, at any setting: they share the
+                false-alarm rate, and share it before anything is drawn
     quantities  named numbers of the study: (value, error)
     targets     the values of the setting `target`; a theorem with targets is judged once for each
 
@@ -132,6 +155,13 @@ class Theorem:
     quantities: Callable[[Any], Mapping[str, tuple[float, float]]]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
+    sampled: tuple[str, ...] = ()
+
+    def judged_for(self, setting: Setting) -> dict[str, str]:
+        """The targets that it is judged for, by the suffix of their claims: '' or '@target'."""
+        chosen = setting.options.get("target")
+        targets = (chosen,) if chosen else self.targets or ("",)
+        return {f"@{target}" if len(targets) > 1 else "": target for target in targets}
 
     def __post_init__(self) -> None:
         try:
@@ -151,36 +181,32 @@ class Theorem:
 
 @dataclass(frozen=True)
 class Findings:
-    """The evidence, the named numbers (value, error) and the studies behind them, by suffix ('' or
-    '@target').
-    """
+    """The named numbers (value, error), and the studies behind them by suffix."""
 
-    evidence: list[Evidence] = field(default_factory=list)
     quantities: dict[str, tuple[float, float]] = field(default_factory=dict)
     studies: dict[str, Any] = field(default_factory=dict)
 
 
 def examine(
-    theorem: Theorem, setting: Setting, progress: Progress, memory: Memory = FORGETFUL
-) -> Findings:
-    """Measure everything the theorem's claims need and collect their evidence."""
-    findings = Findings()
-    chosen = setting.options.get("target")
-    targets = (chosen,) if chosen else theorem.targets or ("",)
-    for target in targets:
-        suffix = f"@{target}" if len(targets) > 1 else ""
+    theorem: Theorem,
+    setting: Setting,
+    findings: Findings,
+    progress: Progress,
+    memory: Memory = FORGETFUL,
+) -> Iterator[Evidence]:
+    """The evidence of the theorem's claims, each as soon as it is measured; into `findings` go
+    numbers and studies.
+    """
+    for suffix, target in theorem.judged_for(setting).items():
         study = theorem.study(
             setting, theorem.objective(setting, target), progress, memory.part(target)
         )
         findings.studies[suffix] = study
         for claim in theorem.claims:
-            findings.evidence.extend(
-                replace(e, id=e.id + suffix, source=f"{theorem.source}: {e.source}")
-                for e in claim(study)
-            )
+            for e in claim(study):
+                yield replace(e, id=e.id + suffix, source=f"{theorem.source}: {e.source}")
         for name, value in theorem.quantities(study).items():
             findings.quantities[name + suffix.replace("@", "_")] = value
-    return findings
 
 
 def fits(what: str, size: float) -> None:

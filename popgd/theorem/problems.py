@@ -93,6 +93,11 @@ def about(
         claims=(examined.slope_agrees, examined.plane_holds, *claims),
         quantities=lambda measured: {key: of(measured) for key, of in numbers.items()},
         defaults={"steps": steps, **defaults},
+        sampled=(
+            "engines-agree-slope",
+            "plane-holds",
+            *(id for claim in claims for id in getattr(claim, "sampled", ())),
+        ),
     )
 
 

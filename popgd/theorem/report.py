@@ -3,7 +3,7 @@ through here.
 """
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,10 @@ from popgd.theorem.base import COMMON, Findings, Progress, Setting, Theorem, exa
 from popgd.theorem.readers import nearest
 from popgd.theorem.registry import theorems
 from popgd.theorem.settings import TABLE
-from popgd.theorem.verdict import Claim, Outcome, judge, not_applicable, overall, unchecked
+from popgd.theorem.verdict import Claim, Outcome, Verdicts, not_applicable, overall
 
 _QUIET: Progress = lambda name, done, total: None
+_DEAF: Callable[[Claim], None] = lambda claim: None
 
 
 @dataclass(frozen=True)
@@ -190,39 +191,54 @@ def _excused(claim: Claim) -> bool:
 
 
 def check_setting(
-    setting: Setting, progress: Progress = _QUIET, memory: Memory = FORGETFUL
+    setting: Setting,
+    progress: Progress = _QUIET,
+    memory: Memory = FORGETFUL,
+    told: Callable[[Claim], None] = _DEAF,
 ) -> Report:
-    """Judge a resolved setting. What `memory` recalls of it is not done again."""
+    """Judge a resolved setting. What `memory` recalls of it is not done again; `told` hears of
+    every claim once, as soon as it is judged.
+    """
     theorem = find_theorem(setting.theorem)
     failed = [h for h in theorem.hypotheses(setting) if not h.holds]
     hard = [h for h in failed if not h.soft]
     if hard and setting.assume == "check":
         reason = "; ".join(f"{h.name} fails: {h.reason}" for h in hard)
         return Report(theorem, setting, Outcome.NOT_APPLICABLE, reason, (), (), {}, {})
+    soft = "; ".join(f"{h.name}: {h.reason}" for h in failed if h.soft)
+
+    def amended(claim: Claim) -> Claim:
+        excused = soft and setting.assume == "check" and _excused(claim)
+        return not_applicable(claim, f"{soft}; {claim.reason}") if excused else claim
+
+    ids = [id + suffix for suffix in theorem.judged_for(setting) for id in theorem.sampled]
+    verdicts = Verdicts(setting.false_alarm, ids, told, amended)
+    findings, excuses, broken = Findings(), {}, ""
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # numbers of a descent that breaks off
-            findings: Findings = examine(theorem, setting, progress, memory)
+            for e in examine(theorem, setting, findings, progress, memory):
+                excuses |= {} if e.self_check else {e.excuse: None}
+                verdicts.hear(e)
+        verdicts.close()
     except Unresolved as error:
-        reason = (
+        broken = (
             f"the exact engine cannot resolve this curve ({error}): a less extreme spectrum, "
             "n or L is needed"
         )
-        return Report(theorem, setting, Outcome.INCONCLUSIVE, reason, (), (), {}, {})
-    judged = unchecked(judge(findings.evidence, setting.false_alarm))
-    soft = "; ".join(f"{h.name}: {h.reason}" for h in failed if h.soft)
-    if soft and setting.assume == "check":
-        judged = [not_applicable(c, f"{soft}; {c.reason}") if _excused(c) else c for c in judged]
+        findings = Findings()
     ignored = "; ".join(f"{h.name} fails and is ignored: {h.reason}" for h in hard)
-    excuses = dict.fromkeys(e.excuse for e in findings.evidence if not e.self_check)
     reason = "; ".join(part for part in (ignored, soft, *excuses) if part)
     claims, checks = (
-        tuple(c for c in judged if bool(c.self_check) is own) for own in (False, True)
+        tuple(c for c in verdicts.claims if bool(c.self_check) is own) for own in (False, True)
     )
+    outcome = overall(verdicts.claims)
+    if broken and outcome not in (Outcome.REFUTED, Outcome.NOT_TRUSTED):
+        outcome = Outcome.INCONCLUSIVE
     return Report(
         theorem,
         setting,
-        overall(judged),
-        reason,
+        outcome,
+        broken or reason,
         claims,
         checks,
         findings.quantities,

@@ -7,14 +7,15 @@ one rule:
     detectable = threshold + z(0.99) * error      the gap that would be caught with probability 0.99
     INCONCLUSIVE if detectable > resolution, else REFUTED if gap > threshold, else SUPPORTED.
 
-The false-alarm rate is that of the whole report: it is split evenly over the statistical claims,
-and over the entries of a claim that is made of many (Bonferroni). Normal approximation, or its
-second order where a claim states the skewness of its mean: that of one sample over the root of
-their number (Hall 1983, for studentised means), and Student's t where it states the degrees of
-freedom of its error.
+The false-alarm rate is that of the whole report. It is split before anything is drawn, evenly over
+all statistical claims that may come out (`Verdicts`), so that each is judged, finally, as soon as
+its own evidence is there; a claim's share is split over the entries it is made of (Bonferroni).
+Normal approximation, or its second order where a claim states the skewness of its mean: that of one
+sample over the root of their number (Hall 1983, for studentised means), and Student's t where it
+states the degrees of freedom of its error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from statistics import NormalDist
@@ -26,6 +27,8 @@ from popgd.claims.evidence import Evidence
 
 #: A gap of the size called detectable is caught with this probability.
 POWER = 0.99
+#: How the id of every check of the slope of the loss begins.
+SLOPE = "engines-agree-slope"
 
 
 class Outcome(StrEnum):
@@ -79,13 +82,8 @@ def student(z: Any, degrees: float) -> Any:
     return np.sqrt(degrees * np.expm1(z * z * (degrees - 1.5) / (degrees - 1) ** 2))
 
 
-def judge(evidence: Sequence[Evidence], false_alarm: float) -> list[Claim]:
-    """Judge all evidence of one report, at this false-alarm rate for the whole."""
-    share = false_alarm / max(1, sum(e.statistical for e in evidence))
-    return [_judge_one(e, share) for e in evidence]
-
-
-def _judge_one(e: Evidence, false_alarm: float) -> Claim:
+def judge(e: Evidence, false_alarm: float) -> Claim:
+    """Judge the evidence of one claim, whose share of the false-alarm rate is this."""
     measured, error, allowance, resolution = (
         np.asarray(x, dtype=np.float64).ravel()
         for x in np.broadcast_arrays(
@@ -149,30 +147,100 @@ def not_applicable(claim: Claim, reason: str) -> Claim:
     return replace(claim, outcome=Outcome.NOT_APPLICABLE, reason=reason)
 
 
-def unchecked(judged: Sequence[Claim]) -> list[Claim]:
-    """The same with every SUPPORTED claim INCONCLUSIVE for whose target the slope of the loss is
-    not known by two engines.
+def unchecked(claim: Claim, checks: Sequence[Claim]) -> Claim:
+    """The same, but INCONCLUSIVE if it is SUPPORTED and the slope of its target's loss is not known
+    by two engines.
 
-    The target is what follows "@" in an id.
+    checks are those of slopes; the target is what follows "@" in an id.
     """
-    blind = {
-        target_of(c): c
-        for c in judged
-        if c.self_check == "slope" and c.outcome is Outcome.INCONCLUSIVE
-    }
-
-    def one(claim: Claim) -> Claim:
-        check = blind.get(target_of(claim))
-        if claim.self_check or claim.outcome is not Outcome.SUPPORTED or check is None:
-            return claim
-        reason = f"unchecked: {check.id} could not tell ({check.reason})"
-        return replace(claim, outcome=Outcome.INCONCLUSIVE, reason=reason)
-
-    return [one(claim) for claim in judged]
+    blind = [c for c in checks if c.outcome is Outcome.INCONCLUSIVE and same_target(c.id, claim.id)]
+    if claim.self_check or claim.outcome is not Outcome.SUPPORTED or not blind:
+        return claim
+    reason = f"unchecked: {blind[-1].id} could not tell ({blind[-1].reason})"
+    return replace(claim, outcome=Outcome.INCONCLUSIVE, reason=reason)
 
 
-def target_of(claim: Claim) -> str:
-    return claim.id.partition("@")[2]
+def same_target(one: str, other: str) -> bool:
+    """Whether two ids are of claims about the same target."""
+    return one.partition("@")[2] == other.partition("@")[2]
+
+
+class Verdicts:
+    """Claims judged one by one, each finally: `told` hears of each once, and it never changes.
+
+    ids are those of all evidence that may rest on sampling: each has the same share of
+    `false_alarm`. One share more is a reserve, of which a statistical claim with any other id has
+    half of what is left. So all that can come out refutes a true theorem with probability
+    `false_alarm` at most. A claim that may be `unchecked` waits for all checks of its target's
+    slope among the ids, or for `close`. `amended` is what becomes of a claim because of what was
+    known before.
+    """
+
+    def __init__(
+        self,
+        false_alarm: float,
+        ids: Iterable[str],
+        told: Callable[[Claim], None],
+        amended: Callable[[Claim], Claim] = lambda claim: claim,
+    ) -> None:
+        self._to_come = set(ids)
+        self._share = self._reserve = false_alarm / (len(self._to_come) + 1)
+        self._told, self._amended = told, amended
+        self._waiting: list[Claim] = []
+        self._checks: list[Claim] = []
+        self._order: list[str] = []
+        self._final: dict[str, Claim] = {}
+
+    def hear(self, e: Evidence) -> None:
+        """Judge the evidence of a claim. Raises ValueError if one with its id has been judged, or
+        claims that rest on this check of a slope.
+        """
+        if e.id in self._order:
+            raise ValueError(f"two claims have the id {e.id}: give them names of their own")
+        claim = judge(e, self.share_of(e))
+        self._order.append(e.id)
+        if claim.self_check == "slope":
+            if any(self._rests_on(c, claim) for c in self._final.values()):
+                raise ValueError(
+                    f"{e.id} is a check of the slope, and claims that rest on it are judged: let "
+                    f"its id begin with {SLOPE}, and name it in the theorem's `sampled`"
+                )
+            self._checks.append(claim)
+        self._waiting.append(claim)
+        self._settle(lambda claim: self._waits(claim))
+
+    def close(self) -> None:
+        """There is no more evidence: judge what still waits."""
+        self._settle(lambda claim: False)
+
+    @property
+    def claims(self) -> list[Claim]:
+        """Those that were told, in the order of their evidence."""
+        return [self._final[id] for id in self._order if id in self._final]
+
+    def share_of(self, e: Evidence) -> float:
+        """The false-alarm rate of a claim. It is then spent."""
+        if e.statistical and e.id not in self._to_come:
+            self._reserve /= 2
+            return self._reserve
+        self._to_come.discard(e.id)
+        return self._share
+
+    @staticmethod
+    def _rests_on(claim: Claim, check: Claim) -> bool:
+        supported = claim.outcome is Outcome.SUPPORTED and not claim.self_check
+        return supported and same_target(claim.id, check.id)
+
+    def _waits(self, claim: Claim) -> bool:
+        awaited = (id for id in self._to_come if id.startswith(SLOPE) and same_target(id, claim.id))
+        return not claim.self_check and claim.outcome is Outcome.SUPPORTED and any(awaited)
+
+    def _settle(self, waits: Callable[[Claim], bool]) -> None:
+        settled = [claim for claim in self._waiting if not waits(claim)]
+        self._waiting = [claim for claim in self._waiting if waits(claim)]
+        for claim in settled:
+            self._final[claim.id] = self._amended(unchecked(claim, self._checks))
+            self._told(self._final[claim.id])
 
 
 def overall(judged: Sequence[Claim]) -> Outcome:

@@ -60,12 +60,14 @@ def theorem(
     claims: tuple[Any, ...],
     n: int = 50,
     options: Mapping[str, Option] = LOOPS,
+    sampled: tuple[str, ...] = (),
     **own: Any,
 ) -> Theorem:
     """A theorem of this paper: exact for at most `largest` loops, by default with n examples."""
     return Theorem(
         study=slopes.with_slopes(study),
-        claims=(*claims, slopes.agreement),
+        claims=(slopes.agreement, *claims),
+        sampled=("engines-agree-slope-a", *sampled),
         law_options=LAW,
         options=options,
         defaults={"n": n, "steps": LONGEST, "samples": 2**15, "sampled_steps": 320},
@@ -97,6 +99,7 @@ THEOREMS = (
             minimiser.bracket,
             minimiser.asymptotics,
         ),
+        sampled=("engines-agree-loss", "engines-agree-gradient-A", "engines-agree-descent-A"),
         quantities=descent_quantities,
     ),
     theorem(
@@ -168,6 +171,7 @@ THEOREMS = (
         hypotheses=prompts.contracting,
         study=prompts.loops_study,
         claims=(prompts.loops, prompts.free_steps),
+        sampled=("median-vanishes",),
         quantities=loops_quantities,
     ),
     theorem(
@@ -196,6 +200,7 @@ THEOREMS = (
         source=f"{NUMBER}, out of distribution",
         study=shifted.shifted_study,
         claims=(shifted.ood, shifted.every_prompt),
+        sampled=("engines-agree-shifted",),
         quantities=quantities,
     ),
 )

@@ -276,7 +276,21 @@ def _pair(quantity) -> tuple[float, float]:
     return float(quantity.value), float(quantity.bound + quantity.stderr)
 
 
-STRUCTURE = (invariance.structure, invariance.schur, steps.single_steps)
+#: Claims of the whole model, for which it is sampled.
+STRUCTURE = (
+    invariance.structure,
+    invariance.schur,
+    steps.single_steps,
+    manifold.cross_examination,
+)
+#: Ids of evidence about any of these theorems that rests on sampling.
+SAMPLED = (
+    "engines-agree-slope",
+    "active-gradient-scalar",
+    "engines-agree-gradient",
+    "engines-agree-descent",
+    "engines-agree-raw",
+)
 
 THEOREMS = (
     Theorem(
@@ -295,12 +309,13 @@ THEOREMS = (
         hypotheses=hypotheses,
         study=looped_study,
         claims=(
-            *STRUCTURE,
-            manifold.negative_slope,
-            manifold.cross_examination,
             growth.growth,
             positive_limit,
+            manifold.known_slope,
+            manifold.negative_slope,
+            *STRUCTURE,
         ),
+        sampled=(*SAMPLED, "gradient-negative"),
         quantities=growth_quantities,
     ),
     Theorem(
@@ -319,7 +334,8 @@ THEOREMS = (
         step_size=contracting_step,
         hypotheses=small_step,
         study=linear_study,
-        claims=(*STRUCTURE, manifold.cross_examination, convergence.convergence),
+        claims=(convergence.convergence, manifold.known_slope, *STRUCTURE),
+        sampled=SAMPLED,
         quantities=convergence.quantities,
     ),
     Theorem(
@@ -338,12 +354,13 @@ THEOREMS = (
         hypotheses=hypotheses,
         study=layer_study,
         claims=(
-            *STRUCTURE,
-            manifold.negative_slope,
-            manifold.cross_examination,
             growth.growth,
             vanishing_loss,
+            manifold.known_slope,
+            manifold.negative_slope,
+            *STRUCTURE,
         ),
+        sampled=(*SAMPLED, "gradient-negative"),
         quantities=growth_quantities,
     ),
 )

@@ -42,6 +42,8 @@ from popgd.theorem.base import Progress, Setting, Theorem
 LIMIT_RESOLUTION = 1e-4
 #: The models that each theorem loops.
 LAYERS, LOOPED = ("LN", "norm", "unnorm"), ("looped",)
+#: How the ids of the checks of their slopes begin: nothing else here rests on sampling.
+CHECK = "engines-agree-slope"
 
 
 def first_order(S: Split, at: Query, L: int, c: float) -> tuple[float, float]:
@@ -361,7 +363,7 @@ def measure(
 def checks(study: Inference) -> Iterator[Evidence]:
     """The slopes of the models' training, by two engines."""
     for trained in study.models:
-        name = f"engines-agree-slope-{trained.name}"
+        name = f"{CHECK}-{trained.name}"
         yield slopes.agree_with(
             trained.curve, study.slopes[trained.name], study.setting.samples, name=name
         )
@@ -397,6 +399,7 @@ THEOREMS = (
         hypotheses=hypotheses,
         study=partial(measure, names=LAYERS),
         claims=(*COMMON_CLAIMS, angles.stuck),
+        sampled=tuple(f"{CHECK}-{name}" for name in LAYERS),
         quantities=quantities,
     ),
     Theorem(
@@ -416,6 +419,7 @@ THEOREMS = (
         hypotheses=hypotheses,
         study=partial(measure, names=LOOPED),
         claims=(*COMMON_CLAIMS, power_limit),
+        sampled=tuple(f"{CHECK}-{name}" for name in LOOPED),
         quantities=quantities,
     ),
 )

@@ -96,6 +96,16 @@ def beside_step(law: UnitColumns, L: int) -> float:
     )
 
 
+#: Claims that rest on sampling.
+SAMPLED = (
+    "engines-agree-slope",
+    "hessian-coupling",
+    "engines-agree-hessian",
+    "saddle",
+    *(f"growth-{sector.replace(' ', '-')}" for sector in hessian.SECTORS),
+)
+
+
 def _finding(
     number: str,
     title: str,
@@ -103,6 +113,7 @@ def _finding(
     defaults: dict[str, Any],
     objective: Any,
     options: Mapping[str, Option],
+    sampled: tuple[str, ...] = SAMPLED,
     **rest: Any,
 ) -> Theorem:
     return Theorem(
@@ -118,6 +129,7 @@ def _finding(
         hypotheses=power_method.hypotheses,
         study=study,
         claims=(sectors_split, saddle, sectors, grows, ends),
+        sampled=sampled,
         quantities=quantities,
         **rest,
     )
@@ -133,6 +145,7 @@ FINDINGS = (
         {"L": 1, "steps": 10**5, "sampled_steps": 2000},
         lambda setting, target: SubspaceDistance(setting.L),
         LOOPS,
+        sampled=(*SAMPLED, "hessian-p12-q21"),
         step_size=beside_step,
     ),
     _finding(

@@ -20,7 +20,7 @@ from popgd.papers.power_method.quadrature import Spectrum
 from popgd.papers.power_method.slopes import Slopes
 from popgd.papers.power_method.structured import AlongActive, Single, structured
 from popgd.problem.weights import Weights, project
-from popgd.theorem.base import Progress, Setting
+from popgd.theorem.base import Progress, Setting, Unfolding
 
 #: Comparisons with sampling average over this many times more spectra than the recursion does.
 WIDER = 16
@@ -109,7 +109,7 @@ class Exact:
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(Unfolding):
     """Everything measured for one objective: by Monte Carlo on the full (P, Q), and exactly on the
     manifold.
 
@@ -273,10 +273,9 @@ def sampled(
     memory: Memory = FORGETFUL,
 ) -> Study:
     """The Monte Carlo half of a study of descent on the manifold {P21 = a I, Q12 = b I}, beside its
-    exact half.
+    exact half: each part is measured when it is first read.
     """
     law, dtype, steps = setting.law, jnp.dtype(setting.dtype), setting.sampled_steps
-    points = tuple(population_gradients(setting, objective, exact, progress, memory))
     a0, b0 = start_of(setting)
     start = model.embed(jnp.asarray(a0, dtype), jnp.asarray(b0, dtype), law.d)
     how = descent.Descent(objective, setting.make_optimiser(), model.Active(law.d), setting.bank)
@@ -296,25 +295,26 @@ def sampled(
             memory=memory.part(name),
         )
 
-    raw = run("raw descent", 2, raw_steps, RAW_BATCH * setting.batch, False)
-    raw_double = run(
-        "raw descent, twice the batch", 3, raw_steps, 2 * RAW_BATCH * setting.batch, False
+    def shifts() -> tuple[float, float]:
+        ends = study.raw, study.raw_double
+        of_ends = lambda: np.array([slope_shift(setting, how, exact, end) for end in ends])
+        once, twice = memory.part("shifts").once(of_ends, 0)
+        return float(once), float(twice)
+
+    batch, twice = RAW_BATCH * setting.batch, "raw descent, twice the batch"
+    points = lambda: tuple(population_gradients(setting, objective, exact, progress, memory))
+    study = Study.of(
+        {"setting": setting, "objective": objective, "exact": exact},
+        {
+            "points": points,
+            "raw": lambda: run("raw descent", 2, raw_steps, batch, False),
+            "raw_double": lambda: run(twice, 3, raw_steps, 2 * batch, False),
+            "projected": lambda: run("projected descent", 4, steps, setting.batch, True),
+            "shifts": shifts,
+            "slopes": lambda: slopes_of(setting, objective, exact, progress, memory),
+        },
     )
-    projected = run("projected descent", 4, steps, setting.batch, True)
-    of_ends = lambda: np.array([slope_shift(setting, how, exact, end) for end in (raw, raw_double)])
-    once, twice = memory.part("shifts").once(of_ends, 0)
-    examined = slopes_of(setting, objective, exact, progress, memory)
-    return Study(
-        setting,
-        objective,
-        exact,
-        points,
-        raw,
-        raw_double,
-        projected,
-        (float(once), float(twice)),
-        examined,
-    )
+    return study
 
 
 def slopes_of(
