@@ -16,7 +16,7 @@ from popgd.theorem.readers import nearest
 from popgd.theorem.registry import theorems
 
 #: FILE.py or FILE.py:NAME.
-_FILE = re.compile(r"(?P<file>.*\.py)(:(?P<name>.*))?", re.DOTALL)
+_FILE = re.compile(r"(?P<file>.*?\.py)(:(?P<name>.*))?", re.DOTALL)
 #: What to do about a file that needs what popgd no longer has.
 BRING = "import it from where it is now (README, Layout)"
 #: The theorems of the files of this command, by file.
@@ -58,7 +58,7 @@ def _theorems(value: str) -> list[tuple[str, str]]:
     match = _FILE.fullmatch(value)
     if match is None:
         return [(value, value)]
-    file, name = Path(match["file"]), match["name"]
+    file, name = Path(match["file"]).expanduser(), match["name"]
     at = file.absolute()
     if at not in _LOADED:
         _LOADED[at] = load(file)
@@ -139,7 +139,7 @@ def _place(error: BaseException, file: Path) -> str:
 def _cause(error: BaseException, bring: str) -> str:
     """What ended it, and what to do."""
     if isinstance(error, SettingError):
-        return str(error)
+        return str(error) if bring == BRING else f"{error}; {bring}"
     name = getattr(error, "name", None)
     owner = getattr(getattr(error, "obj", None), "__name__", None)
     if isinstance(error, ImportError) and name and f"{name}.".startswith("popgd."):
