@@ -115,7 +115,9 @@ def test_it_is_judged_stored_and_finished(user):
     assert user.does(*WORDS) == 0 and user.measured == 4  # the default
     (own,) = Path("runs").iterdir()
     assert own.name.startswith("own.wide-") and stored(own)["width"] == 4
-    assert user.does("theorem=mine.py:own.wide", "d=2") == 0 and "already finished" in user.out
+    Path("below").mkdir()
+    words = ["theorem=below/../mine.py:own.wide", "d=2"]
+    assert user.does(*words) == 0 and "already finished" in user.out
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -21,11 +22,6 @@ _FILE = re.compile(r"(?P<file>.*?\.py)(:(?P<name>.*))?", re.DOTALL)
 BRING = "import it from where it is now (README, Layout)"
 #: The theorems of the files of this command, by file.
 _LOADED: dict[Path, dict[str, Theorem]] = {}
-
-
-def is_file(value: str) -> bool:
-    """Whether a value of `theorem` names a file, and not a theorem that is known."""
-    return bool(_FILE.fullmatch(value))
 
 
 def expand(values: Iterable[str]) -> list[str]:
@@ -59,7 +55,7 @@ def _theorems(value: str) -> list[tuple[str, str]]:
     if match is None:
         return [(value, value)]
     file, name = Path(match["file"]).expanduser(), match["name"]
-    at = file.absolute()
+    at = Path(os.path.abspath(file))  # not where a link leads, which may be called otherwise
     if at not in _LOADED:
         _LOADED[at] = load(file)
     found = _LOADED[at]
