@@ -19,6 +19,22 @@ PATH, VERDICT, NOTHING = {"path", "verdict"}, {"verdict"}, set()
 #: (theorem, file, text, the same edited, what changes)
 EDITS = [
     ("4.1", "descent/descent.py", "_Run(step + 1, following", "_Run(step + 2, following", PATH),
+    pytest.param(
+        "4.1",
+        "papers/power_method/options.py",
+        "Option(64, whole(2)",
+        "Option(65, whole(2)",
+        PATH,
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        "4.1",
+        "papers/power_method/options.py",
+        '"data dimension"',
+        '"dimension of the data"',
+        VERDICT,
+        marks=pytest.mark.slow,
+    ),
     (
         "4.1",
         "papers/power_method/objectives.py",

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -16,16 +17,11 @@ from popgd.theorem.readers import nearest
 from popgd.theorem.registry import theorems
 
 #: FILE.py or FILE.py:NAME.
-_FILE = re.compile(r"(?P<file>.*\.py)(:(?P<name>.*))?", re.DOTALL)
+_FILE = re.compile(r"(?P<file>.*?\.py)(:(?P<name>.*))?", re.DOTALL)
 #: What to do about a file that needs what popgd no longer has.
 BRING = "import it from where it is now (README, Layout)"
 #: The theorems of the files of this command, by file.
 _LOADED: dict[Path, dict[str, Theorem]] = {}
-
-
-def is_file(value: str) -> bool:
-    """Whether a value of `theorem` names a file, and not a theorem that is known."""
-    return bool(_FILE.fullmatch(value))
 
 
 def expand(values: Iterable[str]) -> list[str]:
@@ -58,8 +54,8 @@ def _theorems(value: str) -> list[tuple[str, str]]:
     match = _FILE.fullmatch(value)
     if match is None:
         return [(value, value)]
-    file, name = Path(match["file"]), match["name"]
-    at = file.absolute()
+    file, name = Path(match["file"]).expanduser(), match["name"]
+    at = Path(os.path.abspath(file))  # not where a link leads, which may be called otherwise
     if at not in _LOADED:
         _LOADED[at] = load(file)
     found = _LOADED[at]
@@ -139,7 +135,7 @@ def _place(error: BaseException, file: Path) -> str:
 def _cause(error: BaseException, bring: str) -> str:
     """What ended it, and what to do."""
     if isinstance(error, SettingError):
-        return str(error)
+        return str(error) if bring == BRING else f"{error}; {bring}"
     name = getattr(error, "name", None)
     owner = getattr(getattr(error, "obj", None), "__name__", None)
     if isinstance(error, ImportError) and name and f"{name}.".startswith("popgd."):
