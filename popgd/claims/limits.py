@@ -188,12 +188,14 @@ def monotone(of: ReadOut, falls: bool = False, name: str = "", source: str = "")
     return claim
 
 
-def follows(of: ReadOut, curve: Callable[[Any], Any], name: str = "", source: str = "") -> Claim:
-    """The read-out is curve(t) at every record, t in steps; of a flow in time."""
+def follows(
+    of: ReadOut, curve: Callable[[Measured, float], Any], name: str = "", source: str = ""
+) -> Claim:
+    """The read-out is curve(measured, t) at every record, t in steps; of a flow in time."""
 
     def claim(measured: Measured) -> Iterator[Evidence]:
         reading = measured.read(of)
-        wanted = np.stack([np.asarray(curve(t), dtype=float) for t in reading.t])
+        wanted = np.stack([np.asarray(curve(measured, float(t)), dtype=float) for t in reading.t])
         scale = np.max(abs(wanted), axis=0) + np.finfo(float).tiny
         moved = np.max(abs(wanted - wanted[0]), axis=0) / scale
         excuse = "" if np.all(moved > 100 * CURVE) else f"the curve does not move yet: {MORE}"

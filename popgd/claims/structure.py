@@ -15,6 +15,7 @@ from popgd.claims.measured import Measured, ReadOut, called, read_out
 
 #: What rounding leaves of a zero, as a share of the slope or of the largest weight.
 ROUNDED = 1e-12
+NEEDED = ("along", "stderr", "off", "off_stderr")
 
 
 def stays_zero(of: ReadOut, name: str = "", source: str = "") -> Claim:
@@ -52,16 +53,19 @@ def multiple_of_identity(of: ReadOut, name: str = "", source: str = "") -> Claim
 def _judged(
     measured: Measured, of: ReadOut, rest: Any, kind: str, words: str, name: str, source: str
 ) -> Evidence:
-    """Zero is what `rest`, linear in the weights, makes of the gradient and of the path."""
+    """Zero is what `rest` makes of the path, and its derivative of the gradients."""
     checks, plane, word = measured.checks, measured.plane, name or called(of)
     tree = ravel_pytree(measured.problem.start)[1]
-    matrix = np.asarray(
-        jax.jacfwd(lambda flat: rest(tree(flat)))(jnp.zeros(checks["off"].shape[1]))
-    )
-    lift = matrix @ plane.directions.T
-    mean = checks["along"] @ lift.T + checks["off"] @ matrix.T
-    # Both parts of one sample's gradient: their standard errors added up bound that of the sum.
-    error = checks["stderr"] @ abs(lift).T + checks["off_stderr"] @ abs(matrix).T
+    slope = jax.jit(jax.jacfwd(lambda flat: rest(tree(flat))))
+    mean, error = [], []
+    for x, *parts in zip(*(checks[n] for n in ("x", *NEEDED)), strict=True):
+        along, stderr, off, off_stderr = parts
+        matrix = np.asarray(slope(ravel_pytree(plane.embed(jnp.asarray(x)))[0]))
+        lift = matrix @ plane.directions.T
+        mean.append(lift @ along + matrix @ off)
+        # Both parts of one sample's gradient: their standard errors added up bound that of the sum.
+        error.append(abs(lift) @ stderr + abs(matrix) @ off_stderr)
+    mean, error = np.stack(mean), np.stack(error)
     scale = scale_of(measured)
     reading = measured.read(rest)
     largest = np.max(abs(measured.read(lambda w: ravel_pytree(w)[0]).value)) or 1.0
