@@ -66,7 +66,13 @@ EDITS = [
         VERDICT,
     ),
     ("4.1", "papers/power_method/training/growth.py", '"exponent-c"', '"exponent of c"', VERDICT),
-    ("4.1", "papers/power_method/theorems.py", "claims=(*STRUCTURE, ", "claims=(", VERDICT),
+    (
+        "4.1",
+        "papers/power_method/theorems.py",
+        "manifold.known_slope, *STRUCTURE",
+        "manifold.known_slope",
+        VERDICT,
+    ),
     pytest.param(
         "4.1",
         "papers/power_method/training/pictures.py",

@@ -2,26 +2,31 @@
 schema.
 """
 
+import dataclasses
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from popgd import check
 from popgd.papers.power_method.data import Rotated, UniformSphere
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.quadrature import Spectrum
 from popgd.runs import command as run
-from popgd.runs import store
+from popgd.runs import screen, store
 from popgd.runs.store import FORMAT
 from popgd.theorem import readers
 from popgd.theorem.settings import TABLE
+from popgd.theorem.verdict import Claim, Outcome
 
 #: A run of a few seconds: enough for the schema, not for every verdict. The shapes are those of
 #: `runs.py`, compiled before.
@@ -341,3 +346,32 @@ def test_signals_end_with_a_line_and_their_code(tmp_path, number, code):
     assert process.returncode == code
     assert "what was done is saved, continue with resume=run" in error
     assert not (tmp_path / "run" / "report.json").exists()
+
+
+# --- claims as they are judged
+
+CLAIM = Claim("x", "", "", "paper", 1.0, 1.25, 0.01, 0.0, 0.5, 0.1, Outcome.REFUTED, "")
+
+
+def test_each_claim_is_a_line_at_once_where_there_is_no_terminal(capsys):
+    with screen.live(lambda *told: None) as (_, judged):
+        judged(CLAIM)
+        line = "x: predicted 1, measured 1.25, error 0.01: REFUTED\n"
+        assert capsys.readouterr() == (line, "")
+        judged(dataclasses.replace(CLAIM, self_check="slope"))
+        assert capsys.readouterr().out == f"self-check {line}"
+    with screen.live(lambda *told: None, quiet=True) as (_, judged):
+        judged(CLAIM)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_on_a_terminal_claims_stand_above_the_bars(monkeypatch):
+    shown = io.StringIO()
+    console = partial(Console, force_terminal=True, file=shown)
+    monkeypatch.setattr(screen, "Console", lambda **how: console(**{**how, "width": 120}))
+    with screen.live(lambda *told: None) as (report, judged):
+        report("sampling", 1, 2)
+        judged(CLAIM)
+        text = shown.getvalue()
+        assert "judged so far" in text and "REFUTED" in text and "sampling" in text
+        assert "x: predicted" not in text

@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 import pytest
-from runs import hasty, report, verdicts
+from runs import HASTY, hasty, report, verdicts
 from runs import study as measured
 
 from popgd import check
@@ -22,7 +22,7 @@ from popgd.papers.power_method.training import convergence, growth, manifold
 from popgd.papers.power_method.training.noise import damped_noise
 from popgd.theorem.base import Setting
 from popgd.theorem.registry import theorems
-from popgd.theorem.report import resolve
+from popgd.theorem.report import check_setting, resolve
 from popgd.theorem.verdict import Outcome
 
 #: The theorems of the first paper; tests/test_gatmiry.py has the second.
@@ -170,6 +170,35 @@ def test_noise_of_a_mean_over_the_last_records_where_descent_damps_it():
     ]
     found = damped_noise(np.full(8, kick), np.full(8, rate), step, late)
     assert found == pytest.approx(kick * np.sqrt(np.sum(np.square(weights))), rel=1e-12)
+
+
+# --- the order of work
+
+
+class First(Exception):
+    """The first claim that is told."""
+
+
+def test_a_misquoted_exponent_is_refuted_before_anything_is_sampled():
+    setting = resolve({"theorem": "4.3", **HASTY, "claim.exponent": "1/2"})
+    work = []
+
+    def told(claim):
+        raise First(claim)
+
+    with pytest.raises(First) as first:
+        check_setting(setting, lambda name, *_: work.append(name), told=told)
+    claim = first.value.args[0]
+    assert (claim.id, claim.outcome) == ("exponent-c", Outcome.REFUTED)
+    assert set(work) == {"interpolating the slope", "exact descent"}
+
+
+def test_what_is_told_is_what_the_report_holds():
+    heard = []
+    setting = resolve({"theorem": "4.2", **HASTY})
+    found = check_setting(setting, told=heard.append)
+    by_name = lambda claims: sorted(claims, key=lambda claim: claim.id)
+    assert by_name(heard) == by_name([*found.claims, *found.self_checks])
 
 
 # --- where sampling can tell nothing

@@ -51,7 +51,7 @@ def told(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
     return [
         f"false alarms: that any of {N} finished runs refutes a true theorem by chance has "
-        f"probability {min(total, 1.0):.3g} at most, the sum of their false_alarm",
+        f"probability {min(total, 1.0):.3g} at most, the sum of their rates",
         f"judged jointly, each at 1/{N} of its own, at most {total / N:.3g}: "
         + (f"REFUTED: {_listed(found)}" if found else "nothing is REFUTED"),
     ]
