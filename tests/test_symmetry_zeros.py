@@ -101,6 +101,7 @@ def test_reasons_of_self_attention():
     assert not moving.of("symmetry") and "KQ[2,0]" in moving.of("moves")
 
 
+@pytest.mark.slow
 def test_a_law_without_the_symmetry_moves_what_it_kept():
     shifted = attention(mean=1.0)
     everywhere = symmetry.whole(shifted.start)
@@ -120,7 +121,7 @@ def test_conserved_quantities_of_self_attention():
     assert small.describe() == "KQ[0,0]^2 - 0.5 PV[2,2]^2" and small.gap > GAP
 
 
-@pytest.mark.parametrize(("d", "h"), [(2, 2), (3, 2)])
+@pytest.mark.parametrize(("d", "h"), [(2, 2), pytest.param(3, 2, marks=pytest.mark.slow)])
 def test_a_linear_network_conserves_all_of_the_difference(d, h):
     model = network(d, h)
     everywhere = symmetry.whole(model.start)
@@ -136,14 +137,22 @@ NETWORK = network()
 EVERYWHERE = symmetry.whole(NETWORK.start)
 
 
+def perturbed(size):
+    """What flow conserves of a loss with a term of this size that conserves nothing."""
+    loss = lambda w, x: NETWORK.loss(w, x) + size * jnp.sum((w["W1"] @ x) ** 4)
+    return symmetry.conserved(loss, NETWORK.law, EVERYWHERE, KEY)
+
+
 def test_an_almost_conserved_quantity_is_not_found():
-    for size, kept in ((1e-3, 0), (1e-12, 3)):
-        loss = lambda w, x, size=size: NETWORK.loss(w, x) + size * jnp.sum((w["W1"] @ x) ** 4)
-        found = symmetry.conserved(loss, NETWORK.law, EVERYWHERE, KEY)
-        assert len(found.matrices) == kept
-    between = lambda w, x: NETWORK.loss(w, x) + 1e-9 * jnp.sum((w["W1"] @ x) ** 4)
+    found = perturbed(1e-3)
+    assert not len(found.matrices) and 1e9 < found.gap < 1e14
+
+
+@pytest.mark.slow
+def test_what_is_conserved_up_to_rounding_and_what_may_be():
+    assert len(perturbed(1e-13).matrices) == 3
     with pytest.raises(SettingError, match="conserved quantities: no gap"):
-        symmetry.conserved(between, NETWORK.law, EVERYWHERE, KEY)
+        perturbed(1e-9)
 
 
 def test_descent_drifts_as_predicted():

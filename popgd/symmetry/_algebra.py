@@ -122,22 +122,15 @@ def float64(tree: PyTree, what: str) -> PyTree:
                 f"{what} has a leaf of {leaf.dtype}, wanted float64: give float64 arrays, with "
                 "jax_enable_x64 on"
             )
-        if not bool(jnp.all(jnp.isfinite(leaf))):
+        if not np.isfinite(np.asarray(leaf)).all():
             raise SettingError(f"{what} has an entry that is not finite: give finite numbers")
     return tree
 
 
-def gaussian(key: PRNGKeyArray, like: PyTree) -> PyTree:
-    """Independent standard normal numbers in the shape of a pytree; leaves that are not floats stay
-    as they are.
-    """
-    leaves, treedef = jax.tree.flatten(like)
-    floats = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
-    sizes = [int(np.prod(np.shape(leaves[i]))) for i in floats]
-    drawn = jax.random.normal(key, (sum(sizes),))  # one call, as each one is compiled
-    for i, part in zip(floats, jnp.split(drawn, np.cumsum(sizes)[:-1]), strict=True):
-        leaves[i] = part.reshape(jnp.shape(leaves[i])).astype(jnp.result_type(leaves[i]))
-    return jax.tree.unflatten(treedef, leaves)
+def gaussian(key: PRNGKeyArray, *shape: int) -> Float[np.ndarray, "..."]:
+    """Independent standard normal numbers, by NumPy: nothing is compiled for a shape."""
+    words = np.asarray(jax.random.key_data(key)).ravel()
+    return np.random.default_rng(words.tolist()).normal(size=shape)
 
 
 def is_float(x: Any) -> bool:

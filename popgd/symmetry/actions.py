@@ -65,36 +65,34 @@ class Symmetry:
 
 def rotations(name: str, d: int, weights: Action, sample: Action = unmoved) -> Symmetry:
     """O(d): g is a Haar-distributed orthogonal d x d matrix."""
-    mirror = jnp.eye(d).at[0, 0].set(-1)
+    mirror = np.diag([-1.0] + [1.0] * (d - 1))
     draw = lambda key: haar(normal(key, (d, d), jnp.dtype("float64")))
     return Symmetry(name, draw, weights, sample, (mirror,))
 
 
 def signs(name: str, count: int, weights: Action, sample: Action = unmoved) -> Symmetry:
     """{-1, 1}^count: g is a vector of independent signs."""
-    flips = tuple(jnp.ones(count).at[i].set(-1) for i in range(count))
+    flips = tuple(1 - 2 * np.eye(count))
     draw = lambda key: jax.random.rademacher(key, (count,), jnp.dtype("float64"))
     return Symmetry(name, draw, weights, sample, flips)
 
 
 def permutations(name: str, count: int, weights: Action, sample: Action = unmoved) -> Symmetry:
     """All orders of count things: g is an array of indices, as in x[g]."""
-    swaps = tuple(
-        jnp.arange(count).at[jnp.array([i, i + 1])].set(jnp.array([i + 1, i]))
-        for i in range(count - 1)
-    )
+    order = list(range(count))
+    swaps = tuple(np.array([*order[:i], i + 1, i, *order[i + 2 :]]) for i in range(count - 1))
     draw = lambda key: jax.random.permutation(key, count)
     return Symmetry(name, draw, weights, sample, swaps)
 
 
 def finite(name: str, elements: tuple, weights: Action, sample: Action = unmoved) -> Symmetry:
     """A finite group by the list of all of its elements, pytrees of one structure."""
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *elements)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *elements)
     count = len(elements)
 
     def draw(key: PRNGKeyArray) -> Any:
         i = jax.random.randint(key, (), 0, count)
-        return jax.tree.map(lambda leaf: leaf[i], stacked)
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[i], stacked)
 
     return Symmetry(name, draw, weights, sample, tuple(elements))
 
@@ -103,6 +101,15 @@ def finite(name: str, elements: tuple, weights: Action, sample: Action = unmoved
 def draw(symmetry: Symmetry, key: PRNGKeyArray) -> PyTree:
     """symmetry.draw(key), compiled."""
     return symmetry.draw(key)
+
+
+@partial(jax.jit, static_argnames="symmetry")
+def rows(
+    symmetry: Symmetry, like: PyTree, g: PyTree, A: Float[Array, "r n"]
+) -> Float[Array, "r n"]:
+    """rho(g) of each row, weights flat as `ravel_pytree(like)`."""
+    tree = ravel_pytree(like)[1]
+    return jax.vmap(lambda w: ravel_pytree(symmetry.weights(g, tree(w)))[0])(A)
 
 
 class _Trial(NamedTuple):
@@ -119,33 +126,42 @@ class _Trial(NamedTuple):
 
 @partial(jax.jit, static_argnames=("symmetry", "loss", "law_sample"))
 def _trial(
-    symmetry: Symmetry, loss: Loss, law_sample: Draw, weights: PyTree, key: PRNGKeyArray, g: PyTree
+    symmetry: Symmetry,
+    loss: Loss,
+    law_sample: Draw,
+    weights: PyTree,
+    key: PRNGKeyArray,
+    g: PyTree,
+    numbers: Float[Array, "3 n"],
 ) -> _Trial:
-    """One trial at the weights plus standard normal numbers."""
-    of_sample, of_steps = jax.random.split(key)
-    x = law_sample(of_sample)
-    like = (weights,) * 3, ((weights, x),) * NUDGES
-    (step, u, v), steps = _algebra.gaussian(of_steps, like)
-    w = jax.tree.map(jnp.add, weights, step)
+    """One trial at the weights plus a step, the first row of standard normal numbers; the others
+    are the weights on which the action is tried.
+    """
+    tree = ravel_pytree(weights)[1]
+    step, u, v = map(tree, numbers)
+    w, x = jax.tree.map(jnp.add, weights, step), law_sample(key)
     moved = symmetry.weights(g, w), symmetry.sample(g, x)
-    nudged = [jax.tree.map(_nudged, (w, x), step) for step in steps]
+    nudged = [jax.tree.map(partial(_nudged, sign), (w, x)) for sign in range(NUDGES)]
     at = jax.tree.map(lambda *leaves: jnp.stack(leaves), (w, x), moved, *nudged)
     before, after, *beside = jax.vmap(loss)(*at)  # one program, as each one is compiled
     rounding = jnp.max(jnp.abs(jnp.stack(beside) - before)) + UNIT * jnp.abs(before)
     rho = lambda w: ravel_pytree(symmetry.weights(g, w))[0]
     both = rho(jax.tree.map(lambda a, b: 0.7 * a - 1.3 * b, u, v))
-    (a, b), (ru, rv) = (ravel_pytree(u)[0], ravel_pytree(v)[0]), (rho(u), rho(v))
+    (a, b), (ru, rv) = numbers[1:], (rho(u), rho(v))
     size = jnp.linalg.norm(a) * jnp.linalg.norm(b)
     linear = jnp.max(jnp.abs(both - 0.7 * ru + 1.3 * rv)) / jnp.sqrt(size)
     orthogonal = jnp.maximum(jnp.abs(ru @ rv - a @ b), jnp.abs(ru @ ru - a @ a)) / size
     return _Trial(before, after, ALLOWED * rounding, linear, orthogonal)
 
 
-def _nudged(x: Any, step: Any) -> Any:
-    """A leaf moved by NUDGE of its root mean square, times standard normal numbers."""
+def _nudged(number: int, x: Any) -> Any:
+    """A leaf moved by NUDGE of its root mean square, up or down entry by entry, in a fixed order
+    that differs from number to number.
+    """
     if not _algebra.is_float(x):
         return x
-    return x + NUDGE * jnp.sqrt(jnp.mean(x * x)) * step
+    signs = np.random.default_rng(number).choice([-1.0, 1.0], size=jnp.shape(x))
+    return x + NUDGE * jnp.sqrt(jnp.mean(x * x)) * signs
 
 
 def check(
@@ -167,9 +183,12 @@ def check(
     drawn = [("", draw(symmetry, k)) for k in jax.random.split(jax.random.fold_in(key, 0), trials)]
     listed = [(f", element {i}", g) for i, g in enumerate(symmetry.elements)]
     _same_shape(symmetry, weights, drawn[0][1])
+    n = len(_algebra.names(weights))
     for i, (which, g) in enumerate(drawn + listed):
         now = jax.random.fold_in(key, i + 1)
-        t = _Trial(*map(float, _trial(symmetry, loss, law_sample, weights, now, g)))
+        numbers = _algebra.gaussian(now, 3, n)
+        trial = _trial(symmetry, loss, law_sample, weights, now, g, numbers)
+        t = _Trial(*map(float, trial))
         where = f"symmetry {symmetry.name!r}, sample {i}{which}"
         for gap, word in ((t.linear, "linear"), (t.orthogonal, "orthogonal")):
             if not gap <= LINEAR:

@@ -11,11 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from popgd.problem.errors import SettingError
-from popgd.symmetry.actions import Symmetry
+from popgd.symmetry.actions import Symmetry, rows
 
 #: Random elements of each group between two looks, and looks, until an average must be one: 2^-64
 #: of the square is left after the first, of uniformly random elements.
@@ -61,14 +60,13 @@ def _turned(
     """A averaged over one random element of each group for every key, and its largest change in the
     last eighth of them.
     """
-    tree = ravel_pytree(start)[1]
 
     def turn(A: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
         before = A
         for number, symmetry in enumerate(symmetries):
             g = symmetry.draw(jax.random.fold_in(key, number))
-            rows = jax.vmap(lambda w, s=symmetry, g=g: ravel_pytree(s.weights(g, tree(w)))[0])
-            A = (A + (rows(rows(A).T) if matrix else rows(A))) / 2
+            turned = rows(symmetry, start, g, A)
+            A = (A + (rows(symmetry, start, g, turned.T) if matrix else turned)) / 2
         return A, jnp.max(jnp.abs(A - before))
 
     A, changes = jax.lax.scan(turn, A, keys)

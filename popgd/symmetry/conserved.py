@@ -108,7 +108,7 @@ def _points(plane: Plane, key: PRNGKeyArray) -> tuple[Float[np.ndarray, "r k"], 
             "give a smaller plane or a smaller model"
         )
     of_points, of_rows = jax.random.split(key)
-    return np.asarray(jax.random.normal(of_points, (unknowns + MORE, plane.k))), of_rows
+    return _algebra.gaussian(of_points, unknowns + MORE, plane.k), of_rows
 
 
 def _found(

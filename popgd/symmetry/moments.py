@@ -93,4 +93,4 @@ def moments(
 
 def _orthonormal(key: PRNGKeyArray, D: int) -> np.ndarray:
     """PRODUCTS random orthonormal rows."""
-    return np.linalg.qr(np.asarray(jax.random.normal(key, (D, PRODUCTS))))[0].T
+    return np.linalg.qr(_algebra.gaussian(key, D, PRODUCTS))[0].T

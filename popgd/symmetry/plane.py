@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from popgd.problem.errors import SettingError, TooLarge
 from popgd.symmetry import _algebra
-from popgd.symmetry.actions import Symmetry, draw
+from popgd.symmetry.actions import Symmetry, draw, rows
 from popgd.symmetry.averages import averaged
 
 #: Random elements of each group. One lies in a given half of it (the rotations of O(d), the even
@@ -136,8 +136,8 @@ class Plane:
 
     def off(self, weights: PyTree) -> tuple[float, str]:
         """How far, at most, an entry is from the next point of the plane, and which."""
-        next_to = self.embed(self.coordinates(weights))
-        away = np.abs(ravel_pytree(weights)[0] - ravel_pytree(next_to)[0])
+        flat = np.asarray(ravel_pytree(weights)[0])
+        away = np.abs(flat - self.origin - (self.dual @ flat) @ self.directions)
         return float(away.max()), self.entries[int(away.argmax())]
 
     def describe(self, start: PyTree) -> str:
@@ -179,7 +179,7 @@ def invariant(symmetries: Sequence[Symmetry], start: PyTree, key: PRNGKeyArray) 
     found = _dense if len(_algebra.names(start)) <= DENSE else _averages
     plane = Plane.of(start, found(symmetries, start, key, what))
     for number, symmetry in enumerate(symmetries):
-        _fixes(plane, symmetry, jax.random.fold_in(key, number))
+        _fixes(plane, symmetry, start, jax.random.fold_in(key, number))
     return plane
 
 
@@ -195,7 +195,7 @@ def _dense(
         keys = jax.random.split(jax.random.fold_in(key, number), DRAWS)
         mean = mean + np.asarray(_sum(symmetry, start, keys))
         for g in symmetry.elements:
-            mean = mean + np.asarray(matrix(symmetry, start, g))
+            mean = mean + np.asarray(rows(symmetry, start, g, np.eye(n))).T
         count += DRAWS + len(symmetry.elements)
     # scale 1: where every g is the identity only rounding is left, none of which counts
     return _algebra.null_space(np.eye(n) - mean / count, what, scale=1.0).basis
@@ -210,7 +210,7 @@ def _averages(
     n, width = len(_algebra.names(start)), 16
     while width <= 2 * WIDEST:
         of_vectors, of_draws = jax.random.split(jax.random.fold_in(key, width))
-        vectors = np.asarray(jax.random.normal(of_vectors, (width, n)))
+        vectors = _algebra.gaussian(of_vectors, width, n)
         kept = averaged(symmetries, start, vectors, of_draws)
         basis = _algebra.row_space(kept, what, scale=np.linalg.norm(vectors, 2)).basis
         if len(basis) < width:
@@ -222,27 +222,17 @@ def _averages(
 
 
 @partial(jax.jit, static_argnames="symmetry")
-def matrix(symmetry: Symmetry, like: PyTree, g: PyTree) -> Float[Array, "n n"]:
-    """rho(g) as a matrix on the entries of the weights."""
-    flat, tree = ravel_pytree(like)
-    rho = lambda w: ravel_pytree(symmetry.weights(g, tree(w)))[0]
-    return jax.vmap(rho, out_axes=1)(jnp.eye(flat.size))
-
-
-@partial(jax.jit, static_argnames="symmetry")
 def _sum(symmetry: Symmetry, like: PyTree, keys: Any) -> Float[Array, "n n"]:
     """The sum of rho(g) over a random g for each key."""
     n = len(_algebra.names(like))
-    add = lambda total, key: (total + matrix(symmetry, like, symmetry.draw(key)), None)
-    return jax.lax.scan(add, jnp.zeros((n, n)), keys)[0]
+    of = lambda key: rows(symmetry, like, symmetry.draw(key), jnp.eye(n)).T
+    return jax.lax.scan(lambda total, key: (total + of(key), None), jnp.zeros((n, n)), keys)[0]
 
 
-def _fixes(plane: Plane, symmetry: Symmetry, key: PRNGKeyArray) -> None:
+def _fixes(plane: Plane, symmetry: Symmetry, start: PyTree, key: PRNGKeyArray) -> None:
     """SettingError unless a fresh element of the group leaves every point of the plane alone."""
     g = draw(symmetry, key)
-    moved = jax.vmap(lambda w: ravel_pytree(symmetry.weights(g, w))[0])(
-        jax.vmap(plane.embed)(jnp.eye(plane.k))
-    )
+    moved = rows(symmetry, start, g, plane.directions)
     gap = float(np.max(np.abs(np.asarray(moved) - plane.directions), initial=0.0))
     if not gap <= FIXED:
         raise SettingError(

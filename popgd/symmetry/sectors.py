@@ -130,7 +130,7 @@ def commuting(
     """A random symmetric matrix that commutes with rho. Raises as `averages.averaged`."""
     n = len(_algebra.names(start))
     of_matrix, of_draws = jax.random.split(key)
-    G = np.asarray(jax.random.normal(of_matrix, (n, n)))
+    G = _algebra.gaussian(of_matrix, n, n)
     A = averaged(symmetries, start, G + G.T, of_draws, matrix=True)
     return (A + A.T) / 2
 

@@ -79,13 +79,13 @@ def why_zero(
     flat = np.asarray(ravel_pytree(start)[0])
     plane = plane if plane.off(start)[0] <= FIXED else whole(start)
     anywhere, on_plane, in_mean = jax.random.split(key, 3)
-    everywhere = flat + np.asarray(jax.random.normal(anywhere, (TRIALS, flat.size)))
+    everywhere = flat + _algebra.gaussian(anywhere, TRIALS, flat.size)
     silent = ~np.any(of_samples(loss, law_sample, start, everywhere, anywhere) != 0, axis=0)
     # the entry that a coordinate is named after: `coordinates` would round a 0 away
     x = (flat - plane.origin)[[plane.entries.index(name) for name in plane.names]]
     structural = x == 0
     while True:
-        points = x + ~structural * np.asarray(jax.random.normal(on_plane, (TRIALS, plane.k)))
+        points = x + ~structural * _algebra.gaussian(on_plane, TRIALS, plane.k)
         weights = plane.origin + points @ plane.directions
         reached = np.any(of_samples(loss, law_sample, start, weights, on_plane) != 0, axis=0)
         moving = np.any(plane.directions[:, reached] != 0, axis=1)
@@ -113,7 +113,7 @@ def _in_mean(
         found = []
         for k in jax.random.split(key, POINTS):
             free = ~(structural | zero)
-            point = x + free * np.asarray(jax.random.normal(k, (plane.k,)))
+            point = x + free * _algebra.gaussian(k, plane.k)
             found.append(in_coordinates(loss, law_sample, plane, point, k, samples))
         worst = np.argmax([means.sigmas for means in found], axis=0)[None]
         pick = lambda parts, i=worst: np.take_along_axis(np.array(parts), i, axis=0)[0]
