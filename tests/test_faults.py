@@ -23,10 +23,9 @@ from popgd.descent.recursion import recurse
 from popgd.descent.recursion_optax import recurse_optax
 from popgd.papers.power_method import kronecker, model, structured
 from popgd.papers.power_method.data import Rotated, Sample, UniformSphere
-from popgd.papers.power_method.model import Active, embed
+from popgd.papers.power_method.model import Active, Weights, embed
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.stability import hessian, tangent
-from popgd.problem.weights import Weights
 
 SLOW = pytest.mark.slow
 SLOPE, ETA = plane_looped(3.0, 1.0), 0.3

@@ -19,12 +19,11 @@ from popgd.descent.recursion import recurse
 from popgd.descent.recursion_optax import recurse_optax
 from popgd.papers.power_method import kronecker, model
 from popgd.papers.power_method.data import Rotated, Sample, UniformSphere
-from popgd.papers.power_method.model import Active, embed
+from popgd.papers.power_method.model import Active, Weights, embed
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.stability import hessian
 from popgd.papers.power_method.training import noise
 from popgd.papers.power_method.training.study import Study
-from popgd.problem.weights import Weights
 
 SLOW = pytest.mark.slow
 SLOPE = plane_looped(3.0, 1.0)

@@ -16,6 +16,7 @@ from popgd.descent import descent, gradient, recursion
 from popgd.descent.memory import FORGETFUL
 from popgd.descent.recursion import Records, log_grid
 from popgd.papers.power_method import curve, model
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.quadrature import Spectrum
 from popgd.papers.power_method.spectra import over_c
 from popgd.papers.power_method.structured import structured
@@ -33,7 +34,7 @@ from popgd.papers.power_method.training.study import (
     slopes_of,
     start_of,
 )
-from popgd.problem.weights import Weights, project
+from popgd.problem.plane import project
 from popgd.theorem.base import Setting
 
 #: Small sizes are the harder ones: the normal approximation is the worse, the fewer samples there
@@ -139,7 +140,7 @@ def one(setting: Setting, objective: Any) -> Study:
 
 
 def statistic_of(how: descent.Descent) -> Any:
-    return how.statistic or gradient.GradientOf(how.objective, how.manifold)
+    return how.statistic or gradient.GradientOf(how.objective, how.plane)
 
 
 def points_of(

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from popgd.descent import gradient
 from popgd.descent.memory import FORGETFUL, Arrays, Memory
 from popgd.descent.recursion import log_grid
 from popgd.problem.law import Law, Objective
-from popgd.problem.weights import Manifold, Weights, distance, lift
+from popgd.problem.plane import Plane, distance, lift
 
 #: Called between pieces of work with (steps done, steps in all).
 Progress = Callable[[int, int], None]
@@ -26,10 +26,10 @@ Progress = Callable[[int, int], None]
 class Trajectory(NamedTuple):
     """A descent at the recorded steps; the last record is the last finite state.
 
-    coordinates are those of the manifold, slope the gradient's, of this step's samples, and window
+    coordinates are those of the plane, slope the gradient's, of this step's samples, and window
     its mean over all steps since the record before. loss and loss_stderr are estimated on the
-    samples of the step that starts there. inactive is the largest that `Manifold.inactive` ever was
-    up to then, exactly 0 on the manifold. Errors are of the samples alone; valid for finite
+    samples of the step that starts there. inactive is the largest that `Plane.inactive` ever was
+    up to then, exactly 0 on the plane. Errors are of the samples alone; valid for finite
     records, and none after diverged_at.
     """
 
@@ -55,21 +55,21 @@ class Descent:
 
     `statistic` is what is averaged at each step, by default the gradient of every entry; one that
     gives `Gradient`s without weights, such as `structured.AlongActive`, serves projected descents
-    from points of the manifold. Valid for any optimiser; one whose updates are not finite ends the
+    from points of the plane. Valid for any optimiser; one whose updates are not finite ends the
     descent.
     """
 
     objective: Objective
     optimiser: optax.GradientTransformation
-    manifold: Manifold
+    plane: Plane
     bank: bool = False
     statistic: gradient.Statistic | None = None
 
     def gradient(
-        self, weights: Weights, law: Law, key: PRNGKeyArray, samples: int
+        self, weights: PyTree, law: Law, key: PRNGKeyArray, samples: int
     ) -> gradient.Estimate:
         """The mean of the statistic, an Estimate of a `Gradient`."""
-        statistic = self.statistic or gradient.GradientOf(self.objective, self.manifold)
+        statistic = self.statistic or gradient.GradientOf(self.objective, self.plane)
         return gradient.population_average(statistic, weights, law, key, samples)
 
 
@@ -78,7 +78,7 @@ _key_of = jax.jit(jax.random.fold_in)
 
 
 class _State(NamedTuple):
-    weights: Weights
+    weights: PyTree
     optimiser: Any
     inactive: Float[Array, ""]
 
@@ -100,10 +100,10 @@ def _step(how: Descent, projected: bool, state: _State, mean: Any) -> tuple[_Sta
     """One step of the optimiser along a gradient, its coordinates if projected, and whether the new
     weights are finite.
     """
-    mean = lift(how.manifold, mean) if projected else mean
+    mean = lift(how.plane, mean) if projected else mean
     updates, inner = how.optimiser.update(mean, state.optimiser, state.weights)
     weights: Any = optax.apply_updates(state.weights, updates)
-    inactive = jnp.maximum(state.inactive, how.manifold.inactive(weights))
+    inactive = jnp.maximum(state.inactive, how.plane.inactive(weights))
     finite = jnp.all(jnp.isfinite(weights.P)) & jnp.all(jnp.isfinite(weights.Q))
     return _State(weights, inner, inactive), finite
 
@@ -111,7 +111,7 @@ def _step(how: Descent, projected: bool, state: _State, mean: Any) -> tuple[_Sta
 def descend(
     how: Descent,
     law: Law,
-    start: Weights,
+    start: PyTree,
     steps: int,
     batch: int,
     key: PRNGKeyArray,
@@ -122,18 +122,18 @@ def descend(
 ) -> Trajectory:
     """`steps` steps of population gradient descent on every entry of P and Q from `start`.
 
-    projected: descend along each gradient's part along the manifold, which is unbiased on it. Read
+    projected: descend along each gradient's part along the plane, which is unbiased on it. Read
     growth off such a descent only: in the raw one, where every entry follows its own noise, that
     noise biases coordinates by O(eta/batch). A descent that leaves the finite numbers stops:
     `diverged_at` is the step that failed, the records end before it. What `memory` recalls of the
     same descent is gone on from, bit for bit. Raises ValueError unless 0 <= steps <= 9e18, batch >=
     2 and per_decade >= 1 are whole numbers, and where a statistic without weights serves a descent
-    that is not projected or starts off the manifold. Valid for a finite start.
+    that is not projected or starts off the plane. Valid for a finite start.
     """
     start = gradient.placed(start)
-    if how.statistic is not None and not (projected and float(distance(how.manifold, start)) == 0):
+    if how.statistic is not None and not (projected and float(distance(how.plane, start)) == 0):
         raise ValueError(
-            "a statistic along the manifold was given: only a projected descent from a point of "
+            "a statistic along the plane was given: only a projected descent from a point of "
             "it can use that"
         )
     at = _begin(how, start, memory.recall())
@@ -197,9 +197,9 @@ def _pack(at: _Run, rows: int, pairs: int) -> Arrays:
     }
 
 
-def _begin(how: Descent, start: Weights, kept: Arrays | None) -> _Run:
+def _begin(how: Descent, start: PyTree, kept: Arrays | None) -> _Run:
     """A descent at its start, or where it was packed."""
-    state = _State(start, how.optimiser.init(start), how.manifold.inactive(start))
+    state = _State(start, how.optimiser.init(start), how.plane.inactive(start))
     if kept is None:
         return _Run(0, gradient.placed(state), [], [])
     leaves, tree = jax.tree.flatten(state)
@@ -236,7 +236,7 @@ def _record(
     stderr: gradient.Gradient,
     window: list,
 ) -> tuple:
-    manifold = how.manifold
-    return (step, *state.weights, manifold.coordinates(state.weights), mean.loss, stderr.loss,
+    plane = how.plane
+    return (step, *state.weights, plane.coordinates(state.weights), mean.loss, stderr.loss,
             mean.coordinates, stderr.coordinates, *window_mean(window, how.bank),
-            distance(manifold, state.weights), state.inactive)  # fmt: skip
+            distance(plane, state.weights), state.inactive)  # fmt: skip

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from popgd.descent import processes
 from popgd.problem.law import Law, Objective
-from popgd.problem.weights import Manifold, Weights
+from popgd.problem.plane import Plane
 
 #: A sample's key is the key folded with its number, a word of 32 bits.
 NUMBERED = 2**32
@@ -70,7 +70,7 @@ LIVE_TOKENS, LIVE_WEIGHTS = 8, 12
 #: A statistic of the weights and one sample: any pytree of arrays. It must be hashable. One with an
 #: attribute `at_once` wants no more samples than that in a chunk: chunks that a small batch does
 #: not fill cost as much as full ones.
-Statistic = Callable[[Weights, Any], PyTree[Float[Array, "..."]]]
+Statistic = Callable[[PyTree, Any], PyTree[Float[Array, "..."]]]
 
 
 class Estimate(NamedTuple):
@@ -84,12 +84,12 @@ class Estimate(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """One sample's loss, its gradient in every entry (or empty), and what a manifold makes of that
+    """One sample's loss, its gradient in every entry (or empty), and what a plane makes of that
     (empty without one).
 
-    `coordinates` holds the gradient's part along the manifold (k,), `square` the square of it and
+    `coordinates` holds the gradient's part along the plane (k,), `square` the square of it and
     of the loss (k + 1,), whose own standard error tells whether theirs can be trusted, `cube` their
-    cube, `deviations` what `Manifold.deviations` says.
+    cube, `deviations` what `Plane.deviations` says.
     """
 
     loss: Float[Array, ""]
@@ -105,15 +105,15 @@ class GradientOf:
     """The statistic behind `population_gradient`."""
 
     objective: Objective
-    manifold: Manifold | None = None
+    plane: Plane | None = None
 
-    def __call__(self, weights: Weights, sample: Any) -> Gradient:
+    def __call__(self, weights: PyTree, sample: Any) -> Gradient:
         loss, grad = jax.value_and_grad(self.objective)(weights, sample)
-        if self.manifold is None:
+        if self.plane is None:
             return Gradient(loss, grad)
-        coordinates = self.manifold.coordinates(grad)
+        coordinates = self.plane.coordinates(grad)
         both = jnp.append(coordinates, loss)
-        return Gradient(loss, grad, coordinates, both**2, self.manifold.deviations(grad), both**3)
+        return Gradient(loss, grad, coordinates, both**2, self.plane.deviations(grad), both**3)
 
 
 def working_set(D: int, N: int) -> int:
@@ -133,11 +133,11 @@ def chunk_size(D: int, law: Law, dtype: jnp.dtype) -> int:
 
 def population_gradient(
     objective: Objective,
-    weights: Weights,
+    weights: PyTree,
     law: Law,
     key: PRNGKeyArray,
     samples: int,
-    manifold: Manifold | None = None,
+    plane: Plane | None = None,
     chunk: int | None = None,
 ) -> Estimate:
     """E[loss] and E[gradient] under the law as an Estimate of a `Gradient`, from `samples` fresh
@@ -148,12 +148,12 @@ def population_gradient(
     samples. For float32 weights every sample is computed in float32 and means over many in float64;
     what that rounding does to a mean: `rounding`.
     """
-    return population_average(GradientOf(objective, manifold), weights, law, key, samples, chunk)
+    return population_average(GradientOf(objective, plane), weights, law, key, samples, chunk)
 
 
 def population_average(
     statistic: Statistic,
-    weights: Weights,
+    weights: PyTree,
     law: Law,
     key: PRNGKeyArray,
     samples: int,
@@ -203,11 +203,11 @@ class RoundingOf:
     """The statistic behind `rounding`."""
 
     objective: Objective
-    manifold: Manifold
+    plane: Plane
 
-    def __call__(self, weights: Weights, sample: Any) -> Float[Array, " k"]:
+    def __call__(self, weights: PyTree, sample: Any) -> Float[Array, " k"]:
         def coordinates(*at: Any) -> Float[Array, " k"]:
-            return self.manifold.coordinates(jax.grad(self.objective)(*at)).astype(jnp.float64)
+            return self.plane.coordinates(jax.grad(self.objective)(*at)).astype(jnp.float64)
 
         wide = jax.tree.map(lambda x: x.astype(jnp.float64), (weights, sample))
         return coordinates(weights, sample) - coordinates(*wide)
@@ -215,27 +215,27 @@ class RoundingOf:
 
 def rounding(
     objective: Objective,
-    weights: Weights,
+    weights: PyTree,
     law: Law,
     key: PRNGKeyArray,
     samples: int,
-    manifold: Manifold,
+    plane: Plane,
 ) -> np.ndarray:
-    """How far float32 may move the mean gradient along the manifold: |mean| + 3 standard errors of
+    """How far float32 may move the mean gradient along the plane: |mean| + 3 standard errors of
     what it does to a sample.
 
     Each sample's gradient in float32, less that of the same sample and weights in float64; 0 for
     float64 weights. What float32 does to the drawing of the sample is a few eps of X and q more.
     """
     if weights.P.dtype == jnp.float64:
-        return np.zeros(jax.eval_shape(manifold.coordinates, weights).shape)
-    mean, stderr = _over_all(RoundingOf(objective, manifold), weights, law, key, samples, None)
+        return np.zeros(jax.eval_shape(plane.coordinates, weights).shape)
+    mean, stderr = _over_all(RoundingOf(objective, plane), weights, law, key, samples, None)
     return np.asarray(abs(mean) + 3 * stderr)
 
 
 def _over_all(
     statistic: Statistic,
-    weights: Weights,
+    weights: PyTree,
     law: Law,
     key: PRNGKeyArray,
     samples: int,
@@ -255,7 +255,7 @@ _devices_of: dict[Any, Mesh] = {}
 
 def _devices_for(
     statistic: Statistic,
-    weights: Weights,
+    weights: PyTree,
     law: Law,
     key: PRNGKeyArray,
     samples: int,
@@ -293,7 +293,7 @@ def calls_linear_algebra(program: Any) -> bool:
 @jax.default_matmul_precision("highest")
 def _estimate(
     statistic: Statistic,
-    weights: Weights,
+    weights: PyTree,
     law: Law,
     key: PRNGKeyArray,
     samples: Any,
@@ -325,7 +325,7 @@ def _estimate(
     empty = (jnp.zeros((), wide), *2 * (flat.astype(wide),))
 
     def shard(
-        index: Array, weights: Weights, law: Law, key: PRNGKeyArray, samples: Array, shards: Array
+        index: Array, weights: PyTree, law: Law, key: PRNGKeyArray, samples: Array, shards: Array
     ) -> tuple:
         per_shard = _ceil(samples, shards)
 

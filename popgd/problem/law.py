@@ -6,9 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
-
-from popgd.problem.weights import Weights
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 
 class Hypothesis(NamedTuple):
@@ -45,7 +43,7 @@ class Objective(Protocol):
     which it has no finite loss.
     """
 
-    def __call__(self, weights: Weights, sample: Any) -> Float[Array, ""]: ...
+    def __call__(self, weights: PyTree, sample: Any) -> Float[Array, ""]: ...
 
 
 def sphere(G: Float[Array, "d n"]) -> Float[Array, "d n"]:

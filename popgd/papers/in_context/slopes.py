@@ -26,11 +26,11 @@ from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context import wishart
 from popgd.papers.in_context.common import ROUNDED, Study, sampled_law
 from popgd.papers.power_method import slopes
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.slopes import CHEAPER, Slopes
 from popgd.papers.power_method.spectra import Quantity
 from popgd.papers.power_method.tilted import Inner, Slope
 from popgd.problem.normal import normal
-from popgd.problem.weights import Weights
 from popgd.theorem.base import Progress, Setting
 
 #: Points on the line, over a*: nearer to it, and for many loops, rare matrices carry the mean.

@@ -12,10 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from popgd.problem.weights import Weights
-
 #: Loops unrolled into one piece of compiled code: more is faster to run and slower to compile.
 UNROLL = 4
+
+
+class Weights(NamedTuple):
+    """P is the merged projection-value matrix, Q the merged key-query matrix. Valid for finite
+    entries; not checked.
+    """
+
+    P: Float[Array, "D D"]
+    Q: Float[Array, "D D"]
 
 
 class Blocks(NamedTuple):

@@ -25,9 +25,9 @@ from popgd.descent.descent import Descent
 from popgd.descent.gradient import Gradient
 from popgd.papers.power_method import model
 from popgd.papers.power_method.data import Orbit, UnitColumns, WithOrbits
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import OfOutput
 from popgd.problem.law import Hypothesis, Law
-from popgd.problem.weights import Weights
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["law"], meta_fields=[])
@@ -97,7 +97,7 @@ def structured(how: Descent, law: Law) -> tuple[Descent, Law]:
     as they are.
     """
     if (
-        isinstance(how.manifold, model.Active)
+        isinstance(how.plane, model.Active)
         and isinstance(how.objective, OfOutput)
         and isinstance(law, WithOrbits)
     ):

@@ -28,11 +28,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from popgd.papers.power_method.data import Orbit
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import OfOutput
 from popgd.papers.power_method.structured import AlongActive
 from popgd.problem.law import Hypothesis
 from popgd.problem.normal import normal
-from popgd.problem.weights import Weights
 
 #: Laws of either kind. At ratios of 1e18 the deltas are 100 times apart, and the spread is thrice
 #: the mean.
