@@ -21,6 +21,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from popgd.descent import processes
+from popgd.descent.chunks import LARGEST_CHUNK, chunk_size
+from popgd.problem.given import Scalar, as_law, number_format, sample_shapes
 from popgd.problem.law import Law, Objective
 from popgd.problem.plane import Plane
 
@@ -59,14 +61,8 @@ LINEAR_ALGEBRA = {
     "tridiagonal",
     "tridiagonal_solve",
 }
-#: A chunk's working set should stay near a core's second-level cache; twice or half of it costs a
-#: few per cent.
-CHUNK_BYTES, LARGEST_CHUNK = 2**19, 64
-#: Arrays of the size of the token matrix, and of P, that one sample's gradient keeps alive at
-#: least: a layer's input, output, their gradients and norms; P, Q, Z Z^T, their products,
-#: gradients, running means and squares.
-LIVE_TOKENS, LIVE_WEIGHTS = 8, 12
-
+#: A law, or a plain function of the key: see `given.as_law`.
+Data = Law | Callable[[PRNGKeyArray], Any]
 #: A statistic of the weights and one sample: any pytree of arrays. It must be hashable. One with an
 #: attribute `at_once` wants no more samples than that in a chunk: chunks that a small batch does
 #: not fill cost as much as full ones.
@@ -108,7 +104,7 @@ class GradientOf:
     plane: Plane | None = None
 
     def __call__(self, weights: PyTree, sample: Any) -> Gradient:
-        loss, grad = jax.value_and_grad(self.objective)(weights, sample)
+        loss, grad = jax.value_and_grad(Scalar(self.objective))(weights, sample)
         if self.plane is None:
             return Gradient(loss, grad)
         coordinates = self.plane.coordinates(grad)
@@ -116,25 +112,10 @@ class GradientOf:
         return Gradient(loss, grad, coordinates, both**2, self.plane.deviations(grad), both**3)
 
 
-def working_set(D: int, N: int) -> int:
-    """Bytes that one sample's forward and backward pass keep alive, for weights D x D and N tokens
-    in float64.
-    """
-    return 8 * (LIVE_TOKENS * D * N + LIVE_WEIGHTS * D * D)
-
-
-def chunk_size(D: int, law: Law, dtype: jnp.dtype) -> int:
-    """How many samples to put through the model at once: measured best where the token matrices
-    about fill a core's cache.
-    """
-    per_sample = 8 * D * (getattr(law, "columns", law.n) + 1) * jnp.dtype(dtype).itemsize
-    return int(np.clip(2 ** np.floor(np.log2(CHUNK_BYTES / per_sample)), 1, LARGEST_CHUNK))
-
-
 def population_gradient(
     objective: Objective,
     weights: PyTree,
-    law: Law,
+    law: Data,
     key: PRNGKeyArray,
     samples: int,
     plane: Plane | None = None,
@@ -154,7 +135,7 @@ def population_gradient(
 def population_average(
     statistic: Statistic,
     weights: PyTree,
-    law: Law,
+    law: Data,
     key: PRNGKeyArray,
     samples: int,
     chunk: int | None = None,
@@ -209,14 +190,18 @@ class RoundingOf:
         def coordinates(*at: Any) -> Float[Array, " k"]:
             return self.plane.coordinates(jax.grad(self.objective)(*at)).astype(jnp.float64)
 
-        wide = jax.tree.map(lambda x: x.astype(jnp.float64), (weights, sample))
+        wide = jax.tree.map(_widened, (weights, sample))
         return coordinates(weights, sample) - coordinates(*wide)
+
+
+def _widened(x: Array) -> Array:
+    return x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def rounding(
     objective: Objective,
     weights: PyTree,
-    law: Law,
+    law: Data,
     key: PRNGKeyArray,
     samples: int,
     plane: Plane,
@@ -227,7 +212,7 @@ def rounding(
     Each sample's gradient in float32, less that of the same sample and weights in float64; 0 for
     float64 weights. What float32 does to the drawing of the sample is a few eps of X and q more.
     """
-    if weights.P.dtype == jnp.float64:
+    if number_format(weights) == jnp.float64:
         return np.zeros(jax.eval_shape(plane.coordinates, weights).shape)
     mean, stderr = _over_all(RoundingOf(objective, plane), weights, law, key, samples, None)
     return np.asarray(abs(mean) + 3 * stderr)
@@ -236,12 +221,14 @@ def rounding(
 def _over_all(
     statistic: Statistic,
     weights: PyTree,
-    law: Law,
+    law: Data,
     key: PRNGKeyArray,
     samples: int,
     chunk: int | None,
 ) -> tuple[Any, Any]:
     """`_estimate` by all devices of all processes. Raises PeerLost if a process has ended."""
+    number_format(weights)  # or raises
+    law = as_law(law)
     with processes.watched():
         at = everywhere((weights, law, key))
         devices = _devices_for(statistic, at[0], at[1], at[2], samples, chunk)
@@ -307,15 +294,14 @@ def _estimate(
     sum of squares. Products are those of the number format: by default some devices multiply
     float32 with the digits of a shorter format.
     """
-    dtype = weights.P.dtype
-    size = chunk or min(
-        chunk_size(weights.P.shape[0], law, dtype), getattr(statistic, "at_once", LARGEST_CHUNK)
-    )
+    dtype = number_format(weights)
+    drawn = sample_shapes(law, key, dtype)
+    size = chunk or min(chunk_size(weights, drawn), getattr(statistic, "at_once", LARGEST_CHUNK))
     samples = jnp.asarray(samples)
     shards = jnp.clip(
         jax.lax.div(samples, jnp.asarray(SHARD_CHUNKS * size, samples.dtype)), FEWEST, MOST
     )
-    shape = jax.eval_shape(lambda w, k: statistic(w, law.sample(k, dtype)), weights, key)
+    shape = jax.eval_shape(statistic, weights, drawn)
     # One vector for all that is averaged: a few large operations, where each of its arrays would
     # have its own
     flat, unflatten = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape))

@@ -10,6 +10,7 @@ from typing import Any
 #: Earlier formats that are read, and for each today's names of claims and quantities that were
 #: called otherwise.
 RENAMED: dict[int, dict[str, str]] = {
+    3: {},
     2: {
         "engines-agree-slope": "engines-agree-gradient",
         "hessian-exact": "engines-agree-hessian",
@@ -19,13 +20,22 @@ RENAMED: dict[int, dict[str, str]] = {
         "shifted-loss-sampled": "engines-agree-shifted",
     }
 }
+#: The first format that has popgd's checks of itself apart, and digests.
+APART = 3
 #: What stood among the claims then and is a check of popgd itself, by today's names, and its kind;
 #: all engines-agree-* are.
 SELF_CHECKS = {"reduced-dynamics": "dynamics", "projected-on-manifold": "rounding"}
+#: The means of slopes over the steps between two records, which no claim read.
+WINDOW = {
+    r"trajectory\.npz (.*/)?window(_stderr)?": "not recorded since format 4: no claim was judged "
+    "by it",
+}
 #: For each, the differences from today's reports that are meant, by the names that `recheck` gives
 #: them, and why.
 CORRECTED: dict[int, dict[str, str]] = {
+    3: WINDOW,
     2: {
+        **WINDOW,
         "digests": "reports tell since format 3 what code and versions they rest on",
         r"self-check engines-agree-(slope|samples).*|trajectory\.npz (.*/)?slopes/.*": "measured since format 3",
         "gradient-negative.*": "judged since format 3 by slopes that are sampled where the loss "

@@ -21,7 +21,7 @@ from popgd.theorem.verdict import Claim, Outcome
 
 #: The number of the format of settings.json and report.json; it changes when a key changes its
 #: meaning or goes.
-FORMAT = 3
+FORMAT = 4
 REPORT, SETTINGS, TRAJECTORY, CHECKPOINT = "report.json", "settings.json", "trajectory.npz", "path.npz"
 #: What every report.json has, and every claim in it.
 _REPORT = {"theorem", "outcome", "reason", "settings", "environment", "claims", "self_checks", "quantities"}
@@ -71,10 +71,10 @@ f"{min(older.RENAMED)} to {FORMAT}: "
         )
     if path.name != REPORT:
         return stored, found
-    if found < FORMAT:
+    if found < older.APART:
         with contextlib.suppress(KeyError, TypeError, AttributeError):  # which then is not whole
             stored = older.in_todays_words(stored, found)
-    if not _whole(stored) or not isinstance(stored.get("digests", {} if found < FORMAT else None), dict):
+    if not _whole(stored) or not isinstance(stored.get("digests", {} if found < older.APART else None), dict):
         raise SettingError(f"{path} is damaged: name another directory, or delete it and go on "
 "with the run by resume=")
     return stored, found

@@ -25,6 +25,12 @@ class Weights(NamedTuple):
     Q: Float[Array, "D D"]
 
 
+def shapes(d: int, n: int) -> tuple[Weights, jax.ShapeDtypeStruct]:
+    """The shapes of the weights and of X in float64, for what asks how much memory they take."""
+    square, X = (jax.ShapeDtypeStruct(shape, np.float64) for shape in ((2 * d, 2 * d), (d, n)))
+    return Weights(square, square), X  # pyright: ignore
+
+
 class Blocks(NamedTuple):
     """The four d x d blocks of P or of Q. Valid for any numbers."""
 

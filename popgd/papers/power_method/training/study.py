@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -141,7 +142,11 @@ class Study:
         arrays = {}
         for name in ("raw", "raw_double", "projected"):
             run = getattr(self, name)
-            fields = {**run._asdict(), **dict(zip("abc", path_of(run), strict=True))}
+            fields = {
+                **run._asdict(),
+                **run.weights._asdict(),
+                **dict(zip("abc", path_of(run), strict=True)),
+            }
             arrays |= {
                 f"{name}/{key}": value
                 for key, value in fields.items()
@@ -333,7 +338,7 @@ def slope_shift(
     setting: Setting, how: descent.Descent, exact: Exact, run: descent.Trajectory
 ) -> float:
     """`shift` at the end of a raw descent."""
-    weights = gradient.placed(Weights(*(jnp.asarray(M[-1]) for M in (run.P, run.Q))))
+    weights = gradient.placed(jax.tree.map(lambda M: jnp.asarray(M[-1]), run.weights))
     both = (weights, project(how.plane, weights))
     there, beside = (
         how.gradient(at, setting.law, setting.key(9), shift_samples(setting)).mean.coordinates
