@@ -29,9 +29,8 @@ import numpy as np
 from popgd.descent import gradient
 from popgd.papers.power_method import model
 from popgd.papers.power_method.data import Rotated, Sample
-from popgd.papers.power_method.model import Active
+from popgd.papers.power_method.model import Active, Weights
 from popgd.papers.power_method.objectives import SubspaceDistance
-from popgd.problem.weights import Weights
 
 try:
     torch: Any = importlib.import_module("torch")

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 
 from popgd.descent import gradient
 from popgd.papers.power_method.data import Rotated, Sample
-from popgd.papers.power_method.model import Active
+from popgd.papers.power_method.model import Active, Weights
 from popgd.problem.law import haar
 from popgd.problem.normal import normal
-from popgd.problem.weights import Weights
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["law"], meta_fields=["draw"])

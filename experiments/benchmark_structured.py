@@ -19,10 +19,10 @@ from popgd.descent import descent
 from popgd.descent.gradient import Gradient
 from popgd.papers.power_method import model
 from popgd.papers.power_method.data import Orbit, Rotated, UniformSphere
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.structured import AlongActive, structured
 from popgd.problem.law import Law
-from popgd.problem.weights import Weights
 
 SAMPLES, REPEATS, POINT = 2**15, 3, (1.5, 1.0)
 LAWS: dict[str, Law] = {
@@ -57,7 +57,7 @@ def measure() -> list[dict[str, Any]]:
             single = descent.Descent(
                 objective,
                 full.optimiser,
-                full.manifold,
+                full.plane,
                 statistic=OneQuery(cheap.statistic.objective),  # pyright: ignore
             )
             ways = {"full": (full, law), "structured": (cheap, seen), "one query": (single, seen)}

@@ -33,9 +33,8 @@ from stability_setting import LAW, LAYER, LINEAR, SUBSPACE, D, known
 
 from popgd.descent.gradient import population_average
 from popgd.papers.power_method.kronecker import ACTIVE, Kronecker
-from popgd.papers.power_method.model import Active
+from popgd.papers.power_method.model import Active, Weights
 from popgd.papers.power_method.stability import hessian
-from popgd.problem.weights import Weights
 
 #: Samples of each of two Hessians, and of each of two gradients.
 SAMPLES, GRADIENTS = 2**14, 2**16

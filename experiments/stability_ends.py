@@ -14,10 +14,10 @@ from stability_setting import LAM, LAYER, LINEAR, SUBSPACE, TEST
 
 from popgd.papers.power_method import kronecker
 from popgd.papers.power_method.data import Rotated
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import SubspaceDistance
 from popgd.papers.power_method.quadrature import Spectrum
 from popgd.papers.power_method.stability import prediction
-from popgd.problem.weights import Weights
 
 #: Objective, spectrum, step size, batch, steps.
 CASES = (

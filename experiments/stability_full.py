@@ -18,7 +18,8 @@ from popgd.descent.gradient import population_average
 from popgd.papers.power_method import kronecker, model
 from popgd.papers.power_method.data import Sample
 from popgd.papers.power_method.kronecker import ACTIVE, Kronecker
-from popgd.problem.weights import Weights, distance
+from popgd.papers.power_method.model import Weights
+from popgd.problem.plane import distance
 
 
 @dataclass(frozen=True)

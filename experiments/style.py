@@ -122,7 +122,7 @@ def angles(
     """sin of the angle after 1 ... loops loops of the SGD weights, the same by the exact formula at
     the population's c_t, and that c_t.
     """
-    from popgd.problem.weights import Weights
+    from popgd.papers.power_method.model import Weights
 
     S = inference.split(X)
     weights = Weights(run.P[record], run.Q[record])  # pyright: ignore

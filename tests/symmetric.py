@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from popgd import symmetry
 from popgd.papers.power_method import model
 from popgd.papers.power_method.data import Rotated, UniformSphere
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
-from popgd.problem.weights import Weights
 
 F64 = jnp.dtype("float64")
 

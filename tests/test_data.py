@@ -340,9 +340,8 @@ def test_columns_that_are_counted_are_those_that_are_written_out(spectrum, monke
     """
     from popgd.descent.gradient import GradientOf
     from popgd.papers.power_method.kronecker import sample_loss
-    from popgd.papers.power_method.model import Active
+    from popgd.papers.power_method.model import Active, Weights
     from popgd.papers.power_method.objectives import SubspaceDistance
-    from popgd.problem.weights import Weights
 
     monkeypatch.setattr("popgd.papers.power_method.data.MANY", 8)
     law = Rotated.with_spectrum(spectrum)

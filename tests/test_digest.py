@@ -81,7 +81,13 @@ EDITS = [
         VERDICT,
         marks=pytest.mark.slow,
     ),
-    ("4.1", "descent/descent.py", "    window.append(", "    # why\n\n    window.append(", NOTHING),
+    (
+        "4.1",
+        "descent/descent.py",
+        "        rows.append(",
+        "        # why\n\n        rows.append(",
+        NOTHING,
+    ),
     ("4.1", "descent/descent.py", '"""One step, after recording', '"""After recording', NOTHING),
     pytest.param(
         "4.1",

@@ -490,17 +490,8 @@ def test_a_norm_that_overflows_is_no_output():
 class Numbers:
     """A law of one number, uniform on [1, 2]."""
 
-    d: int = 1
-    n: int = 1
-
     def sample(self, key, dtype):
         return 1 + jax.random.uniform(key, (), dtype)
-
-    def hypotheses(self):
-        return []
-
-    def describe(self):
-        return {}
 
 
 jax.tree_util.register_static(Numbers)

@@ -211,7 +211,7 @@ def test_closed_form_of_the_p11_curvature(target):
     """Sampled closed form, exact loss and sampled Hessian: three routes; the same in every
     sector.
     """
-    from popgd.problem.weights import Weights
+    from popgd.papers.power_method.model import Weights
 
     objective = SubspaceDistance(1) if target == "subspace" else PowerIteration("normalised")
     a, b = 1.6, 1.25

@@ -13,7 +13,8 @@ from popgd.descent import gradient
 from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context import wishart_loss as exact
 from popgd.papers.in_context.model import InContext, SquaredError, Support
-from popgd.problem.weights import Manifold, Weights, along
+from popgd.papers.power_method.model import Weights
+from popgd.problem.plane import Plane, along
 
 PROMPTS = 32
 FORWARD = 1e-12
@@ -93,7 +94,7 @@ def test_the_law_has_its_moments():
 def test_the_support_is_a_manifold():
     d = 2
     support = Support(d)
-    assert isinstance(support, Manifold) and hash(support) == hash(Support(d))
+    assert isinstance(support, Plane) and hash(support) == hash(Support(d))
     x = jnp.arange(1.0, 7.0)
     weights = support.embed(x)
     assert np.array_equal(weights.Q, [[1, 2, 0], [3, 4, 0], [0, 0, 0]]) and np.array_equal(

@@ -11,9 +11,10 @@ from popgd.descent import gradient
 from popgd.papers.power_method import curve, kronecker, model, one_layer
 from popgd.papers.power_method.data import Rotated, UniformSphere
 from popgd.papers.power_method.kronecker import Kronecker
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.quadrature import Spectrum
-from popgd.problem.weights import Manifold, Weights, distance
+from popgd.problem.plane import Plane, distance
 
 LAM = (6.0, 3.0, 3.0)
 LAW, SPECTRUM = Rotated.with_spectrum(LAM), Spectrum.of(LAM)
@@ -58,7 +59,7 @@ def test_coordinates_undo_embedding():
     manifold, theta = Kronecker(3), some_theta(0)
     weights = manifold.embed(theta)
     np.testing.assert_allclose(manifold.coordinates(weights), theta, rtol=0, atol=1e-15)
-    assert isinstance(manifold, Manifold)
+    assert isinstance(manifold, Plane)
     assert float(distance(manifold, weights)) < 1e-15 and manifold.inactive(weights) == 0
     off = Weights(weights.P.at[0, 1].add(0.5), weights.Q)
     assert float(distance(manifold, off)) == pytest.approx(0.5, abs=1e-12)

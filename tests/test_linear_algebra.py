@@ -20,10 +20,10 @@ from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context import slopes
 from popgd.papers.power_method import kronecker, model, structured, tilted
 from popgd.papers.power_method.data import Rotated, UniformSphere
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.stability import hessian, prediction, tangent
 from popgd.problem.law import leading
-from popgd.problem.weights import Weights
 from popgd.theorem.registry import theorems
 
 #: What a program says, before or after XLA compiles it, where it calls LAPACK or an FFT.

@@ -12,7 +12,7 @@ from popgd.papers.power_method.data import Sample
 from popgd.papers.power_method.model import Active, Weights, active_weights, blocks, embed, looped
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.training import invariance
-from popgd.problem.weights import along, distance, project
+from popgd.problem.plane import along, distance, project
 
 SIZES = [(2, 3, 1), (3, 7, 2), (5, 4, 3), (4, 9, 6)]  # d, n, L; d > n once
 # relative; worst seen 3e-15: the two orders of multiplication differ by rounding, L times

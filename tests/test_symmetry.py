@@ -11,8 +11,10 @@ from symmetric import attention, committee, hidden_rotations, network, transform
 from popgd import symmetry
 from popgd.papers.power_method.data import UniformSphere
 from popgd.papers.power_method.kronecker import Kronecker
+from popgd.papers.power_method.model import Weights
 from popgd.problem.errors import SettingError, TooLarge
-from popgd.problem.weights import Manifold, Weights, distance
+from popgd.problem.plane import Plane as AnyPlane
+from popgd.problem.plane import distance
 from popgd.symmetry import plane as planes
 from popgd.symmetry.gradients import off_plane
 
@@ -105,7 +107,7 @@ def test_a_plane_is_a_manifold(kronecker):
         Weights(jnp.zeros((6, 6)), jnp.zeros((6, 6))), same.directions, np.arange(72.0)
     )
     some, x = Weights(*jax.random.normal(KEY, (2, 6, 6))), jnp.arange(1.0, 5)
-    assert isinstance(shifted, Manifold)
+    assert isinstance(shifted, AnyPlane)
     lift = jax.tree.map(jnp.subtract, shifted.embed(x), shifted.embed(0 * x))
     np.testing.assert_allclose(shifted.coordinates(lift), x, rtol=1e-14)
     away = jax.tree.map(jnp.subtract, some, shifted.embed(shifted.coordinates(some)))

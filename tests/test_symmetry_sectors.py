@@ -14,9 +14,9 @@ from test_hessian import averaged, dihedral
 from popgd import symmetry
 from popgd.papers.power_method.data import Rotated
 from popgd.papers.power_method.kronecker import point
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import SubspaceDistance
 from popgd.problem.errors import SettingError
-from popgd.problem.weights import Weights
 from popgd.symmetry.sectors import commuting
 
 KEY = jax.random.key(31)

@@ -16,6 +16,7 @@ from popgd.descent import descent, gradient, recursion
 from popgd.descent.memory import FORGETFUL
 from popgd.descent.recursion import Records, log_grid
 from popgd.papers.power_method import curve, model
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.quadrature import Spectrum
 from popgd.papers.power_method.spectra import over_c
 from popgd.papers.power_method.structured import structured
@@ -33,7 +34,7 @@ from popgd.papers.power_method.training.study import (
     slopes_of,
     start_of,
 )
-from popgd.problem.weights import Weights, project
+from popgd.problem.plane import project
 from popgd.theorem.base import Setting
 
 #: Small sizes are the harder ones: the normal approximation is the worse, the fewer samples there
@@ -139,7 +140,7 @@ def one(setting: Setting, objective: Any) -> Study:
 
 
 def statistic_of(how: descent.Descent) -> Any:
-    return how.statistic or gradient.GradientOf(how.objective, how.manifold)
+    return how.statistic or gradient.GradientOf(how.objective, how.plane)
 
 
 def points_of(
@@ -184,29 +185,25 @@ def descents(
     one = descent._State(start, optimiser.init(start), jnp.zeros(()))
     state = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(seeds), *x.shape)), one)
     move = jax.vmap(partial(descent._step, how, projected))
-    rows, window = [], []
+    rows = []
     for step in range(steps + 1):
         now = keys if setting.bank else jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         mean, stderr = averages(statistic_of(how), state.weights, law, now, batch)
-        window.append((np.asarray(mean.coordinates), np.asarray(stderr.coordinates)))
         if step in grid:
-            where = np.asarray(jax.vmap(manifold.coordinates)(state.weights))
-            rows.append((where, *window[-1], *descent.window_mean(window, setting.bank)))
-            window = []
+            where = jax.vmap(manifold.coordinates)(state.weights)
+            rows.append(tuple(map(np.asarray, (where, mean.coordinates, stderr.coordinates))))
         last = state.weights
         state, finite = move(state, mean.coordinates if projected else mean.weights)
         assert bool(np.all(finite)), f"a descent of the calibration breaks off at step {step}"
-    where, slope, stderr, mean, error = (np.stack(x, axis=1) for x in zip(*rows, strict=True))
+    where, slope, stderr = (np.stack(x, axis=1) for x in zip(*rows, strict=True))
     nothing: Any = np.zeros(0)
-    unread: Any = dict.fromkeys(("P", "Q", "loss", "loss_stderr", "distance", "inactive"), nothing)
+    unread: Any = dict.fromkeys(("weights", "loss", "loss_stderr", "distance", "inactive"), nothing)
     found = [
         descent.Trajectory(
             step=grid,
             coordinates=where[s],
             slope=slope[s],
             slope_stderr=stderr[s],
-            window=mean[s],
-            window_stderr=error[s],
             diverged_at=None,
             **unread,
         )

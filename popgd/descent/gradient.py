@@ -21,8 +21,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from popgd.descent import processes
+from popgd.descent.chunks import LARGEST_CHUNK, chunk_size
+from popgd.problem.given import Scalar, as_law, number_format, sample_shapes
 from popgd.problem.law import Law, Objective
-from popgd.problem.weights import Manifold, Weights
+from popgd.problem.plane import Plane
 
 #: A sample's key is the key folded with its number, a word of 32 bits.
 NUMBERED = 2**32
@@ -59,18 +61,12 @@ LINEAR_ALGEBRA = {
     "tridiagonal",
     "tridiagonal_solve",
 }
-#: A chunk's working set should stay near a core's second-level cache; twice or half of it costs a
-#: few per cent.
-CHUNK_BYTES, LARGEST_CHUNK = 2**19, 64
-#: Arrays of the size of the token matrix, and of P, that one sample's gradient keeps alive at
-#: least: a layer's input, output, their gradients and norms; P, Q, Z Z^T, their products,
-#: gradients, running means and squares.
-LIVE_TOKENS, LIVE_WEIGHTS = 8, 12
-
+#: A law, or a plain function of the key: see `given.as_law`.
+Data = Law | Callable[[PRNGKeyArray], Any]
 #: A statistic of the weights and one sample: any pytree of arrays. It must be hashable. One with an
 #: attribute `at_once` wants no more samples than that in a chunk: chunks that a small batch does
 #: not fill cost as much as full ones.
-Statistic = Callable[[Weights, Any], PyTree[Float[Array, "..."]]]
+Statistic = Callable[[PyTree, Any], PyTree[Float[Array, "..."]]]
 
 
 class Estimate(NamedTuple):
@@ -84,12 +80,12 @@ class Estimate(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """One sample's loss, its gradient in every entry (or empty), and what a manifold makes of that
+    """One sample's loss, its gradient in every entry (or empty), and what a plane makes of that
     (empty without one).
 
-    `coordinates` holds the gradient's part along the manifold (k,), `square` the square of it and
+    `coordinates` holds the gradient's part along the plane (k,), `square` the square of it and
     of the loss (k + 1,), whose own standard error tells whether theirs can be trusted, `cube` their
-    cube, `deviations` what `Manifold.deviations` says.
+    cube, `deviations` what `Plane.deviations` says.
     """
 
     loss: Float[Array, ""]
@@ -105,39 +101,24 @@ class GradientOf:
     """The statistic behind `population_gradient`."""
 
     objective: Objective
-    manifold: Manifold | None = None
+    plane: Plane | None = None
 
-    def __call__(self, weights: Weights, sample: Any) -> Gradient:
-        loss, grad = jax.value_and_grad(self.objective)(weights, sample)
-        if self.manifold is None:
+    def __call__(self, weights: PyTree, sample: Any) -> Gradient:
+        loss, grad = jax.value_and_grad(Scalar(self.objective))(weights, sample)
+        if self.plane is None:
             return Gradient(loss, grad)
-        coordinates = self.manifold.coordinates(grad)
+        coordinates = self.plane.coordinates(grad)
         both = jnp.append(coordinates, loss)
-        return Gradient(loss, grad, coordinates, both**2, self.manifold.deviations(grad), both**3)
-
-
-def working_set(D: int, N: int) -> int:
-    """Bytes that one sample's forward and backward pass keep alive, for weights D x D and N tokens
-    in float64.
-    """
-    return 8 * (LIVE_TOKENS * D * N + LIVE_WEIGHTS * D * D)
-
-
-def chunk_size(D: int, law: Law, dtype: jnp.dtype) -> int:
-    """How many samples to put through the model at once: measured best where the token matrices
-    about fill a core's cache.
-    """
-    per_sample = 8 * D * (getattr(law, "columns", law.n) + 1) * jnp.dtype(dtype).itemsize
-    return int(np.clip(2 ** np.floor(np.log2(CHUNK_BYTES / per_sample)), 1, LARGEST_CHUNK))
+        return Gradient(loss, grad, coordinates, both**2, self.plane.deviations(grad), both**3)
 
 
 def population_gradient(
     objective: Objective,
-    weights: Weights,
-    law: Law,
+    weights: PyTree,
+    law: Data,
     key: PRNGKeyArray,
     samples: int,
-    manifold: Manifold | None = None,
+    plane: Plane | None = None,
     chunk: int | None = None,
 ) -> Estimate:
     """E[loss] and E[gradient] under the law as an Estimate of a `Gradient`, from `samples` fresh
@@ -148,13 +129,13 @@ def population_gradient(
     samples. For float32 weights every sample is computed in float32 and means over many in float64;
     what that rounding does to a mean: `rounding`.
     """
-    return population_average(GradientOf(objective, manifold), weights, law, key, samples, chunk)
+    return population_average(GradientOf(objective, plane), weights, law, key, samples, chunk)
 
 
 def population_average(
     statistic: Statistic,
-    weights: Weights,
-    law: Law,
+    weights: PyTree,
+    law: Data,
     key: PRNGKeyArray,
     samples: int,
     chunk: int | None = None,
@@ -203,45 +184,51 @@ class RoundingOf:
     """The statistic behind `rounding`."""
 
     objective: Objective
-    manifold: Manifold
+    plane: Plane
 
-    def __call__(self, weights: Weights, sample: Any) -> Float[Array, " k"]:
+    def __call__(self, weights: PyTree, sample: Any) -> Float[Array, " k"]:
         def coordinates(*at: Any) -> Float[Array, " k"]:
-            return self.manifold.coordinates(jax.grad(self.objective)(*at)).astype(jnp.float64)
+            return self.plane.coordinates(jax.grad(self.objective)(*at)).astype(jnp.float64)
 
-        wide = jax.tree.map(lambda x: x.astype(jnp.float64), (weights, sample))
+        wide = jax.tree.map(_widened, (weights, sample))
         return coordinates(weights, sample) - coordinates(*wide)
+
+
+def _widened(x: Array) -> Array:
+    return x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def rounding(
     objective: Objective,
-    weights: Weights,
-    law: Law,
+    weights: PyTree,
+    law: Data,
     key: PRNGKeyArray,
     samples: int,
-    manifold: Manifold,
+    plane: Plane,
 ) -> np.ndarray:
-    """How far float32 may move the mean gradient along the manifold: |mean| + 3 standard errors of
+    """How far float32 may move the mean gradient along the plane: |mean| + 3 standard errors of
     what it does to a sample.
 
     Each sample's gradient in float32, less that of the same sample and weights in float64; 0 for
     float64 weights. What float32 does to the drawing of the sample is a few eps of X and q more.
     """
-    if weights.P.dtype == jnp.float64:
-        return np.zeros(jax.eval_shape(manifold.coordinates, weights).shape)
-    mean, stderr = _over_all(RoundingOf(objective, manifold), weights, law, key, samples, None)
+    if number_format(weights) == jnp.float64:
+        return np.zeros(jax.eval_shape(plane.coordinates, weights).shape)
+    mean, stderr = _over_all(RoundingOf(objective, plane), weights, law, key, samples, None)
     return np.asarray(abs(mean) + 3 * stderr)
 
 
 def _over_all(
     statistic: Statistic,
-    weights: Weights,
-    law: Law,
+    weights: PyTree,
+    law: Data,
     key: PRNGKeyArray,
     samples: int,
     chunk: int | None,
 ) -> tuple[Any, Any]:
     """`_estimate` by all devices of all processes. Raises PeerLost if a process has ended."""
+    number_format(weights)  # or raises
+    law = as_law(law)
     with processes.watched():
         at = everywhere((weights, law, key))
         devices = _devices_for(statistic, at[0], at[1], at[2], samples, chunk)
@@ -255,7 +242,7 @@ _devices_of: dict[Any, Mesh] = {}
 
 def _devices_for(
     statistic: Statistic,
-    weights: Weights,
+    weights: PyTree,
     law: Law,
     key: PRNGKeyArray,
     samples: int,
@@ -293,7 +280,7 @@ def calls_linear_algebra(program: Any) -> bool:
 @jax.default_matmul_precision("highest")
 def _estimate(
     statistic: Statistic,
-    weights: Weights,
+    weights: PyTree,
     law: Law,
     key: PRNGKeyArray,
     samples: Any,
@@ -307,15 +294,14 @@ def _estimate(
     sum of squares. Products are those of the number format: by default some devices multiply
     float32 with the digits of a shorter format.
     """
-    dtype = jax.tree.leaves(weights)[0].dtype
-    size = chunk or min(
-        chunk_size(weights.P.shape[0], law, dtype), getattr(statistic, "at_once", LARGEST_CHUNK)
-    )
+    dtype = number_format(weights)
+    drawn = sample_shapes(law, key, dtype)
+    size = chunk or min(chunk_size(weights, drawn), getattr(statistic, "at_once", LARGEST_CHUNK))
     samples = jnp.asarray(samples)
     shards = jnp.clip(
         jax.lax.div(samples, jnp.asarray(SHARD_CHUNKS * size, samples.dtype)), FEWEST, MOST
     )
-    shape = jax.eval_shape(lambda w, k: statistic(w, law.sample(k, dtype)), weights, key)
+    shape = jax.eval_shape(statistic, weights, drawn)
     # One vector for all that is averaged: a few large operations, where each of its arrays would
     # have its own
     flat, unflatten = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape))
@@ -325,7 +311,7 @@ def _estimate(
     empty = (jnp.zeros((), wide), *2 * (flat.astype(wide),))
 
     def shard(
-        index: Array, weights: Weights, law: Law, key: PRNGKeyArray, samples: Array, shards: Array
+        index: Array, weights: PyTree, law: Law, key: PRNGKeyArray, samples: Array, shards: Array
     ) -> tuple:
         per_shard = _ceil(samples, shards)
 

@@ -1,8 +1,8 @@
 """A two-layer linear network learns the modes of its target one after the other.
 
 Source: Saxe, McClelland, Ganguli, arXiv 1312.6120. x ~ N(0, I), y = diag(s) x, W1 (h, d),
-W2 (d, h), loss |W2 W1 x - y|^2/2. From W1 = sqrt(a0) [I; 0], W2 = W1^T the modes a_i of W2 W1 decouple, and
-under gradient flow a(t) = s e^(2st)/(e^(2st) - 1 + s/a0). At a0 = 0 nothing moves.
+W2 (d, h), loss |W2 W1 x - y|^2/2. From W1 = sqrt(a0) [I; 0], W2 = W1^T the modes a_i of W2 W1
+decouple, and under gradient flow a(t) = s e^(2st)/(e^(2st) - 1 + s/a0). At a0 = 0 nothing moves.
 """
 
 import jax

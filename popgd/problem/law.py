@@ -6,9 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
-
-from popgd.problem.weights import Weights
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 
 class Hypothesis(NamedTuple):
@@ -24,28 +22,24 @@ class Hypothesis(NamedTuple):
 
 @runtime_checkable
 class Law(Protocol):
-    """What popgd needs of a data law: n data tokens of dimension d, and whatever sample an
-    objective understands.
+    """A data law: whatever sample an objective understands, any pytree of arrays whose shapes and
+    formats are those of every key.
+
+    Its floats are in the format `dtype`. An object whose class is a pytree is an argument of the
+    compiled programs, any other a constant of them: `given.as_law`. A theorem's law also has
+    hypotheses() and describe(), the settings that make it.
     """
 
-    @property
-    def d(self) -> int: ...
-    @property
-    def n(self) -> int: ...
     def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Any: ...
-    def hypotheses(self) -> list[Hypothesis]: ...
-    def describe(self) -> dict[str, object]:
-        """The settings that make this law."""
-        ...
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """A hashable object: the loss of weights on one sample of a law. NaN or inf for weights of
-    which it has no finite loss.
+    """A hashable object: the loss of weights on one sample of a law, one float. NaN or inf for
+    weights of which it has no finite loss.
     """
 
-    def __call__(self, weights: Weights, sample: Any) -> Float[Array, ""]: ...
+    def __call__(self, weights: PyTree, sample: Any) -> Float[Array, ""]: ...
 
 
 def sphere(G: Float[Array, "d n"]) -> Float[Array, "d n"]:

@@ -24,11 +24,17 @@ SELF_CHECKS = {"reduced-dynamics": "dynamics", "projected-on-manifold": "roundin
 _SHARES = (
     "each claim's share of the false-alarm rate is told since format 4 before anything is drawn"
 )
+#: The means of slopes over the steps between two records, which no claim read.
+WINDOW = {
+    r"trajectory\.npz (.*/)?window(_stderr)?": "not recorded since format 4: no claim was judged "
+    "by it",
+}
 #: For each earlier format that is read, the differences from today's reports that are meant, by the
 #: names that `recheck` gives them, and why.
 CORRECTED: dict[int, dict[str, str]] = {
-    3: {".*: detectable": _SHARES},
+    3: {**WINDOW, ".*: detectable": _SHARES},
     2: {
+        **WINDOW,
         "digests": "reports tell since format 3 what code and versions they rest on",
         r"self-check engines-agree-(slope|samples).*|trajectory\.npz (.*/)?slopes/.*": "measured "
         "since format 3",

@@ -201,7 +201,7 @@ def monte_carlo(
         key = setting.key(2, number)
         batch = setting.batch * (1 + size)
         run = descent.descend(how, law, start, steps, batch, key, projected=True)
-        A, u_end = root @ run.Q[-1, :d, :d] @ root, root @ run.P[-1, d, :d]
+        A, u_end = root @ run.weights.Q[-1, :d, :d] @ root, root @ run.weights.P[-1, d, :d]
         ends[size, replica] = (
             np.nan if run.diverged_at is not None else (np.trace(A) / d, u_end @ R[:, 0])
         )

@@ -19,10 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from popgd.papers.in_context.wishart_loss import square_root
-from popgd.papers.power_method.model import UNROLL
+from popgd.papers.power_method.model import UNROLL, Weights
 from popgd.problem.law import Hypothesis
 from popgd.problem.numeric import whole
-from popgd.problem.weights import Weights
 
 
 class Prompt(NamedTuple):

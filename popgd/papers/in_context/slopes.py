@@ -21,16 +21,17 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from popgd.claims.evidence import Evidence
 from popgd.descent import gradient
+from popgd.descent.chunks import chunk_size
 from popgd.descent.memory import Memory
 from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context import wishart
 from popgd.papers.in_context.common import ROUNDED, Study, sampled_law
 from popgd.papers.power_method import slopes
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.slopes import CHEAPER, Slopes
 from popgd.papers.power_method.spectra import Quantity
-from popgd.papers.power_method.tilted import Inner, Slope
+from popgd.papers.power_method.tilted import Slope
 from popgd.problem.normal import normal
-from popgd.problem.weights import Weights
 from popgd.theorem.base import Progress, Setting
 
 #: Points on the line, over a*: nearer to it, and for many loops, rare matrices carry the mean.
@@ -39,7 +40,7 @@ AT = (0.1, 0.3, 0.6)
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
-class Wishart(Inner):
+class Wishart:
     """S = W/n, W Wishart(n, I) of dimension d."""
 
     d: int
@@ -94,8 +95,14 @@ def measure(setting: Setting, progress: Progress, memory: Memory) -> Slopes:
 
     def draw(number: int, stage: int, samples: int) -> gradient.Estimate:
         weights = in_context.embed(points[number] * jnp.eye(d), jnp.zeros(d))
+        law, R = Wishart(d, n), jax.ShapeDtypeStruct((d, min(n, d)), float)
         return gradient.population_average(
-            SlopeOf(L), weights, Wishart(d, n), setting.key(14, number, stage), samples
+            SlopeOf(L),
+            weights,
+            law,
+            setting.key(14, number, stage),
+            samples,
+            chunk_size(weights, R),
         )
 
     rows = []

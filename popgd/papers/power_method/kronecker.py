@@ -26,10 +26,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from popgd.descent import gradient
 from popgd.papers.power_method.data import Rotated, Sample
-from popgd.papers.power_method.model import UNROLL, blocks, layer_norm
+from popgd.papers.power_method.model import UNROLL, Weights, blocks, layer_norm
 from popgd.papers.power_method.objectives import OfOutput
 from popgd.problem.law import Law, sphere
-from popgd.problem.weights import Weights
 
 #: The blocks in the order of the coordinates.
 BLOCKS = ("P11", "P12", "P21", "P22", "Q11", "Q12", "Q21", "Q22")

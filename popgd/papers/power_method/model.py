@@ -12,10 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from popgd.problem.weights import Weights
-
 #: Loops unrolled into one piece of compiled code: more is faster to run and slower to compile.
 UNROLL = 4
+
+
+class Weights(NamedTuple):
+    """P is the merged projection-value matrix, Q the merged key-query matrix. Valid for finite
+    entries; not checked.
+    """
+
+    P: Float[Array, "D D"]
+    Q: Float[Array, "D D"]
+
+
+def shapes(d: int, n: int) -> tuple[Weights, jax.ShapeDtypeStruct]:
+    """The shapes of the weights and of X in float64, for what asks how much memory they take."""
+    square, X = (jax.ShapeDtypeStruct(shape, np.float64) for shape in ((2 * d, 2 * d), (d, n)))
+    return Weights(square, square), X  # pyright: ignore
 
 
 class Blocks(NamedTuple):

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 
 from popgd.papers.power_method import model
 from popgd.papers.power_method.data import Sample
+from popgd.papers.power_method.model import Weights
 from popgd.problem.law import Objective
 from popgd.problem.numeric import whole
-from popgd.problem.weights import Weights
 
 TARGETS = ("normalised", "unnormalised")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -13,6 +14,7 @@ from jaxtyping import Float, Shaped
 from popgd.claims.evidence import Evidence
 from popgd.claims.sampling import KNOWN, MOST, skewness, two_stages, wanted_of
 from popgd.descent import gradient
+from popgd.descent.chunks import chunk_size
 from popgd.descent.memory import Memory
 from popgd.papers.power_method import model
 from popgd.papers.power_method.curve import Linear
@@ -98,8 +100,10 @@ def measure(
     def draw(number: int, c: float, stage: int, samples: int) -> gradient.Estimate:
         law = Tilted(spectra, jnp.asarray(c), setting.law.r, loops, spectral)
         weights = model.embed(jnp.ones(()), jnp.asarray(c), setting.law.d)
+        # A query is one column; V, which may have more, meets nothing but the outputs
+        size = chunk_size(weights, jax.ShapeDtypeStruct((setting.law.d, 1), float))
         return gradient.population_average(
-            SlopeOf(objective), weights, law, setting.key(14, number, stage), samples
+            SlopeOf(objective), weights, law, setting.key(14, number, stage), samples, size
         )
 
     rows = []

@@ -25,9 +25,9 @@ from popgd.descent.descent import Descent
 from popgd.descent.gradient import Gradient
 from popgd.papers.power_method import model
 from popgd.papers.power_method.data import Orbit, UnitColumns, WithOrbits
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import OfOutput
-from popgd.problem.law import Hypothesis, Law
-from popgd.problem.weights import Weights
+from popgd.problem.law import Law
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["law"], meta_fields=[])
@@ -37,22 +37,8 @@ class Orbits:
 
     law: WithOrbits
 
-    @property
-    def d(self) -> int:
-        return self.law.d
-
-    @property
-    def n(self) -> int:
-        return self.law.d
-
     def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Orbit:
         return self.law.orbit(key, dtype)
-
-    def hypotheses(self) -> list[Hypothesis]:
-        return self.law.hypotheses()
-
-    def describe(self) -> dict[str, object]:
-        return self.law.describe()
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["law"], meta_fields=[])
@@ -97,7 +83,7 @@ def structured(how: Descent, law: Law) -> tuple[Descent, Law]:
     as they are.
     """
     if (
-        isinstance(how.manifold, model.Active)
+        isinstance(how.plane, model.Active)
         and isinstance(how.objective, OfOutput)
         and isinstance(law, WithOrbits)
     ):

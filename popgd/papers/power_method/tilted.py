@@ -28,27 +28,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from popgd.papers.power_method.data import Orbit
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import OfOutput
 from popgd.papers.power_method.structured import AlongActive
-from popgd.problem.law import Hypothesis
 from popgd.problem.normal import normal
-from popgd.problem.weights import Weights
 
 #: Laws of either kind. At ratios of 1e18 the deltas are 100 times apart, and the spread is thrice
 #: the mean.
 LEADING, SPECTRAL = 9, 3
 #: Squares of smaller deltas, over d and r, leave float64.
 SMALLEST = 1e-100
-
-
-class Inner:
-    """A law that popgd draws from for an end of its own: no theorem is about it."""
-
-    def hypotheses(self) -> list[Hypothesis]:
-        return []
-
-    def describe(self) -> dict[str, object]:
-        return {}
 
 
 class Weighted(NamedTuple):
@@ -76,7 +65,7 @@ class Slope(NamedTuple):
     meta_fields=["r", "L", "spectral"],
 )
 @dataclass(frozen=True, eq=False)
-class Tilted(Inner):
+class Tilted:
     """One of K spectra, each as likely, and a query drawn for L loops at c, and for the target
     Sq/|Sq| if `spectral`.
     """
@@ -90,10 +79,6 @@ class Tilted(Inner):
     @property
     def d(self) -> int:
         return self.spectra.shape[1]
-
-    @property
-    def n(self) -> int:
-        return 1
 
     def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Weighted:
         of_row, of_law, of_query = jax.random.split(key, 3)

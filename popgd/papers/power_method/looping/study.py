@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from popgd.descent.gradient import working_set
+from popgd.descent.chunks import working_set
 from popgd.descent.memory import Memory
 from popgd.papers.power_method import model, slopes
 from popgd.papers.power_method.looping import data as inference_data
@@ -324,7 +324,7 @@ def fits_memory(d: int, n: int, matrices: int, models: int, loops: int) -> None:
     half the memory here.
     """
     queries = QUERIES + 1
-    fits(f"test data with d={d}, n={n}", queries * working_set(2 * d, n + 1))
+    fits(f"test data with d={d}, n={n}", queries * working_set(*model.shapes(d, n)))
     fits(f"loops={loops}", ARRAYS * 8 * matrices * queries * SNAPSHOTS * models * loops * d)
 
 

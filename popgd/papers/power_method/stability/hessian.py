@@ -69,8 +69,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from popgd.descent import gradient
 from popgd.papers.power_method.data import Sample
 from popgd.papers.power_method.kronecker import BLOCKS, Kronecker
+from popgd.papers.power_method.model import Weights
 from popgd.problem.law import Law, Objective
-from popgd.problem.weights import Weights
 
 #: The irreducible parts of a block, in the order of the three matrices.
 SECTORS = ("multiples of I", "antisymmetric", "symmetric traceless")

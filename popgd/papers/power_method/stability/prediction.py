@@ -18,13 +18,13 @@ from popgd.papers.power_method import curve as curves
 from popgd.papers.power_method import kronecker, model, one_layer, spectra
 from popgd.papers.power_method.data import Sample
 from popgd.papers.power_method.kronecker import Path
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.quadrature import Spectrum
 from popgd.papers.power_method.spectra import stderr
 from popgd.papers.power_method.stability import hessian
 from popgd.papers.power_method.training import growth
 from popgd.papers.power_method.training.study import start_of
-from popgd.problem.weights import Weights
 from popgd.theorem.base import Setting
 
 #: Where the coordinates of the modes stand.

@@ -32,10 +32,10 @@ from popgd.descent import gradient
 from popgd.papers.power_method import kronecker, model
 from popgd.papers.power_method.data import Sample
 from popgd.papers.power_method.kronecker import Kronecker
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.stability import hessian
 from popgd.papers.power_method.stability.hessian import SectorHessian, directions
 from popgd.problem.law import Law, Objective
-from popgd.problem.weights import Weights
 
 #: Chebyshev nodes in log(1 + lam c); the last two coefficients, which say what more of them would
 #: change, are kept in sight.

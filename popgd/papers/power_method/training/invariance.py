@@ -13,10 +13,10 @@ from popgd.claims.evidence import Evidence
 from popgd.descent import gradient
 from popgd.papers.power_method import model
 from popgd.papers.power_method.data import Sample, UnitColumns
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import OfLoops
 from popgd.papers.power_method.training.manifold import motionless
 from popgd.papers.power_method.training.study import Study
-from popgd.problem.weights import Weights
 
 #: Samples of the samplewise claims, at each of RANDOM_WEIGHTS random active blocks. They hold for
 #: every single sample, so a few hundred show any systematic breach.

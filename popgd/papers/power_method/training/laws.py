@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 
-from popgd.descent.gradient import working_set
+from popgd.descent.chunks import working_set
 from popgd.papers.power_method.data import MANY, Rotated, UniformSphere, UnitColumns
+from popgd.papers.power_method.model import shapes
 from popgd.papers.power_method.options import LAW
 from popgd.papers.power_method.training.study import wider
 from popgd.problem.errors import SettingError
@@ -88,4 +89,4 @@ def _fits(d: int, n: int) -> None:
     """One sample on each device; all else is done in chunks, so that memory does not grow with
     batch, samples or steps.
     """
-    fits(f"d={d}, n={n:.15g}", working_set(2 * d, n + 1) * jax.local_device_count())
+    fits(f"d={d}, n={n:.15g}", working_set(*shapes(d, n)) * jax.local_device_count())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -15,11 +16,12 @@ from popgd.descent import descent, gradient
 from popgd.descent.memory import FORGETFUL, Memory
 from popgd.descent.recursion import Records
 from popgd.papers.power_method import model, slopes
+from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import OfLoops
 from popgd.papers.power_method.quadrature import Spectrum
 from popgd.papers.power_method.slopes import Slopes
 from popgd.papers.power_method.structured import AlongActive, Single, structured
-from popgd.problem.weights import Weights, project
+from popgd.problem.plane import project
 from popgd.theorem.base import Progress, Setting, Unfolding
 
 #: Comparisons with sampling average over this many times more spectra than the recursion does.
@@ -140,7 +142,11 @@ class Study(Unfolding):
         arrays = {}
         for name in ("raw", "raw_double", "projected"):
             run = getattr(self, name)
-            fields = {**run._asdict(), **dict(zip("abc", path_of(run), strict=True))}
+            fields = {
+                **run._asdict(),
+                **run.weights._asdict(),
+                **dict(zip("abc", path_of(run), strict=True)),
+            }
             arrays |= {
                 f"{name}/{key}": value
                 for key, value in fields.items()
@@ -230,9 +236,7 @@ def population_gradients(
         full = how.gradient(weights, law, setting.key(1, number), setting.samples)
         along = cheap.gradient(weights, seen, setting.key(8, number), setting.samples)
         few = min(setting.samples, ROUNDED)
-        rounded = gradient.rounding(
-            objective, weights, law, setting.key(6, number), few, how.manifold
-        )
+        rounded = gradient.rounding(objective, weights, law, setting.key(6, number), few, how.plane)
         return full[:2], along[:2], rounded, apart(how, weights, law, setting.key(15, number))
 
     for number, step in enumerate((0, max(1, steps // 100), steps)):
@@ -334,8 +338,8 @@ def slope_shift(
     setting: Setting, how: descent.Descent, exact: Exact, run: descent.Trajectory
 ) -> float:
     """`shift` at the end of a raw descent."""
-    weights = gradient.placed(Weights(*(jnp.asarray(M[-1]) for M in (run.P, run.Q))))
-    both = (weights, project(how.manifold, weights))
+    weights = gradient.placed(jax.tree.map(lambda M: jnp.asarray(M[-1]), run.weights))
+    both = (weights, project(how.plane, weights))
     there, beside = (
         how.gradient(at, setting.law, setting.key(9), shift_samples(setting)).mean.coordinates
         for at in both
