@@ -117,11 +117,11 @@ class _Trial(NamedTuple):
     linearity and orthogonality relative to norms.
     """
 
-    before: Float[Array, ""]
-    after: Float[Array, ""]
-    rounding: Float[Array, ""]
-    linear: Float[Array, ""]
-    orthogonal: Float[Array, ""]
+    before: Float[Array, ""] | float
+    after: Float[Array, ""] | float
+    rounding: Float[Array, ""] | float
+    linear: Float[Array, ""] | float
+    orthogonal: Float[Array, ""] | float
 
 
 @partial(jax.jit, static_argnames=("symmetry", "loss", "law_sample"))
