@@ -196,7 +196,7 @@ def check(
                     f"{where}: its action on weights is not {word}, by {gap:.2g} of their size: "
                     "give an orthogonal linear map"
                 )
-        if not np.isfinite([t.before, t.after]).all():
+        if not np.isfinite(np.array([t.before, t.after], dtype=float)).all():
             raise SettingError(
                 f"{where}: losses {t.before:g} and {t.after:g} are not finite: give weights beside "
                 "which they are"
