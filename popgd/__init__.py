@@ -2,6 +2,7 @@
 and a verdict.
 
 problem     what descends: weights, a loss, a data law
+symmetry    a group action: the plane of descent, zeros, conserved quantities, sectors
 descent     population averages by Monte Carlo, descent, flow
 claims      what theorems say of it, as evidence
 theorem     theorems, and the rule that judges their claims

@@ -209,7 +209,7 @@ def test_a_committee_conserves_nothing():
 @pytest.mark.slow
 def test_networks_of_marcotte_gribonval_peyre():
     """Three linear layers: both differences, all of them. Two layers with ReLU: one for each hidden
-    unit, and no mixed ones. Source: arXiv 2307.00144, Propositions 2.? and 4.?.
+    unit, and no mixed ones. Source: arXiv 2307.00144.
     """
     x = lambda key: jax.random.normal(key, (3,))
     start = [jnp.zeros((2, 3)), jnp.zeros((3, 2)), jnp.zeros((2, 3))]

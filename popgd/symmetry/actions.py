@@ -117,11 +117,11 @@ class _Trial(NamedTuple):
     linearity and orthogonality relative to norms.
     """
 
-    before: Float[Array, ""]
-    after: Float[Array, ""]
-    rounding: Float[Array, ""]
-    linear: Float[Array, ""]
-    orthogonal: Float[Array, ""]
+    before: Float[Array, ""] | float
+    after: Float[Array, ""] | float
+    rounding: Float[Array, ""] | float
+    linear: Float[Array, ""] | float
+    orthogonal: Float[Array, ""] | float
 
 
 @partial(jax.jit, static_argnames=("symmetry", "loss", "law_sample"))
@@ -196,7 +196,7 @@ def check(
                     f"{where}: its action on weights is not {word}, by {gap:.2g} of their size: "
                     "give an orthogonal linear map"
                 )
-        if not np.isfinite([t.before, t.after]).all():
+        if not np.isfinite(np.array([t.before, t.after], dtype=float)).all():
             raise SettingError(
                 f"{where}: losses {t.before:g} and {t.after:g} are not finite: give weights beside "
                 "which they are"

@@ -22,8 +22,8 @@ BLOCK = 64
 
 
 class Moments(NamedTuple):
-    """Means of f(g x) - f(x) and their standard errors: f an entry of the sample, a cube of one, or
-    a product of two.
+    """Means of f(g x) - f(x) and their standard errors: f an entry of the sample, its square or
+    cube, or a product of two.
     """
 
     names: tuple[str, ...]
@@ -68,7 +68,7 @@ def moments(
     def features(x: Any) -> Array:
         flat = ravel_pytree(x)[0].astype(jnp.float64)
         along = directions @ flat
-        return jnp.concatenate([flat, flat**3, along[i] * along[j]])
+        return jnp.concatenate([flat, flat**2, flat**3, along[i] * along[j]])
 
     def one(k: PRNGKeyArray) -> Array:
         of_sample, of_g = jax.random.split(k)
@@ -85,6 +85,7 @@ def moments(
     )
     said = (
         *names,
+        *(f"{n}^2" for n in names),  # a change of one entry would hardly show in many directions
         *(f"{n}^3" for n in names),
         *(f"{labels[a]} {labels[b]}" for a, b in zip(i, j, strict=True)),
     )

@@ -212,7 +212,7 @@ def _averages(
         of_vectors, of_draws = jax.random.split(jax.random.fold_in(key, width))
         vectors = _algebra.gaussian(of_vectors, width, n)
         kept = averaged(symmetries, start, vectors, of_draws)
-        basis = _algebra.row_space(kept, what, scale=np.linalg.norm(vectors, 2)).basis
+        basis = _algebra.row_space(kept, what, scale=float(np.linalg.norm(vectors, 2))).basis
         if len(basis) < width:
             return basis
         width *= 2
