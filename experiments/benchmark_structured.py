@@ -18,14 +18,13 @@ import optax
 from popgd.descent import descent
 from popgd.descent.gradient import Gradient
 from popgd.papers.power_method import model
-from popgd.papers.power_method.data import Orbit, Rotated, UniformSphere
+from popgd.papers.power_method.data import Orbit, Rotated, UniformSphere, UnitColumns
 from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.structured import AlongActive, structured
-from popgd.problem.law import Law
 
 SAMPLES, REPEATS, POINT = 2**15, 3, (1.5, 1.0)
-LAWS: dict[str, Law] = {
+LAWS: dict[str, UnitColumns] = {
     "spectrum (8, 5, 4, 2, 1)": Rotated.with_spectrum((8, 5, 4, 2, 1)),
     "d = 20, n = 100": Rotated.with_spectrum(
         tuple(9.5 - 0.473684210526315789 * k for k in range(20))
@@ -78,7 +77,7 @@ def measure() -> list[dict[str, Any]]:
     return rows
 
 
-def once(how: descent.Descent, law: Law) -> tuple[float, float, float]:
+def once(how: descent.Descent, law: Any) -> tuple[float, float, float]:
     """(median seconds, standard error, mean) of the slope in Q12."""
     weights = model.embed(jnp.asarray(POINT[0]), jnp.asarray(POINT[1]), law.d)
     seconds, estimate = [], None

@@ -1,6 +1,8 @@
 """Any model: weights and samples of any shape, beside gradients that NumPy takes by hand."""
 
+import os
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count
@@ -197,8 +199,7 @@ def flat(tree):
 
 @SLOW  # another process compiles for seconds; test_distributed has its sibling
 def test_the_number_of_devices_does_not_matter():
-    path = ":".join([str(model.__file__).rsplit("/popgd/", 1)[0], __file__.rsplit("/", 1)[0]])
-    ((two, four),) = bits(started(["-c", DEVICES], PYTHONPATH=path))
+    ((two, four),) = bits(started(["-c", DEVICES], PYTHONPATH=os.pathsep.join(sys.path)))
     one = population_gradient(head_loss, start_of("head"), sentences, KEY, 101)
     assert two == four and agrees(two, " ".join(float(x).hex() for x in flat(one[:2])))
 

@@ -156,6 +156,19 @@ def test_a_correction_excuses_no_report_of_today(tiny):
     assert again(tiny).corrections == []
 
 
+def test_an_array_that_is_not_recorded_any_more_is_meant_in_older_reports_alone(tiny):
+    names = ["projected/window", "raw/window_stderr"]
+    with np.load(tiny / store.TRAJECTORY) as arrays:
+        kept = {**arrays, **{name: arrays["raw/slope"] for name in names}}
+        assert not any("window" in name for name in arrays) and {"raw/P", "raw/Q"} <= set(arrays)
+    np.savez_compressed(tiny / store.TRAJECTORY, **kept)
+    shown = [f"{store.TRAJECTORY} {name}" for name in names]
+    assert told(tiny) == shown
+    forge(tiny, lambda r: r.update(format=3))
+    assert told(tiny) == []
+    assert again(tiny).corrections == [(name, *older.WINDOW.values()) for name in shown]
+
+
 FORGERY = {
     "c_star": lambda r: r["quantities"]["c_star"].update(value=123.0, error=1e6),
     "limit-c": lambda r: claim_of(r, "limit-c").update(predicted=77.0, measured=-5.0, error=1e9),

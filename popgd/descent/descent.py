@@ -144,17 +144,17 @@ def descend(
     number_format(start)  # or raises
     if projected and how.plane is None:
         raise ValueError("projected=True without a plane: give the Descent one, or leave it out")
-    start, law = gradient.placed(start), as_law(law)
+    start = gradient.placed(start)
     if how.statistic is not None and not (projected and float(how.place(start)[1]) == 0):
         raise ValueError(
             "a statistic along the plane was given: only a projected descent from a point of "
             "it can use that"
         )
     at = _begin(how, start, memory.recall())
-    law, key = gradient.everywhere((law, key))
+    drawn, key = gradient.everywhere((as_law(law), key))
     grid = set(log_grid(steps, per_decade).tolist()) if steps else {0}
     while at.step <= steps and at.diverged_at is None:
-        at = _advance(how, law, steps, batch, key, projected, grid, at)
+        at = _advance(how, drawn, steps, batch, key, projected, grid, at)
         memory.offer(partial(_pack, at, len(at.rows)))
         if progress is not None:
             progress(at.step - 1, steps)

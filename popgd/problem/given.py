@@ -109,7 +109,7 @@ class Fixed:
         return self.law.sample(key, dtype)
 
 
-def as_law(law: Any) -> Law:
+def as_law(law: Any) -> Any:
     """The law itself, or that of a plain function of the key.
 
     A function is known by its identity: one that is made anew for every call is compiled anew, and
@@ -126,14 +126,13 @@ def as_law(law: Any) -> Law:
     if hasattr(law, "sample") and not jax.tree_util.all_leaves([law]):
         return law
     try:
-        return _examined(law)
-    except TypeError as error:
-        if "unhashable" not in str(error):
-            raise
+        hash(law)
+    except TypeError:
         raise SettingError(
             f"law={law!r} cannot be hashed: make its class a frozen dataclass, or register it as "
             "a pytree"
         ) from None
+    return _examined(law)
 
 
 @lru_cache(maxsize=256)

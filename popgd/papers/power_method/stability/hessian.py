@@ -67,10 +67,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from popgd.descent import gradient
-from popgd.papers.power_method.data import Sample
+from popgd.papers.power_method.data import Sample, UnitColumns
 from popgd.papers.power_method.kronecker import BLOCKS, Kronecker
 from popgd.papers.power_method.model import Weights
-from popgd.problem.law import Law, Objective
+from popgd.problem.law import Objective
 
 #: The irreducible parts of a block, in the order of the three matrices.
 SECTORS = ("multiples of I", "antisymmetric", "symmetric traceless")
@@ -120,7 +120,11 @@ class SectorHessian:
 
 
 def population_hessian(
-    objective: Objective, theta: Float[Array, "8"], law: Law, key: PRNGKeyArray, samples: int
+    objective: Objective,
+    theta: Float[Array, "8"],
+    law: UnitColumns,
+    key: PRNGKeyArray,
+    samples: int,
 ) -> gradient.Estimate:
     """The three matrices H^sector (3, 8, 8) at the point theta of N, by Monte Carlo, each entry
     with its standard error.

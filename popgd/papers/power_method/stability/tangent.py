@@ -30,12 +30,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from popgd.descent import gradient
 from popgd.papers.power_method import kronecker, model
-from popgd.papers.power_method.data import Sample
+from popgd.papers.power_method.data import Sample, UnitColumns
 from popgd.papers.power_method.kronecker import Kronecker
 from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.stability import hessian
 from popgd.papers.power_method.stability.hessian import SectorHessian, directions
-from popgd.problem.law import Law, Objective
+from popgd.problem.law import Objective
 
 #: Chebyshev nodes in log(1 + lam c); the last two coefficients, which say what more of them would
 #: change, are kept in sight.
@@ -75,7 +75,7 @@ class Series(NamedTuple):
 
 def series(
     objective: Objective,
-    law: Law,
+    law: UnitColumns,
     lam: float,
     top: float,
     key: PRNGKeyArray,
@@ -158,7 +158,7 @@ def predicted(
 @partial(jax.jit, static_argnames=("objective", "batch", "runs"))
 def sampled(
     objective: Objective,
-    law: Law,
+    law: UnitColumns,
     slope: Slope,
     start: Float[Array, "2"],
     eta: Any,

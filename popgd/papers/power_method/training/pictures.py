@@ -20,7 +20,7 @@ def weights(study: Any, title: str) -> Figure:
     figure = Figure(figsize=(8, 3.8), layout="constrained")
     step = study.raw.step[-1]
     for axes, name in zip(figure.subplots(1, 2), "PQ", strict=True):
-        values = getattr(study.raw, name)[-1]
+        values = getattr(study.raw.weights, name)[-1]
         top = float(np.abs(values).max()) or 1.0
         image = axes.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top)
         half = values.shape[0] / 2 - 0.5

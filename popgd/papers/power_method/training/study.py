@@ -226,7 +226,8 @@ def population_gradients(
     """Monte Carlo gradients at the start, early in and at the end of the short descent."""
     law, dtype, steps = setting.law, jnp.dtype(setting.dtype), setting.sampled_steps
     a, b = exact.short.weights
-    how = descent.Descent(objective, setting.make_optimiser(), model.Active(law.d))
+    active = model.Active(law.d)
+    how = descent.Descent(objective, setting.make_optimiser(), active)
     cheap, seen = structured(how, law)
     blank = gradient.Gradient(0, Weights(0, 0), 0, 0, 0, 0)  # pyright: ignore
     blank_along = blank if cheap is how else blank._replace(weights=(), deviations=())  # pyright: ignore
@@ -236,7 +237,7 @@ def population_gradients(
         full = how.gradient(weights, law, setting.key(1, number), setting.samples)
         along = cheap.gradient(weights, seen, setting.key(8, number), setting.samples)
         few = min(setting.samples, ROUNDED)
-        rounded = gradient.rounding(objective, weights, law, setting.key(6, number), few, how.plane)
+        rounded = gradient.rounding(objective, weights, law, setting.key(6, number), few, active)
         return full[:2], along[:2], rounded, apart(how, weights, law, setting.key(15, number))
 
     for number, step in enumerate((0, max(1, steps // 100), steps)):
