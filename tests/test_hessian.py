@@ -254,6 +254,12 @@ def test_one_dimension_is_refused():
         hessian.directions(1)
 
 
+def test_a_c_at_which_rounding_is_the_curvature_is_refused():
+    theta = kronecker.point(1e3, 1e3)
+    with pytest.raises(ValueError, match=r"c = 1e\+06: rounding may be 0.09 of a curvature"):
+        hessian.population_hessian(PowerIteration("normalised"), theta, LAW, KEY, 2)
+
+
 DEVICES = """
 import sys, jax
 jax.config.update("jax_enable_x64", True)

@@ -188,6 +188,26 @@ def test_small_eigenvalues_keep_their_factor_at_large_c():
     assert S.ratio == pytest.approx(1e-13 / 8, rel=1e-13)
 
 
+@pytest.mark.parametrize("second", [0.9, 0.3, 1e-2, 1e-9])
+@pytest.mark.parametrize("c", [0.3, 1e3, 1e12])
+def test_the_error_of_gamma_is_what_eigenvalues_that_are_off_make_of_it(second, c):
+    """Both eigenvalues off by e lam_1, each the other way: 4 gamma e is too little for gamma <
+    1/3. And not twice too much.
+    """
+    e = 1e-13
+    S = inference.Split(np.array([4.0, 4 * second, 0.0]), np.eye(3), 1, 1, e)
+    depths, case = (
+        np.array([1]),
+        Case("x", "", np.diag(np.sqrt(S.lam)), S, inference.worst_query(S)[None]),
+    )
+    run = run_on(one_snapshot(), case, depths, last_only=False)._replace(c=np.array([c]))
+    value, error = _of_run(run, depths, np.zeros(1), True)["gamma"]
+    with mp.workdps(40):
+        c, top, lam, off = (mp.mpf(x) for x in (c, 4, S.lam[1], 4 * e))
+        gaps = [abs((1 + c * (lam + x)) / (1 + c * (top - x)) - value) for x in (off, -off)]
+    assert max(gaps) <= error <= 2 * max(gaps)
+
+
 @pytest.mark.parametrize("name", TEST_LAWS)
 @pytest.mark.parametrize("c", [0.0, 0.3, 1e3])
 def test_both_bounds_hold_and_the_worst_query_meets_the_factor(name, c):

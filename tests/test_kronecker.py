@@ -2,8 +2,11 @@
 it.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 
@@ -14,6 +17,7 @@ from popgd.papers.power_method.kronecker import Kronecker
 from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.quadrature import Spectrum
+from popgd.papers.power_method.stability import hessian
 from popgd.problem.plane import Plane, distance
 
 LAM = (6.0, 3.0, 3.0)
@@ -65,6 +69,45 @@ def test_coordinates_undo_embedding():
     assert float(distance(manifold, off)) == pytest.approx(0.5, abs=1e-12)
     assert float(manifold.inactive(off)) == pytest.approx(0.5, abs=1e-12)
     assert float(jnp.abs(manifold.deviations(weights)).max()) < 1e-15
+
+
+@pytest.mark.parametrize("c", [1e3, 1e9, 1e14, -1e3])
+def test_a_small_sample_loss_has_all_its_digits(c):
+    """||f - y||^2 in 50 digits, of the same S q: 1e-31 at c = 1e14, where f - y in float64 has
+    no digit left.
+    """
+    theta, sample = (
+        some_theta(5).at[2].set(1e-3 * c).at[5].set(1e3),
+        LAW.sample(KEY, jnp.dtype("float64")),
+    )
+    p11, p12, p21, p22, _, r12, _, r22 = (mpmath.mpf(float(x)) for x in theta)
+    with mpmath.workdps(50):
+        pairs = [
+            (mpmath.mpf(float(x)), mpmath.mpf(float(y)))
+            for x, y in zip(sample.Sq, sample.q, strict=True)
+        ]
+        above = [p11 * r12 * s + p12 * r22 * q for s, q in pairs]
+        below = [(1 + p22 * r22) * q + p21 * r12 * s for s, q in pairs]
+        size, norm = mpmath.norm(above + below), mpmath.norm([s for s, _ in pairs])
+        wanted = mpmath.fsum(
+            (x / size - s / norm) ** 2 for x, (s, _) in zip(below, pairs, strict=True)
+        )
+    assert float(kronecker.sample_loss(ONE_LAYER[1], theta, sample)) == pytest.approx(
+        float(wanted), rel=1e-13, abs=0
+    )
+
+
+def test_curvature_along_p11_has_its_digits():
+    """Sample by sample the closed form of `hessian`, at c = 1e6: there the differences of f - y
+    have lost them.
+    """
+    theta, sample = kronecker.point(1e3, 1e3), LAW.sample(KEY, jnp.dtype("float64"))
+    found = (
+        jax.jit(jax.hessian(partial(kronecker.sample_loss, ONE_LAYER[1])))(theta, sample)[0, 0] / 3
+    )
+    assert float(found) == pytest.approx(
+        float(hessian.p11_curvature(1e3, 1e6, "power", sample)), rel=1e-12, abs=0
+    )
 
 
 CURVES = (
@@ -134,8 +177,6 @@ def test_descent_of_all_entries_follows_the_reduced_one():
     """300 steps of full-matrix descent off the smaller manifold: near N, and its coordinates those
     of the exact descent.
     """
-    from functools import partial
-
     objective, theta, eta, steps, batch = (
         ONE_LAYER[1],
         kronecker.point(1.0, 0.1) + some_theta(3, 0.1),

@@ -124,6 +124,27 @@ def test_a_number_that_is_not_finite_is_inconclusive_and_shown_as_none(where, ba
     assert getattr(claim, where) is None
 
 
+@pytest.mark.parametrize("statistical", [True, False])
+def test_no_entry_at_all_is_inconclusive(statistical):
+    """As where every gradient is within rounding of its terms: errors and resolutions entry by
+    entry are then empty too.
+    """
+    none = np.zeros(0)
+    claim = verdict(
+        measured=none,
+        error=none,
+        allowance=none,
+        resolution=none,
+        skewness=none,
+        statistical=statistical,
+    )
+    assert claim.outcome is Outcome.INCONCLUSIVE and claim.reason.startswith(
+        "nothing could be measured"
+    )
+    assert (claim.measured, claim.error, claim.detectable) == (None, None, None)
+    assert verdict(measured=none, resolution=none, excuse="broken off").reason == "broken off"
+
+
 def test_the_worst_entry_is_shown():
     claim = verdict(measured=np.array([1.0, 1.03, 0.99]))
     assert (claim.outcome, claim.measured) == (Outcome.SUPPORTED, 1.03)

@@ -76,6 +76,13 @@ def with_step(factor: float, spare_leap: bool = False) -> tuple[tuple[Any, str, 
     )
 
 
+def last(study: Study, name: str) -> Study:
+    """A column of the record turned round at the last step alone."""
+    records = study.exact.records
+    column = getattr(records, name) * np.append(np.ones(len(records.step) - 1), -1.0)
+    return with_exact(study, records=records._replace(**{name: column}))
+
+
 recurse, trajectory = recursion.recurse, leap.trajectory
 both_increments = lambda code: ((recursion, "increments", code), (leap, "increments", code))
 flow, gauss = leap._flow, leap.gauss
@@ -152,6 +159,27 @@ RECURSION = (
         again="exact",
         change=lambda study: with_setting(study, eta=1.15),
         compiled=True,
+    ),
+    Mutant(
+        "a and b exchanged at the last record",
+        "recursion",
+        "4.3",
+        ("reduced-dynamics",),
+        change=lambda s: last(s, "Delta"),
+    ),
+    Mutant(
+        "a and b exchanged at the last record",
+        "recursion",
+        "4.2 normalised",
+        ("reduced-dynamics",),
+        change=lambda s: last(s, "Delta"),
+    ),
+    Mutant(
+        "signs of a and b at the last record",
+        "recursion",
+        "4.1",
+        ("reduced-dynamics",),
+        change=lambda s: last(s, "sign"),
     ),
     Mutant(
         "8 times the step size",

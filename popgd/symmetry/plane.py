@@ -35,7 +35,8 @@ FIXED = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """An affine plane of pytrees of weights: a hashable `problem.plane.Plane` with named coordinates.
+    """An affine plane of pytrees of weights: a hashable `problem.plane.Plane` with named
+    coordinates.
 
     `directions` has a row for each coordinate, `origin` is orthogonal to them. Build it with
     `Plane.of` or `invariant`. Two planes of the same numbers are equal, so that a program compiled

@@ -84,11 +84,12 @@ def student(z: Any, degrees: float) -> Any:
 
 def judge(e: Evidence, false_alarm: float) -> Claim:
     """Judge the evidence of one claim, whose share of the false-alarm rate is this."""
+    numbers_of = (e.measured, e.error, e.allowance, e.resolution)
+    if not np.size(e.measured):  # what else comes entry by entry is as empty
+        e = replace(e, skewness=0.0, excuse=e.excuse or f"nothing could be measured; {e.reason}")
+        numbers_of = (np.nan,) * 4
     measured, error, allowance, resolution = (
-        np.asarray(x, dtype=np.float64).ravel()
-        for x in np.broadcast_arrays(
-            e.measured if np.size(e.measured) else np.nan, e.error, e.allowance, e.resolution
-        )
+        np.asarray(x, dtype=np.float64).ravel() for x in np.broadcast_arrays(*numbers_of)
     )
     gap = measured - e.predicted
     gap = {"equal": abs(gap), "at least": -gap, "at most": gap}[e.sense]

@@ -186,7 +186,8 @@ def rounding(study: Study) -> float:
     a, d = wishart.a_star(*study.sizes), study.law.d
     slope = jax.jit(exact.gradient)(exact.polynomial(*study.sizes), a * mu)
     off = ROUNDINGS * d * UNIT * float(lam[-1] / lam[0]) * float(jnp.max(mu))
-    return float(jnp.sum(jnp.abs(slope))) * a * off / float(study.values["reduced"])
+    with np.errstate(divide="ignore"):  # of a loss of 0 nothing is known
+        return float(np.divide(float(jnp.sum(jnp.abs(slope))) * a * off, study.values["reduced"]))
 
 
 def ood(study: Study) -> Iterator[Evidence]:

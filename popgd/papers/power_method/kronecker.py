@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from popgd.descent import gradient
 from popgd.papers.power_method.data import Rotated, Sample
 from popgd.papers.power_method.model import UNROLL, Weights, blocks, layer_norm
-from popgd.papers.power_method.objectives import OfOutput
+from popgd.papers.power_method.objectives import OfOutput, PowerIteration
 from popgd.problem.law import Law, sphere
 
 #: The blocks in the order of the coordinates.
@@ -144,8 +144,35 @@ def without_rotation(law: Law) -> Law:
     return Unrotated(law.U, law.V, law.spectrum, law.copies) if isinstance(law, Rotated) else law
 
 
+@jax.default_matmul_precision("highest")
+def power_loss(theta: Float[Array, "8"], sample: Sample) -> Float[Array, ""]:
+    """4.3's sample loss ||f - e||^2, e = Sq/||Sq||, without the cancellation of f - e, which is of
+    the order of 1/c.
+
+    With v of `one_layer`, x = v.e and the rest of v, ||rest||^2 = ||v||^2 - x^2, the part of f - e
+    across e is (1 + m) times that of q over ||v||, and the part along it x/||v|| - 1 =
+    -||rest||^2/(||v|| (||v|| + x)) for x > 0. Good to some eps of itself, and so are its
+    derivatives, for any c; NaN for Sq = 0. Source: derived.
+    """
+    p, r = factors(theta)
+    s, q = sample.Sq, sample.q
+    length = jnp.sqrt(s @ s)
+    e = s / length
+    above = p[0, 0] * r[0, 1] * s + p[0, 1] * r[1, 1] * q
+    across = (1 + p[1, 1] * r[1, 1]) * (q - e * (e @ q))
+    x = (1 + p[1, 1] * r[1, 1]) * (e @ q) + p[1, 0] * r[0, 1] * length
+    rest = above @ above + across @ across
+    size = jnp.sqrt(rest + x * x)
+    short = jnp.where(x > 0, rest / (size * (size + jnp.abs(x))), 1 - x / size)
+    return across @ across / size**2 + short**2
+
+
 def sample_loss(objective: OfOutput, theta: Float[Array, "8"], sample: Sample) -> Float[Array, ""]:
-    """The sample loss at a point of N."""
+    """The sample loss at a point of N: relative to itself good to rounding for 4.3, else to that
+    of the output.
+    """
+    if objective == PowerIteration("normalised"):
+        return power_loss(theta, sample)
     f = output(theta, sample.X, sample.q, objective.L, objective.layer_norm, sample.copies)
     return objective.of_output(f, sample.Sq, sample.V)
 

@@ -202,6 +202,21 @@ def log_factor(spectrum: Split, c: float) -> float:
     return float(log_weights(spectrum, c)[spectrum.r])
 
 
+def factor(spectrum: Split, c: float) -> tuple[float, float]:
+    """gamma(c) and a bound on what float64 does to it. Raises ValueError as `log_factor`.
+
+    Both eigenvalues may be off by e lam_1, e = `Split.rounding` (Weyl): d log gamma = c
+    dlam_{r+1}/(1 + c lam_{r+1}) - c dlam_1/ (1 + c lam_1) gives gamma (1/gamma + 1) e c lam_1/(1 +
+    c lam_1). The first term stays where gamma is small.
+    """
+    log_gamma = log_factor(spectrum, c)
+    gamma, top = float(np.exp(log_gamma)), spectrum.lam[0]
+    share = 1.0 if np.isinf(c) else c * top / (1 + c * top)
+    return gamma, float(
+        (1 + gamma) * spectrum.rounding * share + 4 * UNIT * gamma * (1 - log_gamma)
+    )
+
+
 def _log_norm(terms: Float[np.ndarray, "loops m"]) -> Float[np.ndarray, " loops"]:
     """log of the Euclidean norm of exp(terms), row by row."""
     return (

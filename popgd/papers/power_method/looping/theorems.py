@@ -205,11 +205,11 @@ def _of_run(
     S, c, off = run.test.spectrum, float(run.c[-1]), float(errors[-1])
     value, error = run.factors(depths)
     least, most = ends(c, off)
-    low, middle, high = (float(np.exp(inference.log_factor(S, x))) for x in (least, c, most))
+    (low, _), (middle, of_gamma), (high, _) = (inference.factor(S, x) for x in (least, c, most))
     moved = max(abs(high - middle), abs(low - middle)) if np.isfinite(off) else np.inf
     found = {
         "factor": (float(value[-1]), float(error[-1]) + moved),
-        "gamma": (middle, middle * 4 * S.rounding + moved),
+        "gamma": (middle, of_gamma + moved),
         "float64_loops": (
             float(run.trusted[-1].sum(axis=-1).min()),
             _loops_off(run, depths, layer_norm, off),

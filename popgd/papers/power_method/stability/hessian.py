@@ -70,10 +70,14 @@ from popgd.descent import gradient
 from popgd.papers.power_method.data import Sample, UnitColumns
 from popgd.papers.power_method.kronecker import BLOCKS, Kronecker
 from popgd.papers.power_method.model import Weights
+from popgd.papers.power_method.objectives import PowerIteration
 from popgd.problem.law import Objective
 
 #: The irreducible parts of a block, in the order of the three matrices.
 SECTORS = ("multiples of I", "antisymmetric", "symmetric traceless")
+#: What rounding may make of a curvature: a hundredth of a sampling error of 1%. ||S|| <= n for
+#: columns of norm 1.
+LOST = 1e-4
 #: A block belongs to the name of a mode if its share in the unit vector is at least this.
 NAMED = 0.3
 
@@ -130,8 +134,18 @@ def population_hessian(
     with its standard error.
 
     The law and the loss must not change under (X, q) -> (O X, O q). Raises ValueError for fewer
-    than 2 samples, for d < 2.
+    than 2 samples, for d < 2, and for 4.3's loss where c = p21 r12 is so large that its differences
+    have no digits: the output is within 1/c of its target, and a curvature along P11 is a second
+    order in that, so that eps (c ||S||)^2 of it is rounding; `kronecker.population_hessian` has
+    multiples of I for any c.
     """
+    rounding = float(jnp.finfo(theta.dtype).eps * (theta[2] * theta[5] * getattr(law, "n", 1)) ** 2)
+    if objective == PowerIteration("normalised") and rounding > LOST:
+        c = float(theta[2] * theta[5])
+        raise ValueError(
+            f"c = {c:.3g}: rounding may be {rounding:.1g} of a curvature along P11; lower c, as "
+            "by fewer or smaller steps"
+        )
     # One sample at a time: its 24 products fill the cache, and larger chunks took up to twice as
     # long.
     return gradient.population_average(
