@@ -171,8 +171,10 @@ def scale_of(measured: Measured) -> float:
 def plane_holds(measured: Measured) -> Iterator[Evidence]:
     """plane-holds: nothing of the population gradient points off the plane."""
     checks = measured.checks
-    if not np.any(abs(checks["off"]) + checks["off_stderr"]):
-        return
+    if measured.plane.k == checks["off"].shape[1] or not np.any(
+        abs(checks["off"]) + checks["off_stderr"]
+    ):
+        return  # all weights, or 0 sample by sample
     scale = scale_of(measured)
     yield Evidence(
         "plane-holds",
