@@ -130,7 +130,7 @@ def at_rate(
             abs(limit)
         )
         with np.errstate(all="ignore"):
-            good = np.flatnonzero((error < 1e-3 * RATE * away) & (away > 0))
+            good = np.flatnonzero((error < 0.1 * RATE * away) & (away > 0))
         found, off, drift, excuse = np.nan, np.nan, 0.0, ""
         if len(good) < 4 or away[good[0]] < DECADES * away[good[-1]]:
             excuse = f"the distance to the limit falls by less than {DECADES:g}: {MORE}"

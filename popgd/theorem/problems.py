@@ -39,7 +39,7 @@ class Stated:
         return list(self.failing(self))
 
     def describe(self) -> dict[str, object]:
-        return dict(self.options)
+        return {}  # the options are the setting's own
 
 
 def about(
