@@ -18,6 +18,7 @@ from runs import study
 from popgd.descent import gradient
 from popgd.papers.power_method.training.study import sampled
 from popgd.theorem import verdict
+from popgd.theorem.problems import is_about_a_problem
 from popgd.theorem.registry import theorems
 from popgd.theorem.verdict import POWER
 
@@ -103,7 +104,11 @@ def test_every_statistical_claim_is_calibrated(found):
     )
 
 
-@pytest.mark.parametrize("name", theorems())
+#: Claims of the vocabulary are functions made by functions: their ids are told by `about`.
+WRITTEN_OUT = [name for name, t in theorems().items() if not is_about_a_problem(t)]
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
 def test_a_theorem_declares_what_its_source_may_sample(name):
     """Its `sampled` against the source of its claims, both ways."""
     found = set().union(*map(stated, theorems()[name].claims)) - NEVER.get(name, set())

@@ -15,6 +15,7 @@ import jax.scipy.linalg as sl
 import numpy as np
 import pytest
 
+from popgd.claims import examined
 from popgd.descent import gradient
 from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context import slopes
@@ -23,6 +24,7 @@ from popgd.papers.power_method.data import Rotated, UniformSphere
 from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.stability import hessian, prediction, tangent
+from popgd.problem import given
 from popgd.problem.law import leading
 from popgd.theorem.registry import theorems
 
@@ -109,6 +111,8 @@ def test_no_statistic_and_no_law_calls_linear_algebra():
 def every_statistic():
     """Classes of popgd whose objects take weights and a sample and are no loss."""
     losses = {SubspaceDistance, PowerIteration, in_context.SquaredError}
+    # Whatever a user's loss calls is found in its trace, and then runs on one device
+    losses |= {given.Scalar, examined._Statistic}
     for module in (m for name, m in sys.modules.copy().items() if name.startswith("popgd")):
         for thing in vars(module).values():
             call = vars(thing).get("__call__") if isinstance(thing, type) else None

@@ -23,8 +23,6 @@ from popgd.descent.memory import Memory
 RESOLUTION, SEEN = 0.05, 9.0
 #: What is off the plane must be seen from this share of the slope on.
 OFF = 0.1
-#: What claims about structure make of the errors off the plane: a few entries add up.
-MARGIN = 3.0
 #: Samples at once: small models are fastest so (measured 64: 12 us a sample, 256: 7, 4096: 8).
 CHUNK = 256
 #: Points of the path: the first record, one after this share of the movement, and the last.
@@ -111,9 +109,7 @@ def _wanted(found: gradient.Estimate, scale: float) -> float:
     mean, stderr, samples = found
     scale = scale or float(np.max(np.abs(mean.along)))
     with np.errstate(all="ignore"):
-        along = SEEN * float(np.max(stderr.along)) / (RESOLUTION * scale)
-        off = MARGIN * SEEN * float(np.max(stderr.off, initial=0.0)) / (OFF * scale)
-        share = max(along, off)
+        share = SEEN * float(np.max(stderr.along)) / (RESOLUTION * scale)
     return float(samples) * share**2
 
 

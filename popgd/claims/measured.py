@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
-from scipy.optimize import brentq
 
 from popgd.descent import exact, replicas
 from popgd.descent.exact import Path
@@ -81,6 +80,8 @@ class Dynamics:
         at = jax.jit(lambda x: reads(self.plane.embed(x)) - level)
         if not self.flow:
             return self._step_of(at, path.x[k - 1], float(path.t[k - 1]))
+        from scipy.optimize import brentq  # slow to import
+
         solve = exact.integrator(self.move, float(path.t[1]))
 
         def gap(t: float) -> float:

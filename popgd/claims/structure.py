@@ -57,11 +57,16 @@ def _judged(
     checks, plane, word = measured.checks, measured.plane, name or called(of)
     tree = ravel_pytree(measured.problem.start)[1]
     slope = jax.jit(jax.jacfwd(lambda flat: rest(tree(flat))))
+    # What is off the plane of declared symmetries, each tested sample by sample, is 0 by them; what
+    # samples show of it is plane-holds.
+    symmetric = bool(measured.problem.symmetries) and measured.problem.plane is None
     mean, error = [], []
     for x, *parts in zip(*(checks[n] for n in ("x", *NEEDED)), strict=True):
         along, stderr, off, off_stderr = parts
         matrix = np.asarray(slope(ravel_pytree(plane.embed(jnp.asarray(x)))[0]))
         lift = matrix @ plane.directions.T
+        if symmetric:
+            off, off_stderr = 0 * off, 0 * off_stderr
         mean.append(lift @ along + matrix @ off)
         # Both parts of one sample's gradient: their standard errors added up bound that of the sum.
         error.append(abs(lift) @ stderr + abs(matrix) @ off_stderr)
@@ -71,6 +76,7 @@ def _judged(
     largest = np.max(abs(measured.read(lambda w: ravel_pytree(w)[0]).value)) or 1.0
     along = np.max(abs(reading.value), axis=0) / largest
     noise = np.max(reading.error, axis=0) / largest if reading.statistical else np.zeros_like(along)
+    reason = "0 by symmetry" if symmetric else "0 sample by sample"
     exactly = not np.any(abs(mean) + error)
     return Evidence(
         f"{kind}-{word}",
@@ -80,7 +86,7 @@ def _judged(
         error=np.concatenate([(error / scale).ravel(), noise]),
         allowance=ROUNDED,
         resolution=OFF,
-        reason="0 sample by sample" if exactly else "sampling error of the gradient",
+        reason=reason if exactly else "sampling error of the gradient",
         excuse=measured.unfinished,
         **_source(source),
     )

@@ -101,6 +101,11 @@ def about(
     )
 
 
+def is_about_a_problem(theorem: Theorem) -> bool:
+    """Whether a theorem was made by `about`."""
+    return getattr(theorem.study, "func", None) is measure
+
+
 def measure(
     setting: Setting, objective: Any, progress: Progress, memory: Memory, flow: bool
 ) -> Measured:

@@ -177,7 +177,9 @@ def read(values: Mapping[str, Any], own: Mapping[str, Option]) -> dict[str, Any]
         option = TABLE.get(name) or own.get(name)
         if option is None:
             every = f"; theorem={values.get('theorem')} --help lists all"
-            raise SettingError(f"unknown setting {name}{nearest(name, [*TABLE, *own]) or every}")
+            raise SettingError(
+                f"unknown setting {name}{nearest(name, [*TABLE, *own, *CACHE]) or every}"
+            )
         if value is not None:
             result[name] = _read(name, value, option)
     return result
