@@ -15,7 +15,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray, PyTree
-from scipy.special import stdtrit
 
 from popgd.problem.errors import SettingError, TooLarge
 from popgd.symmetry import _algebra
@@ -113,6 +112,8 @@ def reduce(found: Sequence[Sector], batches: Float[np.ndarray, "r n n"]) -> tupl
     outside = batches - sum(s.whole(H) for s, H in zip(found, blocks, strict=True))
     size = OUTSIDE * np.abs(batches).max()
     error = lambda parts: parts.std(axis=0, ddof=1) / r**0.5 if r > 1 else 0 * parts[0]
+    from scipy.special import stdtrit  # slow to import
+
     quantile = float(stdtrit(r - 1, 1 - FALSE_ALARM / (2 * n * n))) if r > 1 else 0.0
     excess = np.abs(outside.mean(axis=0)) - quantile * error(outside) - size
     if not np.all(excess <= 0):
