@@ -118,6 +118,11 @@ class Unfolding:
         object.__setattr__(self, name, parts[name]())
         return self.__dict__[name]
 
+    def whole(self) -> None:
+        """Measure what no claim has read: it is recorded all the same."""
+        for name in self.__dict__.get("_parts", {}):
+            getattr(self, name)
+
 
 @dataclass(frozen=True)
 class Theorem:
@@ -205,6 +210,8 @@ def examine(
         for claim in theorem.claims:
             for e in claim(study):
                 yield replace(e, id=e.id + suffix, source=f"{theorem.source}: {e.source}")
+        if isinstance(study, Unfolding):
+            study.whole()
         for name, value in theorem.quantities(study).items():
             findings.quantities[name + suffix.replace("@", "_")] = value
 

@@ -63,7 +63,8 @@ class _Curve:
         block = (
             1 if name == "loss" else BLOCK
         )  # a loss of 4.3 is a hundred slopes: no padding there
-        rows = np.pad(c.ravel(), (0, -c.size % block), mode="edge").reshape(-1, block)
+        flat = c.ravel() if c.size else np.zeros(1)  # no points: the shapes of one, and none kept
+        rows = np.pad(flat, (0, -flat.size % block), mode="edge").reshape(-1, block)
         parts = [over_c(self.functions[name], self._options(), self.spectra, row) for row in rows]
         joined = (
             np.concatenate([np.asarray(part[i]) for part in parts])[: c.size]
