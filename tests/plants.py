@@ -446,6 +446,7 @@ MEASURED = {
     "minimiser-symmetric": lambda study, factor: first_of(study, factor, "exact_A"),
     "u-vanishes": lambda study, factor: first_of(study, factor, "exact_u"),
     "minimiser-local": lambda study, factor: of_wishart(study, factor or 0.0, "hessian"),
+    "curvatures-agree": lambda study, factor: of_wishart(study, factor or 0.0, "hessian"),
     "minimiser-bracket": lambda study, factor: of_wishart(study, factor, "a_star"),
     "a-star-rate": lambda study, factor: of_wishart(study, factor, "minimiser", start=Fraction(0)),
     "least-loss-rate": lambda study, factor: of_wishart(
@@ -532,7 +533,7 @@ EXCUSED = {
         "",
     ),
     ("u-vanishes", "a factor 2"): (TWICE_NOTHING, "engines-agree-descent-A"),
-    ("minimiser-local", "a factor 2"): (SIGN, "antisymmetric-growth"),
+    ("minimiser-local", "a factor 2"): (SIGN, "curvatures-agree"),
     ("no-descent-direction", "a factor 2"): (SIGN, "antisymmetric-growth"),
     ("gradient-dominance", "a factor 2"): (
         "a bound that the constant 1/16 leaves room",

@@ -160,3 +160,10 @@ def test_errors_of_the_second_stage_are_those_of_a_normal_law(monkeypatch):
         z.append((value - wanted) / stderr)
     assert kstest(z, "norm").pvalue > 1e-4
     assert kstest(np.array(z) + 0.5, "norm").pvalue < 1e-4
+
+
+def test_samples_that_are_all_alike_have_no_skewness():
+    """And no standard error: dividing by it must not end the run."""
+    alike = tilted.Slope(*(jnp.asarray(x) for x in (-2.0, 4.0, -8.0)))
+    none = tilted.Slope(*(jnp.zeros(()) for _ in range(3)))
+    assert slopes.skewness(gradient.Estimate(alike, none, 64)) == 0

@@ -100,6 +100,7 @@ YIELDS: dict[str, Callable[[Any], Any]] = {
     "minimiser-symmetric": minimiser.arrival,
     "u-vanishes": minimiser.arrival,
     "minimiser-local": minimiser.local,
+    "curvatures-agree": in_context_slopes.curvatures,
     "minimiser-bracket": minimiser.bracket,
     "a-star-rate": minimiser.asymptotics,
     "least-loss-rate": minimiser.asymptotics,

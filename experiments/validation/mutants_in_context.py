@@ -393,6 +393,13 @@ PREDICTIONS = (
         ((wishart, "hessian", hessian_with(h_sym=-1.0)),),
     ),
     Mutant(
+        "h_tr a millionth too large",
+        "prediction",
+        "gatmiry.minimiser",
+        ("curvatures-agree",),
+        ((wishart, "hessian", hessian_with(h_tr=1 + 1e-6)),),
+    ),
+    Mutant(
         "kappa of one feature more",
         "prediction",
         "gatmiry.minimiser",

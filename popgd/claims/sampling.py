@@ -59,7 +59,8 @@ def wanted_of(found: gradient.Estimate, start: float, resolution: float) -> floa
 def skewness(found: gradient.Estimate) -> float:
     """Of the mean: that of one sample over the root of their number."""
     mean, stderr, samples = found
-    x, s = float(mean.value), float(stderr.value)
+    # Of plain floats a division by 0 would be an error
+    x, s = np.float64(mean.value), np.float64(stderr.value)
     third = float(mean.cube) - 3 * x * float(mean.square) + 2 * x**3
     with np.errstate(all="ignore"):
         return float(np.nan_to_num(third / (s**3 * float(samples) ** 2)))

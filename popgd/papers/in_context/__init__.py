@@ -96,6 +96,7 @@ THEOREMS = (
             minimiser.engines,
             minimiser.arrival,
             minimiser.local,
+            slopes.curvatures,
             minimiser.bracket,
             minimiser.asymptotics,
         ),

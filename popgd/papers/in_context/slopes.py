@@ -24,7 +24,7 @@ from popgd.descent import gradient
 from popgd.descent.chunks import chunk_size
 from popgd.descent.memory import Memory
 from popgd.papers.in_context import model as in_context
-from popgd.papers.in_context import wishart
+from popgd.papers.in_context import wishart, wishart_loss
 from popgd.papers.in_context.common import ROUNDED, Study, sampled_law
 from popgd.papers.power_method import slopes
 from popgd.papers.power_method.model import Weights
@@ -129,3 +129,40 @@ def slope_on_the_line(n: int, d: int, L: int, a: Fraction) -> float:
     """l'(a) from exact moments, rounded once."""
     m = wishart.moments(n, d, 2 * L)
     return float(-2 * L * d * sum(comb(2 * L - 1, j) * (-a) ** j * m[j + 1] for j in range(2 * L)))
+
+
+def curvatures(study: Study) -> Iterator[Evidence]:
+    """h_tr and h_sym by two routes, both exact."""
+    n, d, L = study.sizes
+    if d == 1:
+        return
+    h = wishart.hessian(n, d, L, wishart.minimiser(n, d, L))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.divide(by_power_sums(n, d, L), [h.h_tr, h.h_sym])
+    yield Evidence(
+        "curvatures-agree",
+        "h_tr and h_sym of the loss as a polynomial in power sums of a* I - A are those of "
+        "moments split by Schur's "
+        "lemma: ratios",
+        "derived: exact rational numbers",
+        predicted=1.0,
+        measured=ratio,
+        error=2 * ROUNDED,
+        allowance=0.0,
+        resolution=1e-9,
+        reason="both are rounded once",
+        origin="derived",
+        statistical=False,
+        self_check="engines",
+    )
+
+
+def by_power_sums(n: int, d: int, L: int) -> tuple[float, float]:
+    """(h_tr, h_sym) at a* I from the terms of second order in a* I - A = e K, with q_k = tr (e
+    K)^k.
+
+    q_2 = e^2 for both K; q_1^2 = d e^2 for K = I/sqrt(d), and 0 for the other.
+    """
+    terms = wishart_loss.exact_polynomial(n, d, L, wishart.minimiser(n, d, L))
+    square = terms[(2,)]
+    return float(2 * (square + d * terms.get((1, 1), Fraction(0)))), float(2 * square)
