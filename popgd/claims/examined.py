@@ -105,12 +105,16 @@ def _size(dynamics: Dynamics, x: Any) -> float:
 
 
 def _wanted(found: gradient.Estimate, scale: float) -> float:
-    """Samples that make a gap of RESOLUTION of the scale seen."""
+    """Samples that make a gap of RESOLUTION of the scale seen; more, if that many may be drawn, for
+    a part of OFF of it off the plane.
+    """
     mean, stderr, samples = found
     scale = scale or float(np.max(np.abs(mean.along)))
     with np.errstate(all="ignore"):
-        share = SEEN * float(np.max(stderr.along)) / (RESOLUTION * scale)
-    return float(samples) * share**2
+        along = SEEN * float(np.max(stderr.along)) / (RESOLUTION * scale)
+        off = SEEN * float(np.max(stderr.off, initial=0.0)) / (OFF * scale)
+        wanted, beside = (float(samples) * share**2 for share in (along, off))
+    return max(wanted, min(beside, sampling.MOST))
 
 
 def points_of(x: Float[np.ndarray, "records k"]) -> np.ndarray:

@@ -41,6 +41,8 @@ RESTING = 3
 #: Relative tolerances of the integrator: the path's, and a coarser one whose difference is its
 #: error.
 TOLERANCE, COARSE = 1e-12, 1e-10
+#: Products of smaller numbers underflow: a weight that falls to 0 stops somewhere below.
+SMALLEST = 1e-300
 #: Steps of the integrator at most.
 INTEGRATED = 2 * 10**4
 
@@ -174,7 +176,7 @@ def _spread(x: Float[np.ndarray, "twins k"]) -> Float[np.ndarray, " k"]:
 
 def _path(rows: list[tuple], stopped: float = np.inf, why: str = "") -> Path:
     t, x, error, move = (np.stack([row[i] for row in rows]) for i in range(4))
-    return Path(t, x, error, move, stopped, why)
+    return Path(t, x, error + SMALLEST, move, stopped, why)
 
 
 def _at_rest(move: Field, rows: list[tuple], key: Array) -> bool:
