@@ -10,17 +10,21 @@ from scipy.stats import kstest
 
 from popgd.claims import sampling
 from popgd.descent import gradient
+from popgd.descent.budget import Budget
+from popgd.descent.memory import FORGETFUL, Memory
 from popgd.papers.power_method import curve as curves
 from popgd.papers.power_method import model, slopes, tilted
 from popgd.papers.power_method.data import UniformSphere
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.quadrature import Spectrum
 from popgd.papers.power_method.tilted import SlopeOf, Tilted
+from popgd.runs.checkpoint import Checkpoint
 
 SLOW = pytest.mark.slow
 #: Of all the comparisons of a test with its standard errors together, 1e-6 by the normal law.
 FAR = 5.5
 SAMPLES = 2**15
+BLANK = tilted.Slope(0, 0, 0)
 #: Standard errors that are believed have this relative one of their second moment.
 BELIEVED = 0.06
 
@@ -110,14 +114,14 @@ def test_weights_are_densities():
 
 
 class Normal:
-    """Draws of a normal mean 1 with this spread of one sample."""
+    """Draws of a normal mean 1 with this spread of one sample, the same for the same stage."""
 
     def __init__(self, spread):
-        self.rng, self.spread, self.sizes = np.random.default_rng(0), spread, []
+        self.spread, self.sizes = spread, []
 
     def __call__(self, stage, samples):
         self.sizes.append((stage, samples))
-        value = 1 + self.spread * self.rng.normal() / samples**0.5
+        value = 1 + self.spread * np.random.default_rng(stage).normal() / samples**0.5
         mean = tilted.Slope(value, value**2 + self.spread**2, 0.0)
         return gradient.Estimate(mean, tilted.Slope(self.spread / samples**0.5, 1e-9, 0.0), samples)
 
@@ -125,7 +129,9 @@ class Normal:
 @pytest.mark.parametrize(("spread", "stages"), [(0.01, 2), (1.0, 2), (4.0, 3)])
 def test_a_second_stage_is_as_large_as_the_pilot_asks_for(spread, stages, to_a_percent):
     draw = Normal(spread)
-    found, wanted = sampling.two_stages(draw, lambda e: sampling.wanted_of(e, 0.0, 0.01), 2**18)
+    found, wanted = sampling.two_stages(
+        draw, lambda e: sampling.wanted_of(e, 0.0, 0.01), 2**18, BLANK, FORGETFUL, "it"
+    )
     sizes = [size for _, size in draw.sizes]
     assert [stage for stage, _ in draw.sizes] == list(range(stages)) and found.samples == sizes[-1]
     assert (
@@ -135,11 +141,30 @@ def test_a_second_stage_is_as_large_as_the_pilot_asks_for(spread, stages, to_a_p
     assert wanted == pytest.approx((sampling.SEEN * spread / 0.01) ** 2, rel=0.1)
 
 
-def test_more_than_there_is_time_for_is_said(to_a_percent):
-    draw = Normal(1e4)
-    row = slopes.examined(draw, 0.0, 2**18)
+@pytest.mark.parametrize(("spread", "why"), [(1e4, "can be numbered"), (10.0, "budget")])
+def test_more_than_there_is_time_for_is_said(spread, why, to_a_percent):
+    draw, memory = Normal(spread), Memory(Budget(0.0))
+    row = slopes.examined(draw, 0.0, 2**18, memory, "it")
     found = slopes.Slopes(np.zeros(1), np.ones(1), *row[:, None])
-    assert len(draw.sizes) == 1 and "queries would settle it" in found.blind()
+    assert "queries would settle it" in found.blind() and why in found.blind()
+    assert {stage for stage, _ in draw.sizes} == {0}
+    cut = [(what, samples) for what, samples, _ in memory.budget.cut]
+    assert cut == ([("it", found.wanted[0])] if why == "budget" else [])
+
+
+def test_what_the_budget_cut_goes_on_with_more_bit_for_bit(to_a_percent, tmp_path):
+    """The pilot that was kept, and the second stage that it asked for: as in one go."""
+    whole, cut, later = Normal(2.0), Normal(2.0), Normal(2.0)
+    expected = slopes.examined(whole, 0.0, 2**18, FORGETFUL, "it")
+    path, identity = tmp_path / "checkpoint", {"settings": "one"}
+    first = Checkpoint(path, identity, Budget(0.0))
+    blind = slopes.examined(cut, 0.0, 2**18, first, "it")
+    first.flush()
+    assert blind[-1] > blind[-2] and [what for what, *_ in first.budget.cut] == ["it"]
+    second = Checkpoint(path, identity, Budget(100.0))
+    found = slopes.examined(later, 0.0, 2**18, second, "it")
+    assert found.tolist() == expected.tolist() and not second.budget.cut
+    assert [stage for stage, _ in later.sizes].count(1) == 1
 
 
 @SLOW
@@ -156,7 +181,7 @@ def test_errors_of_the_second_stage_are_those_of_a_normal_law(monkeypatch):
         draw = lambda stage, samples, seed=seed: sampled(
             objective, rows, r, 1.0, jax.random.key(1000 * seed + stage), samples
         )
-        value, stderr, *_ = slopes.examined(draw, 0.0, 512)
+        value, stderr, *_ = slopes.examined(draw, 0.0, 512, FORGETFUL, "it")
         z.append((value - wanted) / stderr)
     assert kstest(z, "norm").pvalue > 1e-4
     assert kstest(np.array(z) + 0.5, "norm").pvalue < 1e-4

@@ -23,6 +23,8 @@ from popgd.descent.memory import Memory
 RESOLUTION, SEEN = 0.05, 9.0
 #: What is off the plane must be seen from this share of the slope on.
 OFF = 0.1
+#: And no more samples are drawn for that alone.
+OFF_MOST = 2**25
 #: Samples at once: small models are fastest so (measured 64: 12 us a sample, 256: 7, 4096: 8).
 CHUNK = 256
 #: Points of the path: the first record, one after this share of the movement, and the last.
@@ -85,13 +87,15 @@ def examine(dynamics: Dynamics, setting: Any, xs: np.ndarray, memory: Memory) ->
                 CHUNK,
             )
 
-        def measure(draw: Any = draw) -> list[Any]:
-            wanted = partial(_wanted, scale=scale)
-            found, asked = sampling.two_stages(draw, wanted, setting.samples)
-            mean, stderr, samples = found
-            return [*mean, stderr.along, stderr.off, float(samples), asked]
-
-        kept = memory.part(f"gradient {number}").once(measure, [0] * 8)
+        (mean, stderr, samples), asked = sampling.two_stages(
+            draw,
+            partial(_wanted, scale=scale),
+            setting.samples,
+            Sampled(0, 0, 0, 0),  # pyright: ignore
+            memory.part(f"gradient {number}"),
+            f"the gradient at point {number} of the path",
+        )
+        kept = [*mean, stderr.along, stderr.off, float(samples), asked]
         for name, value in zip(rows, kept, strict=True):
             rows[name].append(np.asarray(value))
     return {"x": xs, **{name: np.stack(values) for name, values in rows.items()}}
@@ -105,8 +109,8 @@ def _size(dynamics: Dynamics, x: Any) -> float:
 
 
 def _wanted(found: gradient.Estimate, scale: float) -> float:
-    """Samples that make a gap of RESOLUTION of the scale seen; more, if that many may be drawn, for
-    a part of OFF of it off the plane.
+    """Samples that make a gap of RESOLUTION of the scale seen; more, up to OFF_MOST, for a part of
+    OFF of it off the plane.
     """
     mean, stderr, samples = found
     scale = scale or float(np.max(np.abs(mean.along)))
@@ -114,7 +118,7 @@ def _wanted(found: gradient.Estimate, scale: float) -> float:
         along = SEEN * float(np.max(stderr.along)) / (RESOLUTION * scale)
         off = SEEN * float(np.max(stderr.off, initial=0.0)) / (OFF * scale)
         wanted, beside = (float(samples) * share**2 for share in (along, off))
-    return max(wanted, min(beside, sampling.MOST))
+    return max(wanted, min(beside, OFF_MOST))
 
 
 def points_of(x: Float[np.ndarray, "records k"]) -> np.ndarray:
@@ -161,7 +165,8 @@ def _skewness(checks: Any) -> np.ndarray:
 def _blind(checks: Any) -> str:
     short = checks["wanted"] > checks["samples"]
     if short.any():
-        return f"{checks['wanted'].max():.2g} samples would settle it, more than are drawn at most"
+        wanted = checks["wanted"].max()
+        return f"{wanted:.2g} samples would settle it, {sampling.too_many(wanted)}"
     return ""
 
 

@@ -6,18 +6,24 @@ with as many as that: the size of a second stage that follows too small a pilot 
 pilot happened to miss. Sizes are a function of seed, settings and pilot.
 """
 
+import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import jax
 import numpy as np
 
 from popgd.descent import gradient
+from popgd.descent.budget import Budget
+from popgd.descent.memory import Memory
 
 #: This many standard errors are seen as a gap: 8.1 for four slopes at a false-alarm rate of 1e-6 in
 #: all, and more for skewness. The rest of the resolution is left for bounds of quadrature.
 SEEN = 9.0
 SHARE, ROOM = 4, 1.2
-#: Samples at most, some twenty seconds of two cores.
-MOST = 2**25
+#: Samples at most: their numbers are words of 32 bits.
+MOST = 2**31
 #: The relative standard error of a second moment that is known.
 KNOWN = 0.03
 
@@ -26,22 +32,67 @@ def two_stages(
     draw: Callable[[int, int], gradient.Estimate],
     wanted_of: Callable[[gradient.Estimate], float],
     pilot: int,
+    like: Any,
+    memory: Memory,
+    what: str,
 ) -> tuple[gradient.Estimate, float]:
     """The estimate of the second stage and the samples that it was to have; draw(stage, samples),
     stages from 0 on.
 
-    Where that is more than MOST the pilot's, without a second stage.
+    The pilot's, without a second stage, where that is more than MOST, or than the budget of
+    `memory` has time for, which then lists `what` was cut. `like` has the structure of the mean.
     """
-    stage, size = 0, pilot
+    stage, size, like = 0, pilot, gradient.Estimate(like, like, 0)
     while True:
-        found = draw(stage, size)
+        kept = memory.part(f"pilot {stage}")
+        draw_it = partial(draw, stage, size)
+        # Of a pilot that was drawn by a process before the time is not known
+        took = np.inf if kept.recall() else 0.0
+        began = time.monotonic()
+        found = kept.once(draw_it, like)
+        took = max(took, time.monotonic() - began)
         wanted = float(np.nan_to_num(wanted_of(found), nan=np.inf, posinf=np.inf))
-        if wanted > MOST:
+        last = wanted <= SHARE * size
+        # A little more than that, as the next pilot asks for as many but for its noise
+        following = max(wanted, pilot) if last else ROOM * wanted / SHARE
+        if max(wanted, following) > MOST:
             return found, wanted
-        if wanted <= SHARE * size:
-            return draw(stage + 1, int(max(np.ceil(wanted), pilot))), wanted
-        # A little more, as the next one asks for as many but for its noise
-        stage, size = stage + 1, int(np.ceil(ROOM * wanted / SHARE))
+        size, stage = int(np.ceil(following)), stage + 1
+        then = memory.part("second" if last else f"pilot {stage}")
+        drawn = then.recall() is not None
+        if not drawn and not _fits(memory.budget, what, wanted, took, draw_it, found, size):
+            return found, wanted
+        if last:
+            began = time.monotonic()
+            found = then.once(partial(draw, stage, size), like)
+            memory.budget.spend(time.monotonic() - began)
+            return found, wanted
+
+
+def _fits(
+    budget: Budget,
+    what: str,
+    wanted: float,
+    took: float,
+    again: Callable[[], Any],
+    found: gradient.Estimate,
+    size: int,
+) -> bool:
+    """Whether the budget has time for `size` samples, from that of a pilot, which is drawn again
+    where compiling was in its time.
+    """
+    share = size / float(found.samples)
+    if took * share > budget.left:
+        began = time.monotonic()
+        jax.block_until_ready(again())
+        took = time.monotonic() - began
+    return budget.allows(what, wanted, took * max(share, wanted / float(found.samples)))
+
+
+def too_many(wanted: float) -> str:
+    """Why so many samples were not drawn."""
+    more = f"more than the {MOST:.2g} that can be numbered"
+    return more if wanted > MOST else "more than the budget had time for"
 
 
 def wanted_of(found: gradient.Estimate, start: float, resolution: float) -> float:

@@ -8,12 +8,20 @@ from typing import Any
 import jax
 import numpy as np
 
+from popgd.descent.budget import Budget
+
 #: One piece of work, finished or under way, as named arrays.
 Arrays = dict[str, np.ndarray]
 
 
 class Memory:
-    """The memory of one piece of work. This one forgets; `checkpoint.Checkpoint` keeps a file."""
+    """The memory of one piece of work. This one forgets; `checkpoint.Checkpoint` keeps a file.
+
+    `budget` is the time that what is not done yet may take, where that is limited.
+    """
+
+    def __init__(self, budget: Budget | None = None) -> None:
+        self.budget = budget or Budget()
 
     def part(self, name: str) -> "Memory":
         """The memory of the part with this name."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from popgd.descent import processes
+from popgd.descent.budget import Budget
 from popgd.descent.memory import Arrays, Memory
 from popgd.problem.errors import SettingError
 from popgd.runs.digest import changes
@@ -25,7 +26,7 @@ from popgd.runs.store import BEFORE, write
 #: Seconds of work that a crash may cost.
 INTERVAL = 10.0
 #: The number of the file's format; it changes whenever what any piece of work keeps changes.
-FORMAT = 6
+FORMAT = 7
 #: The array that says whose checkpoint it is; the others are called "part:array".
 IDENTITY = "identity"
 #: The part of an identity that says whose run it is.
@@ -43,7 +44,8 @@ class Checkpoint(Memory):
     SettingError if it is damaged or of other settings.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, path: Path, identity: dict[str, Any], budget: Budget | None = None) -> None:
+        super().__init__(budget)
         self._path, self._identity = path, {"format": FORMAT, **identity}
         self._packs: dict[str, Callable[[], Arrays]] = {}
         self._writes = processes.first()
@@ -100,6 +102,7 @@ class Checkpoint(Memory):
 
 class _Part(Memory):
     def __init__(self, whole: Checkpoint, name: str) -> None:
+        super().__init__(whole.budget)
         self._whole, self._name = whole, name
 
     def part(self, name: str) -> Memory:

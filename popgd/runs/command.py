@@ -103,7 +103,9 @@ def _main(arguments: list[str], alone: bool) -> int:
     given = {word.partition("=")[0] for word in arguments}
     for name, command in (("resume", _resume), ("recheck", _recheck)):
         if name in given:
-            if len(arguments) > 1 or not arguments[0].partition("=")[2]:
+            words = {word.partition("=")[0]: word.partition("=")[2] for word in arguments}
+            beside = words.keys() - {name, *(("budget",) if name == "resume" else ())}
+            if beside or not words[name]:
                 raise SettingError(
                     f"{' '.join(arguments)}: {name}=DIR stands alone, the run has its settings; "
                     "leave out the rest"
@@ -112,7 +114,7 @@ def _main(arguments: list[str], alone: bool) -> int:
                 raise SettingError("recheck is the work of one process; leave out processes")
             if peers:
                 _start_jax(peers)
-            return command(Path(arguments[0].partition("=")[2]))
+            return command(Path(words[name]), words)
     words = [word for word in arguments if word not in MULTIRUN]
     launcher = [word for word in words if word.startswith(LAUNCHER)]
     if peers:
@@ -182,7 +184,7 @@ def _job(values: dict[str, Any], sweep: bool) -> int:
             return setting, Path(out)
         return setting, Path(out or "runs") / store.run_name(setting.describe())
 
-    return _run(open_run)
+    return _run(open_run, values)
 
 
 def _resolved(values: dict[str, Any]) -> Any:
@@ -191,11 +193,12 @@ def _resolved(values: dict[str, Any]) -> Any:
     from popgd.runs import files
     from popgd.theorem.report import resolve
 
-    given = {name: value for name, value in values.items() if value is not None and name != "out"}
+    told = ((name, value) for name, value in values.items() if name not in config.OUTSIDE)
+    given = {name: value for name, value in told if value is not None}
     return resolve({**given, "theorem": files.named(given["theorem"])})
 
 
-def _resume(path: Path) -> int:
+def _resume(path: Path, words: dict[str, Any]) -> int:
     """Go on with the run in this directory."""
 
     def open_run() -> tuple[Any, Path]:
@@ -213,12 +216,12 @@ def _resume(path: Path) -> int:
         perform.note(line if processes.first() else "")
         return restore(settings), path
 
-    return _run(open_run)
+    return _run(open_run, words)
 
 
-def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
+def _run(open_run: Callable[[], tuple[Any, Path]], values: dict[str, Any]) -> int:
     """Judge what open_run opens, store and print it: its exit code. Never raises, so that a sweep
-    goes on.
+    goes on. Of the values only the budget is used.
     """
     if _WATCH.signal:
         return _WATCH.code
@@ -231,6 +234,7 @@ def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
             from popgd.runs.screen import show
             from popgd.theorem.report import find_theorem
 
+            seconds = config.budget(values)
             setting, path = open_run()
             verdict = digest.of(find_theorem(setting.theorem))["verdict"]
             claim = (
@@ -244,7 +248,9 @@ def _run(open_run: Callable[[], tuple[Any, Path]]) -> int:
                     "done": True
                 }
                 content = (
-                    stored if stored and done else perform.judge(setting, path, stored, _WATCH)
+                    stored
+                    if stored and done
+                    else perform.judge(setting, path, stored, _WATCH, seconds)
                 )
         if processes.first():
             show(content, path, done)
@@ -312,7 +318,7 @@ def _ended(end: guard.End) -> int:
     return _say(f"this process was killed by signal {-end.code}; {goes_on}", 128 - end.code)
 
 
-def _recheck(path: Path) -> int:
+def _recheck(path: Path, words: dict[str, Any]) -> int:
     """Judge a finished run afresh and print what differs."""
     _start_jax()
     from popgd.runs.recheck import recheck

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from popgd.descent import processes
+from popgd.descent.budget import Budget
 from popgd.runs import digest, own, store
 from popgd.runs.checkpoint import Checkpoint
 from popgd.runs.screen import live
@@ -14,10 +15,10 @@ from popgd.theorem.report import check_setting, find_theorem
 
 
 def judge(
-    setting: Any, path: Path, stored: dict[str, Any] | None, watch: Watchdog
+    setting: Any, path: Path, stored: dict[str, Any] | None, watch: Watchdog, seconds: float
 ) -> dict[str, Any]:
     """Judge a setting, from its recorded path on, and store the report; `stored` is one that does
-    not hold any more, if any.
+    not hold any more, if any. Second stages of sampling have so many seconds.
 
     Raises Interrupted at a boundary after a signal, and PeerLost; what was done is then saved.
     """
@@ -26,7 +27,7 @@ def judge(
     identity = {"settings": store.settings_hash(setting.describe()), **parts}
     # hosts may have different ones
     processes.alike({name: value for name, value in identity.items() if name != "cpu"})
-    checkpoint = Checkpoint(path / store.CHECKPOINT, identity)
+    checkpoint = Checkpoint(path / store.CHECKPOINT, identity, Budget(seconds))
     watch.saves(checkpoint.flush)
     if processes.first():
         note(why(stored, parts, checkpoint, path))
@@ -68,6 +69,8 @@ def why(
                 f"the report in {path} is older, it does not tell what code it rests on: {afresh}"
             )
         changed = digest.changes(then, parts)
+        if not changed and stored.get("unfinished"):
+            return ""
         if changed:
             return f"changed since the report in {path} was written: {changed}: {afresh}"
         again = (

@@ -90,6 +90,9 @@ def recheck(path: Path, progress: Progress) -> Recheck:
     if stored.get("settings") != settings:
         other = f"{store.REPORT} is not that of {store.SETTINGS}; name another directory"
         raise SettingError(f"recheck={path}: {other}")
+    if stored.get("unfinished"):
+        more = f"its budget cut it; go on with it by resume={path} budget=SECONDS"
+        raise SettingError(f"recheck={path}: the run is not finished, {more}")
     try:
         _check_numbers(stored)
         then = _environment(stored)

@@ -1,6 +1,7 @@
 """What a user sees on the screen: progress bars, claims as they are judged, and tables."""
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from popgd.theorem.verdict import Claim
 
 #: A part of a run that takes longer than this many seconds is announced with its estimated time.
 LONG = 60
+#: The budget that is proposed, over the time that what was cut is estimated to take.
+MARGIN = 2
 
 
 class _Live(Progress):
@@ -112,7 +115,21 @@ def show(content: dict[str, Any], path: Path, stored: bool) -> None:
             console.print(
                 f"self-check {check['id']}: {check['outcome']}. {check['reason']}", markup=False
             )
+    for cut in content.get("unfinished", []):
+        console.print(
+            f"unfinished: {cut['samples']:.2g} samples, {_duration(cut['seconds'])}, would settle "
+            f"{cut['what']}",
+            markup=False,
+        )
+    if content.get("unfinished"):
+        wanted = MARGIN * sum(cut["seconds"] for cut in content["unfinished"])
+        command = f"python -m popgd.run resume={path} budget={math.ceil(wanted)}"
+        console.print(f"to go on with it: {command}", markup=False, soft_wrap=True)
     console.print(f"{'already finished in' if stored else 'written to'} {path}", markup=False)
+
+
+def _duration(seconds: float) -> str:
+    return f"some {seconds / 60:.0f} minutes" if seconds > 90 else f"some {seconds:.0f} seconds"
 
 
 def _table(title: str, kind: str, judged: list[dict[str, Any]]) -> Table:

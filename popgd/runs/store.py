@@ -150,8 +150,10 @@ def claimed(path: Path, settings: dict[str, Any], verdict: str) -> Iterator[dict
 
 
 def holds(report: dict[str, Any] | None, verdict: str) -> bool:
-    """Whether a report is what the code with this digest would find again."""
-    return report is not None and report.get("digests", {}).get("verdict") == verdict
+    """Whether a report is whole, and what the code with this digest would find again."""
+    if report is None or report.get("unfinished"):
+        return False
+    return report.get("digests", {}).get("verdict") == verdict
 
 
 def _release(path: Path, handle: int) -> None:

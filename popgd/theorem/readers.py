@@ -57,6 +57,13 @@ def positive(value: Any) -> float:
     return given
 
 
+def not_negative(value: Any) -> float:
+    given = number(value)
+    if given < 0:
+        raise ValueError("a number that is not negative was wanted")
+    return given
+
+
 def probability(value: Any) -> float:
     given = number(value)
     if not 1e-300 <= given < 1:

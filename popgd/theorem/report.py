@@ -11,6 +11,7 @@ import jax
 import jaxlib.version
 import numpy as np
 
+from popgd.descent.budget import Budget, Cut
 from popgd.descent.interpolant import Unresolved
 from popgd.descent.memory import FORGETFUL, Memory
 from popgd.problem.errors import SettingError
@@ -28,7 +29,8 @@ _DEAF: Callable[[Claim], None] = lambda claim: None
 @dataclass(frozen=True)
 class Report:
     """What `check` found: the outcome, the judged claims of the theorem and popgd's checks of
-    itself, named quantities (value, error), and the studies behind them.
+    itself, named quantities (value, error), and the studies behind them; `unfinished` is what its
+    budget had no time for.
     """
 
     theorem: Theorem
@@ -39,6 +41,7 @@ class Report:
     self_checks: tuple[Claim, ...]
     quantities: Mapping[str, tuple[float, float]]
     studies: Mapping[str, Any]
+    unfinished: tuple[Cut, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data: no NaN or Infinity, None in their place."""
@@ -52,6 +55,7 @@ class Report:
             "environment": environment(self.setting),
             "claims": _rows(self.claims),
             "self_checks": _rows(self.self_checks),
+            "unfinished": [cut._asdict() for cut in self.unfinished],
             "quantities": {
                 name: {"value": _plain(value), "error": _plain(error)}
                 for name, (value, error) in self.quantities.items()
@@ -168,7 +172,7 @@ def restore(stored: Mapping[str, Any]) -> Setting:
 
 def check(theorem: str, *, progress: Progress = _QUIET, **values: Any) -> Report:
     """Judge one theorem: `check("4.1", spectrum=[8, 5, 4, 2, 1], L=3)`. Settings are those of the
-    command line.
+    command line, `budget` among them.
 
     `claim.exponent` is spelt claim_exponent here, and `law` may be a `Law` object. Nothing is
     written. Raises SettingError (a ValueError) on bad settings.
@@ -178,7 +182,8 @@ def check(theorem: str, *, progress: Progress = _QUIET, **values: Any) -> Report
         spelt = name.replace(".", "_")
         if spelt in values and spelt not in own:
             values[name] = values.pop(spelt)
-    return check_setting(resolve({"theorem": theorem, **values}), progress)
+    budget = Budget(config.budget(values))
+    return check_setting(resolve({"theorem": theorem, **values}), progress, Memory(budget))
 
 
 def _excused(claim: Claim) -> bool:
@@ -243,4 +248,5 @@ def check_setting(
         checks,
         findings.quantities,
         findings.studies,
+        tuple(memory.budget.cut),
     )

@@ -15,6 +15,7 @@ from popgd.theorem.readers import (
     flag,
     integer,
     nearest,
+    not_negative,
     number,
     numbers,
     one_of,
@@ -27,6 +28,10 @@ from popgd.theorem.readers import (
 #: Samples of one key: a sample's number is a word of 32 bits. Some numbers take up to 16 times as
 #: many as are asked for.
 MOST_SAMPLES = 2**28
+
+
+#: Seconds of second stages unless `budget` says otherwise.
+BUDGET = 20.0
 
 
 class Option(NamedTuple):
@@ -77,11 +82,19 @@ TABLE: dict[str, Option] = {
         "check", one_of("check", "ignore"), "ignore: judge even where a hypothesis fails"
     ),
     "out": Option(None, text, "run directory (default runs/THEOREM-HASH)"),
+    "budget": Option(
+        BUDGET,
+        not_negative,
+        "seconds that second stages of sampling may take; what they leave undone is told, and done "
+        "by resume=DIR budget=MORE",
+    ),
 }
+#: Settings that say where and for how long, and not which run it is.
+OUTSIDE = ("out", "budget")
 
 #: What the command line can do with a stored run; each stands alone.
 COMMANDS = {
-    "resume": "go on with the run in this directory, with its stored settings",
+    "resume": "go on with the run in this directory, with its stored settings (and budget=)",
     "recheck": "judge the finished run in this directory afresh and tell what comes out "
     "differently; writes nothing",
 }
@@ -164,6 +177,12 @@ def without_theorem(values: Iterable[str]) -> NoReturn:
         if name not in TABLE and meant:
             raise SettingError(f"unknown setting {name}{meant}")
     raise SettingError("no theorem was given; say which one, as in theorem=4.1 (--help lists them)")
+
+
+def budget(values: Mapping[str, Any]) -> float:
+    """The seconds of second stages among these settings. Raises SettingError."""
+    given = {name: value for name, value in values.items() if name == "budget"}
+    return read(given, {}).get("budget", BUDGET)
 
 
 def read(values: Mapping[str, Any], own: Mapping[str, Option]) -> dict[str, Any]:

@@ -108,10 +108,9 @@ def measure(setting: Setting, progress: Progress, memory: Memory) -> Slopes:
     rows = []
     for number in range(points.size):
         progress("slopes", number, points.size)
-        one = lambda number=number: slopes.examined(
-            partial(draw, number), 0.0, CHEAPER * setting.samples
-        )
-        rows.append(memory.part(f"slope {number}").once(one, 0))
+        kept, what = memory.part(f"slope {number}"), f"the slope at a = {points[number]:.3g}"
+        pilot = CHEAPER * setting.samples
+        rows.append(slopes.examined(partial(draw, number), 0.0, pilot, kept, what))
     return Slopes(np.zeros(points.size), points, *np.array(rows).T)
 
 

@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from popgd.claims.evidence import Evidence
-from popgd.claims.sampling import KNOWN, MOST, skewness, two_stages, wanted_of
+from popgd.claims.sampling import KNOWN, skewness, too_many, two_stages, wanted_of
 from popgd.descent import gradient
 from popgd.descent.chunks import chunk_size
 from popgd.descent.memory import Memory
 from popgd.papers.power_method import model
 from popgd.papers.power_method.curve import Linear
 from popgd.papers.power_method.objectives import OfOutput
-from popgd.papers.power_method.tilted import SlopeOf, Tilted
+from popgd.papers.power_method.tilted import Slope, SlopeOf, Tilted
 from popgd.theorem.base import Progress, Setting
 
 #: A gap of this share of a slope must be seen.
@@ -62,8 +62,8 @@ class Slopes(NamedTuple):
         if short.any():
             i = int(np.argmax(self.wanted))
             return (
-                f"at c = {self.c[i]:.3g} {self.wanted[i]:.2g} queries would settle it, more "
-                f"than {MOST:.2g}"
+                f"at c = {self.c[i]:.3g} {self.wanted[i]:.2g} queries would settle it, "
+                f"{too_many(self.wanted[i])}"
             )
         if np.any(~(self.spread <= KNOWN)):
             i = int(np.argmax(np.nan_to_num(self.spread, nan=np.inf)))
@@ -109,10 +109,9 @@ def measure(
     rows = []
     for number, c in enumerate(cs[order]):
         progress("slopes", number, order.size)
-        one = lambda number=number, c=c: examined(
-            partial(draw, number, float(c)), start, CHEAPER * setting.samples
-        )
-        rows.append(memory.part(f"slope {number}").once(one, 0))
+        kept, what = memory.part(f"slope {number}"), f"the slope at c = {c:.3g}"
+        one = partial(draw, number, float(c))
+        rows.append(examined(one, start, CHEAPER * setting.samples, kept, what))
     return Slopes(steps[order], cs[order], *np.array(rows).T)
 
 
@@ -123,9 +122,17 @@ def start_of(curve: Any) -> float:
     return abs(float(curve.slope(np.zeros(1)).value[0])) if isinstance(curve, Linear) else 0.0
 
 
-def examined(draw: Callable[[int, int], gradient.Estimate], start: float, pilot: int) -> np.ndarray:
-    """value, stderr, skewness, spread, samples, wanted of `Slopes`."""
-    found, wanted = two_stages(draw, partial(wanted_of, start=start, resolution=RESOLUTION), pilot)
+def examined(
+    draw: Callable[[int, int], gradient.Estimate],
+    start: float,
+    pilot: int,
+    memory: Memory,
+    what: str,
+) -> np.ndarray:
+    """value, stderr, skewness, spread, samples, wanted of `Slopes`; what it is of, in words."""
+    wanted = partial(wanted_of, start=start, resolution=RESOLUTION)
+    like: Any = Slope(0, 0, 0)  # pyright: ignore
+    found, wanted = two_stages(draw, wanted, pilot, like, memory, what)
     mean, stderr, samples = found
     spread = float(stderr.square / mean.square)
     return np.array(
