@@ -19,18 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from common import FIGURES, save
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from popgd.descent.budget import Budget
+from popgd.descent.memory import Memory
 from popgd.problem.errors import SettingError
 from popgd.runs import digest, store
 from popgd.theorem.plot import BLUE, GREY, ORANGE
-from popgd.theorem.report import check_setting, find_theorem, resolve
+from popgd.theorem.report import Report, check_setting, find_theorem, resolve
 from popgd.theorem.verdict import Claim, Outcome, overall
 
 #: Enough samples that every claim can tell on a mild spectrum.
 SIZES = {"samples": 2**14, "sampled_steps": 64, "batch": 512}
+#: The budget of each setting.
+SECONDS = 60.0
 NOTHING = Claim("", "", "", "", None, None, None, None, None, None, Outcome.SUPPORTED, "")
 #: What a refused setting, or one without a claim, is shown as.
 REFUSED = "REFUSED"
@@ -54,11 +59,22 @@ OTHERS = ([3, 1], [2, 2], [3.96, 0.04], [8, 5, 4, 2, 1], [16, 1, 1, 1, 1], [4, 4
 MORE = ([8, 8, 2, 1, 1], [6, 4, 3, 2, 1, 1, 1, 1], [5, 5, 5, 1, 1, 1, 1, 1])
 #: d and n of uniform columns; the theorems want n >= d + 2.
 UNIFORM = ((2, 3), (3, 4), (5, 6), (2, 4), (2, 20), (5, 20))
+#: Larger sizes, of both laws: d, n and what is drawn there (a sample costs some d^3).
+LARGER = (
+    (20, 80, {}),
+    (50, 200, {"samples": 2**13, "sampled_steps": 32, "batch": 128}),
+)
 #: L and n of most of the second paper's theorems.
 IN_CONTEXT = ((2, 1000),)
 #: Step sizes by the block that starts at I: that of the law, small ones, and one too large for
 #: Theorem 4.2.
 STEPS = {"P21": ("auto", 0.02, 0.1, 1.0), "Q12": ("auto", 1.0)}
+
+
+def slowly_falling(d: int, n: int) -> list[float]:
+    """d eigenvalues in proportion to 1/k, k = 1 ... d, with the sum n."""
+    falling = 1 / np.arange(1, d + 1)
+    return [float(x) for x in n * falling / falling.sum()]
 
 
 def settings() -> Iterator[dict[str, Any]]:
@@ -85,6 +101,9 @@ def settings() -> Iterator[dict[str, Any]]:
             yield {"theorem": theorem, **loops[0], "spectrum": spectrum}
         for d, n in UNIFORM:
             yield {"theorem": theorem, **loops[0], "law": "uniform", "d": d, "n": n, "spectra": 8}
+        for d, n, sizes in LARGER:
+            for law in ({"law": "uniform", "d": d, "n": n}, {"spectrum": slowly_falling(d, n)}):
+                yield {"theorem": theorem, **loops[0], **law, **sizes}
     for L, n in ((1, 10), (2, 10)):
         yield {
             "theorem": "gatmiry.minimiser",
@@ -128,11 +147,13 @@ def judge(values: dict[str, Any], runs: Path) -> dict[str, Any]:
     verdict = digest.of(find_theorem(setting.theorem))["verdict"]
     with store.claimed(path, setting.describe(), verdict) as stored:
         if stored is None or not store.holds(stored, verdict):
-            stored = json.loads(
-                json.dumps(store.content_of(check_setting(setting)), allow_nan=False)
-            )
+            stored = json.loads(json.dumps(store.content_of(judged(setting)), allow_nan=False))
             store.write(path / store.REPORT, json.dumps(stored, indent=1).encode())
     return stored
+
+
+def judged(setting: Any) -> Report:
+    return check_setting(setting, memory=Memory(Budget(SECONDS)))
 
 
 def why(claim: dict[str, Any], report: dict[str, Any]) -> str:

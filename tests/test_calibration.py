@@ -16,7 +16,7 @@ from calibrate_manifold import exact_of, measure
 from runs import study
 
 from popgd.descent import gradient
-from popgd.papers.power_method.training.study import sampled
+from popgd.papers.power_method.training.measure import sampled
 from popgd.theorem import verdict
 from popgd.theorem.problems import is_about_a_problem
 from popgd.theorem.registry import theorems

@@ -176,7 +176,7 @@ def test_everything_a_study_reaches_is_of_its_path():
     known = code.sources(theorem, ("popgd.theorem.report", digest.JUDGE))
     path = digest.path_of(known, theorem)
     run = {
-        ("popgd.papers.power_method.training.study", "sampled"),
+        ("popgd.papers.power_method.training.measure", "sampled"),
         ("popgd.papers.power_method.training.growth", "descend_exactly"),
         ("popgd.papers.power_method.curve", "Looped"),
         ("popgd.descent.gradient", "population_average"),

@@ -25,7 +25,7 @@ from popgd.theorem.report import check_setting, restore
 #: A finished run, without its trajectory: `python -m popgd.run resume=` with its settings alone.
 TINY = Path(__file__).parent / "data" / "tiny_run"
 #: The same of older code, by its format.
-OLDER = {form: TINY.with_name(f"tiny_run_{form}") for form in (2, 3)}
+OLDER = {form: TINY.with_name(f"tiny_run_{form}") for form in (2, 3, 4)}
 TRUST = ("error", "allowance", "detectable", "resolution")
 
 

@@ -18,7 +18,7 @@ from popgd.papers.power_method.curve import Linear
 from popgd.papers.power_method.data import Rotated
 from popgd.papers.power_method.objectives import PowerIteration
 from popgd.papers.power_method.quadrature import Spectrum
-from popgd.papers.power_method.training import convergence, growth, manifold
+from popgd.papers.power_method.training import convergence, growth, manifold, raw
 from popgd.papers.power_method.training.noise import damped_noise
 from popgd.theorem.base import Setting
 from popgd.theorem.registry import theorems
@@ -226,7 +226,12 @@ def test_heavy_tails_conclude_nothing():
     points = (*found.points[:-1], last._replace(**heavy))
     slopes = found.slopes._replace(spread=np.array([0.0, 0.3, 0.0, 0.0])[: found.slopes.c.size])
     found = dataclasses.replace(found, points=points, slopes=slopes)
-    reading = (manifold.negative_slope, manifold.known_slope, manifold.cross_examination)
+    reading = (
+        manifold.negative_slope,
+        manifold.known_slope,
+        manifold.cross_examination,
+        raw.agreement,
+    )
     claims = judged([e for claim in reading for e in claim(found)])
     assert claims.pop("engines-agree-samples").outcome is Outcome.SUPPORTED  # sample by sample
     assert {claim.outcome for claim in claims.values()} == {Outcome.INCONCLUSIVE}
@@ -259,7 +264,8 @@ def test_a_step_size_at_which_noise_is_never_forgotten_concludes_nothing_about_d
         found.exact, short=short._replace(Delta=short.Delta * np.where(short.step > 1, 4.0, 1.0))
     )
     found = dataclasses.replace(found, exact=grown)
-    claims = judged([*manifold.known_slope(found), *manifold.cross_examination(found)])
+    one_each = raw.pilot(found)
+    claims = judged([*manifold.known_slope(found), *manifold.cross_examination(found), one_each])
     assert claims["engines-agree-slope"].outcome is Outcome.SUPPORTED
     for name in ("engines-agree-descent", "engines-agree-raw"):
         assert claims[name].outcome is Outcome.INCONCLUSIVE

@@ -21,6 +21,8 @@ from popgd.papers.power_method.quadrature import Spectrum
 from popgd.papers.power_method.spectra import over_c
 from popgd.papers.power_method.structured import structured
 from popgd.papers.power_method.training import convergence
+from popgd.papers.power_method.training.measure import sampled, seeds_of, slopes_of
+from popgd.papers.power_method.training.raw import shift, shift_samples
 from popgd.papers.power_method.training.study import (
     RAW_BATCH,
     RAW_SHORTER,
@@ -28,10 +30,6 @@ from popgd.papers.power_method.training.study import (
     Point,
     Study,
     curves_of,
-    sampled,
-    shift,
-    shift_samples,
-    slopes_of,
     start_of,
 )
 from popgd.problem.plane import project
@@ -267,8 +265,23 @@ def measure(study: Study, seeds: Sequence[int]) -> list[Study]:
         examined,
         strict=True,
     )
-    return [Study(one, study.objective, *rest) for one, *rest in parts]
+    return [with_seeds(study, one, dict(zip(MEASURED, rest, strict=True))) for one, *rest in parts]
 
+
+def with_seeds(study: Study, setting: Setting, measured: dict[str, Any]) -> Study:
+    """A study of one seed, with the raw descents that its own ask for."""
+    how = descent.Descent(
+        study.objective, setting.make_optimiser(), model.Active(setting.law.d), setting.bank
+    )
+    a0, b0 = start_of(setting)
+    start = model.embed(jnp.asarray(a0), jnp.asarray(b0), setting.law.d)
+    known = {"setting": setting, "objective": study.objective, **measured}
+    found = Study.of(known, {"seeds": lambda: seeds_of(found, how, start, quiet, FORGETFUL)})
+    return found
+
+
+#: What `measure` gives of every seed.
+MEASURED = ("exact", "points", "raw", "raw_double", "projected", "shifts", "slopes")
 
 CASES = (
     Case("4.1", "4.1", {**SIZES, "L": 2}, one, measure),

@@ -14,8 +14,9 @@ from popgd.papers.power_method import curve
 from popgd.papers.power_method import theorems as power_method
 from popgd.papers.power_method.looping import claims as angles
 from popgd.papers.power_method.looping import theorems as looping
-from popgd.papers.power_method.training import convergence, growth, invariance, manifold, steps
-from popgd.papers.power_method.training.study import Study, sampled
+from popgd.papers.power_method.training import convergence, growth, invariance, manifold, raw, steps
+from popgd.papers.power_method.training.measure import sampled
+from popgd.papers.power_method.training.study import Study
 from popgd.theorem.registry import papers, theorems
 from popgd.theorem.verdict import Outcome, judge
 
@@ -73,7 +74,7 @@ YIELDS: dict[str, Callable[[Any], Any]] = {
     "engines-agree-samples": manifold.cross_examination,
     "engines-agree-gradient": manifold.cross_examination,
     "engines-agree-descent": manifold.cross_examination,
-    "engines-agree-raw": manifold.cross_examination,
+    "engines-agree-raw": raw.agreement,
     "reduced-dynamics": steps.single_steps,
     "projected-on-manifold": steps.single_steps,
     "exponent-c": growth.growth,

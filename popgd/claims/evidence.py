@@ -18,7 +18,8 @@ class Evidence:
     matter. `excuse` is why nothing can be concluded here (outside the asymptotic range, a descent
     that broke off), or empty. self_check says what of popgd itself is examined, where it is no
     claim of the theorem's: the slope of the loss, on which all else rests, by two engines; their
-    gradients and descents; the reduced dynamics; rounding.
+    gradients and descents; the reduced dynamics; rounding. drawn is the setting (name, value) with
+    whose root the error falls: a claim that is INCONCLUSIVE says which value would settle it.
     """
 
     id: str
@@ -37,3 +38,4 @@ class Evidence:
     skewness: Any = 0.0
     degrees: float = np.inf
     self_check: Literal["", "slope", "engines", "dynamics", "rounding"] = ""
+    drawn: tuple[str, int] = ("", 0)

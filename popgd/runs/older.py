@@ -31,15 +31,25 @@ WINDOW = {
 }
 KEPT = {
     "reduced-dynamics: .*": "a^2 - b^2 and the sign of a + b are judged between records too since "
-    "format 4",
+    "the last reports of format 4",
+}
+#: What settles a comparison that one raw descent at each batch cannot.
+SEEDS = {
+    "engines-agree-raw: .*": "judged since format 5 by several seeds where one is not enough",
+    r"trajectory\.npz (.*/)?raw/seeds": "recorded since format 5",
+    "unfinished": "told since format 5",
+    "(active-gradient-scalar|saddle|engines-agree-.*|hessian-.*): reason": "what would settle a "
+    "claim is told since format 5",
 }
 #: For each earlier format that is read, the differences from today's reports that are meant, by the
 #: names that `recheck` gives them, and why.
 CORRECTED: dict[int, dict[str, str]] = {
-    3: {**WINDOW, **KEPT, ".*: detectable": _SHARES},
+    4: {**KEPT, **SEEDS},
+    3: {**WINDOW, **KEPT, **SEEDS, ".*: detectable": _SHARES},
     2: {
         **WINDOW,
         **KEPT,
+        **SEEDS,
         "digests": "reports tell since format 3 what code and versions they rest on",
         r"self-check engines-agree-(slope|samples).*|trajectory\.npz (.*/)?slopes/.*": "measured "
         "since format 3",

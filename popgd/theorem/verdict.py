@@ -117,6 +117,9 @@ def judge(e: Evidence, false_alarm: float) -> Claim:
     elif blind.any():
         outcome = Outcome.INCONCLUSIVE
         reason = reason if finite.all() else "not a finite number; " + reason
+        with np.errstate(all="ignore"):
+            share = np.max((detectable - allowance) / (resolution - allowance))
+        reason += _more(e, float(share))
     else:
         outcome = Outcome.SUPPORTED
     shown = {
@@ -138,6 +141,15 @@ def judge(e: Evidence, false_alarm: float) -> Claim:
         self_check=e.self_check,
         **numbers,
     )
+
+
+def _more(e: Evidence, share: float) -> str:
+    """What would make the error smaller by this factor, and so settle a claim; "" if nothing."""
+    name, value = e.drawn
+    if not name or not 1 < share < np.inf:
+        return ""
+    wanted = float(f"{value * share**2 * 1.05:.2g}")
+    return f"; {name}={wanted:.0f} would settle it, {wanted / value:.2g} times as many"
 
 
 def _finite(x: float) -> float | None:

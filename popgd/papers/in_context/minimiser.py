@@ -103,6 +103,7 @@ def engines(study: Study) -> Iterator[Evidence]:
         error=loss[:, 1] / loss[:, 2],
         skewness=np.abs(values["sampled/skewness"][:, -1]),
         resolution=ENGINES,
+        drawn=("samples", study.setting.samples),
         reason="sampling error",
         **common,
     )
@@ -116,6 +117,7 @@ def engines(study: Study) -> Iterator[Evidence]:
         error=grad[:, 1] / scale,
         skewness=np.abs(values["sampled/skewness"][:, : few.d**2]).reshape(grad[:, 1].shape),
         resolution=ENGINES,
+        drawn=("samples", study.setting.samples),
         reason="sampling error",
         **common,
     )
@@ -142,6 +144,7 @@ def engines(study: Study) -> Iterator[Evidence]:
         measured=(2 * twice - once - wanted) / np.abs(wanted),
         error=np.hypot(scatter[0], 2 * scatter[1]) / np.abs(wanted),
         resolution=ENGINES,
+        drawn=("batch", study.setting.batch),
         reason="scatter of the descents, by Student's t; half the measured bias, for its next "
         "order",
         degrees=REPLICAS - 1,

@@ -19,9 +19,17 @@ from popgd.papers.power_method.data import UniformSphere, UnitColumns
 from popgd.papers.power_method.objectives import TARGETS, OfLoops, PowerIteration, SubspaceDistance
 from popgd.papers.power_method.options import DESCENT, EXPONENT, LAW, LOOPS, TARGET
 from popgd.papers.power_method.quadrature import Spectrum
-from popgd.papers.power_method.training import convergence, growth, invariance, manifold, steps
+from popgd.papers.power_method.training import (
+    convergence,
+    growth,
+    invariance,
+    manifold,
+    raw,
+    steps,
+)
 from popgd.papers.power_method.training.laws import make_law
-from popgd.papers.power_method.training.study import Study, sampled
+from popgd.papers.power_method.training.measure import sampled
+from popgd.papers.power_method.training.study import Study
 from popgd.problem.law import Hypothesis
 from popgd.theorem.base import Progress, Setting, Theorem
 
@@ -282,6 +290,7 @@ STRUCTURE = (
     invariance.schur,
     steps.single_steps,
     manifold.cross_examination,
+    raw.agreement,
 )
 #: Ids of evidence about any of these theorems that rests on sampling.
 SAMPLED = (

@@ -116,6 +116,7 @@ def _closed_forms(study: Stability, where: str) -> Iterator[Evidence]:
         * (1.0 if study.objective.layer_norm else max(1.0, abs(c) * law.n / law.d))
         / abs(value),
         resolution=HESSIAN_RESOLUTION,
+        drawn=("samples", study.setting.samples),
         reason="sampling error, and rounding",
         origin="derived",
     )
@@ -131,6 +132,7 @@ def _closed_forms(study: Stability, where: str) -> Iterator[Evidence]:
             error=float(np.hypot(stderr[0, P12, Q21], error)) / abs(value),
             allowance=0.0,
             resolution=HESSIAN_RESOLUTION,
+            drawn=("samples", study.setting.samples),
             reason="sampling error of both",
             origin="derived",
         )
@@ -156,6 +158,7 @@ def _exact_entries(study: Stability, where: str) -> Iterator[Evidence]:
             # nearly equal.
             allowance=LOSS_ROUNDING / min(scale, 1.0),
             resolution=HESSIAN_RESOLUTION,
+            drawn=("samples", study.setting.samples),
             reason="sampling error; rounding of losses of order one",
             origin="derived",
             self_check="engines",
@@ -180,6 +183,7 @@ def saddle(study: Stability) -> Iterator[Evidence]:
         error=float(abs(v) @ stderr @ abs(v)),
         allowance=0.0,
         resolution=seen(float(v @ mean @ v)),
+        drawn=("samples", study.setting.samples),
         reason="sampling error, which must be smaller than the curvature itself",
         origin="derived",
         sense="at most",

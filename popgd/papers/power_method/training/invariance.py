@@ -210,5 +210,6 @@ def schur(study: Study) -> Iterator[Evidence]:
         error=1 / np.sqrt(study.setting.samples),
         allowance=0.0,
         resolution=SPREAD_RESOLUTION,
+        drawn=("samples", study.setting.samples),
         reason="sampling error only: unbiased at exact points of the manifold",
     )

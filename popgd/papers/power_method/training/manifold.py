@@ -15,7 +15,7 @@ from popgd.descent import gradient
 from popgd.descent.descent import Trajectory
 from popgd.papers.power_method import slopes
 from popgd.papers.power_method.training.noise import deviation, noise_skewness
-from popgd.papers.power_method.training.study import RAW_BATCH, SAME, Point, Study
+from popgd.papers.power_method.training.study import SAME, Point, Study
 
 #: Whole gradients must have the exact slopes this closely: half the distance to a ratio of 1/2, the
 #: least forgotten factor.
@@ -35,9 +35,6 @@ SAME_UNITS = 5000
 SAME_SHARE = 0.1
 #: Rounding of a sampled slope, in units of eps.
 SLOPE_UNITS = 100
-#: Raw descents scatter more than the noise of their traces explains: 1.22 times, measured over 60
-#: seeds of 4.3.
-RAW_SCATTER = 1.25
 #: Below this a limit of the loss counts as 0 (losses start at order one).
 LOSS_RESOLUTION = 1e-9
 
@@ -153,10 +150,25 @@ def positive(name: str, statement: str, limit: float, error: float, excuse: str 
 def blind(study: Study, run: Trajectory | None = None) -> str:
     """Why sampling, or a sampled descent, can conclude nothing here; empty if it can.
 
-    A standard error is worth something only if the second moment behind it is known: with heavy
-    tails (many loops, large c) rare samples carry the mean, and a sample without them looks
-    precise. And where first steps are so large that they make |a^2 - b^2| themselves, their noise
-    is never forgotten, which the noise of `sampling_noise` leaves out.
+    Beside heavy tails: where first steps are so large that they make |a^2 - b^2| themselves, their
+    noise is never forgotten, which that of `sampling_noise` leaves out.
+    """
+    heavy = heavy_tails(study, run)
+    if heavy:
+        return heavy
+    short = study.exact.short
+    if run is not None and not abs(short.Delta[len(run.step) - 1]) <= 2 * abs(short.Delta[0]):
+        return (
+            "large-step regime: the first steps make |a^2 - b^2|, and their noise stays; lower eta"
+        )
+    return broken_off(run.diverged_at) if run is not None else ""
+
+
+def heavy_tails(study: Study, run: Trajectory | None = None) -> str:
+    """Why the standard errors of sampling are worth nothing here; empty if they are.
+
+    They are only if the second moment behind them is known: with heavy tails (many loops, large c)
+    rare samples carry the mean, and a sample without them looks precise.
     """
     for point in study.points:
         estimate = point.along if run is not None and run is study.projected else point.estimate
@@ -167,12 +179,7 @@ def blind(study: Study, run: Trajectory | None = None) -> str:
                 f"heavy tails: at c = {point.c:.3g} a few of {point.estimate.samples} samples "
                 "carry all, raise samples"
             )
-    short = study.exact.short
-    if run is not None and not abs(short.Delta[len(run.step) - 1]) <= 2 * abs(short.Delta[0]):
-        return (
-            "large-step regime: the first steps make |a^2 - b^2|, and their noise stays; lower eta"
-        )
-    return broken_off(run.diverged_at) if run is not None else ""
+    return ""
 
 
 def known_slope(study: Study) -> Iterator[Evidence]:
@@ -235,6 +242,7 @@ def _whole_gradients(study: Study) -> Iterator[Evidence]:
         degrees=degrees(study),
         allowance=(bound + SLOPE_UNITS * study.eps * abs(value) + rounding) / scale,
         resolution=SLOPE_RESOLUTION,
+        drawn=("samples", study.setting.samples),
         reason="quadrature bound and rounding (that of float32 measured); sampling error of the "
         "gradient and of the spectra",
         origin="derived",
@@ -260,13 +268,14 @@ def both_skewed(*parts: tuple[Any, Any]) -> Any:
     return sum(skew * share(error) ** 3 for skew, error in parts)
 
 
+def skewness_of_spectra(study: Study, c: float) -> float:
+    """That of c from sampled spectra: what they do to c they do by the slope."""
+    return float(np.max(abs(np.asarray(study.exact.wide.slope(np.array([max(c, 0.0)])).skewness))))
+
+
 def _trajectories(study: Study) -> Iterator[Evidence]:
-    projected, raw, double = study.projected, study.raw, study.raw_double
+    projected = study.projected
     gap, c, noise, outer = deviation(study, projected)
-    # What sampled spectra do to c they do by the slope
-    of_spectra = lambda c: float(
-        np.max(abs(np.asarray(study.exact.wide.slope(np.array([max(c, 0.0)])).skewness)))
-    )
     rounding = descent_rounding(study, projected)
     yield Evidence(
         "engines-agree-descent",
@@ -281,48 +290,15 @@ def _trajectories(study: Study) -> Iterator[Evidence]:
         error=float(np.hypot(np.hypot(noise, outer), rounding * c) / abs(c)),
         skewness=both_skewed(
             (noise_skewness(study, projected, noise, study.setting.batch), noise),
-            (of_spectra(c), outer),
+            (skewness_of_spectra(study, c), outer),
         ),
         degrees=degrees(study),
         allowance=(noise / c) ** 2 + rounding,
         resolution=TRAJECTORY_RESOLUTION,
+        drawn=("batch", study.setting.batch),
         reason="second order in the noise, rounding, bound of exact slopes; error: noise of all "
         "steps, and the sampled spectra",
         origin="derived",
         excuse=blind(study, projected),
-        self_check="engines",
-    )
-    shifts = study.shifts
-    once, c, noise, outer = deviation(study, raw)
-    twice, *_ = deviation(study, double)
-    bias = 2 * (once - twice)
-    yield Evidence(
-        "engines-agree-raw",
-        f"The raw descent at step {raw.step[-1]}, less its O(eta/batch) bias from two batch "
-        "sizes, follows the recursion",
-        "derived: noise in the active blocks biases c",
-        predicted=1.0,
-        measured=1 + (2 * twice - once) / c,
-        error=float(np.hypot(RAW_SCATTER * 3**0.5 * noise, outer)) / abs(c),
-        skewness=both_skewed(
-            (
-                noise_skewness(study, raw, noise, RAW_BATCH * study.setting.batch),
-                RAW_SCATTER * 3**0.5 * noise,
-            ),
-            (of_spectra(c), outer),
-        ),
-        degrees=degrees(study),
-        # Of 2 twice - once: what noise in the blocks does to either may be anything up to what it
-        # does to the slope
-        allowance=shifts[0]
-        + 2 * shifts[1]
-        + 2 * (bias / c) ** 2
-        + 3 * descent_rounding(study, raw),
-        resolution=2 * TRAJECTORY_RESOLUTION,
-        reason=f"bias {bias / c:+.1%} of c taken off, but noise in the blocks moves the slopes by "
-        f"{shifts[0]:.1%} and "
-        f"{shifts[1]:.1%} in these very runs, and c by as much; second order; rounding",
-        origin="derived",
-        excuse=blind(study, raw) or broken_off(double.diverged_at),
         self_check="engines",
     )
