@@ -159,7 +159,8 @@ class Study(Unfolding):
             "bound": records.bound,
         }
         arrays |= {f"exact/{key}": np.asarray(value) for key, value in columns.items()}
-        arrays["raw/seeds"] = np.asarray(self.seeds)
+        if self.seeds.size:
+            arrays["raw/seeds"] = self.seeds
         return arrays | {f"slopes/{key}": value for key, value in self.slopes._asdict().items()}
 
     def figures(self, title: str) -> dict[str, Any]:
