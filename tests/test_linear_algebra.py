@@ -213,7 +213,7 @@ for law in (UniformSphere(20, 24), Decomposed(20, 24)):
     print(found.mean.coordinates, len(where.devices))
 """
 #: Next to no sampling.
-SMALL = ("samples=256", "batch=8", "sampled_steps=4")
+SMALL = ("samples=256", "batch=8", "sampled_steps=4", "budget=0")
 SIZES = {d: f"spectrum=[{d},{','.join(['3'] * (d - 1))}]" for d in (20, 50, 100)}
 RUNS = [
     *(

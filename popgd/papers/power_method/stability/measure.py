@@ -67,7 +67,7 @@ class Stability:
     h the closed form of d H_{P22,Q22} with its own. turned is the closed form of H_{P12,Q21} by
     Monte Carlo (value, standard error), for L > 1. limit is what the theorem says that the loss
     tends to; loss is that of ended, base_loss that of base at base_step. end_errors are the
-    standard errors of its ENDS from the sampled spectra. shifted is what moving theta by its
+    standard errors of its ENDS (`end_errors`). shifted is what moving theta by its
     standard error from those spectra does to fresh, on the same samples. slopes are sampled ones at
     points of base.
     """
@@ -179,8 +179,9 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
     hessian_of = lambda at, key: hessian.population_hessian(
         objective, jnp.asarray(at), law, key, setting.samples
     )
+    end = ended.theta[-1]
     moved = part(
-        "ends for other spectra", end_errors, setting, objective, known, cheap, run_beside, like=0
+        "errors of ends", end_errors, setting, objective, known, cheap, end, run_beside, like=0
     )
     found, fresh = (
         part(f"sampled Hessian {k}", hessian_of, theta, setting.key(6 + k), like=_ESTIMATE)
@@ -312,13 +313,18 @@ def descend_beside(
 
 
 def run_beside(
-    setting: Setting, objective: Objective, slope: Any, grid: Int[np.ndarray, " records"]
+    setting: Setting,
+    objective: Objective,
+    slope: Any,
+    grid: Int[np.ndarray, " records"],
+    key: Any = None,
 ) -> Path:
     every_block = isinstance(objective, SubspaceDistance) or not objective.layer_norm
     start = kronecker.point(*start_of(setting)) + setting["size"] * perturbation(
         setting, every_block
     )
-    return kronecker.descend(slope, start, setting.eta, setting.law.d, grid, setting.key(6))
+    key = setting.key(6) if key is None else key
+    return kronecker.descend(slope, start, setting.eta, setting.law.d, grid, key)
 
 
 def perturbation(setting: Setting, every_block: bool) -> Float[Array, "8"]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from popgd.papers.power_method import curve as curves
-from popgd.papers.power_method import one_layer
+from popgd.papers.power_method import kronecker, one_layer
 from popgd.papers.power_method.kronecker import ACTIVE, Path
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.quadrature import Spectrum
@@ -24,9 +24,11 @@ from popgd.theorem.base import Setting
 #: Groups of the sampled spectra that are left out in turn, for the sampling error of where descent
 #: ends.
 GROUPS = 8
+#: Further descents of several loops, and how many times smaller their batches are.
+REPLICAS, LESS = 8, 4
 #: What is reported of where it ends.
 ENDS = ("loss", "alpha", "beta", "m", "c", "mean_square_output")
-#: Setting, objective, slope and grid -> the descent beside the manifold.
+#: Setting, objective, slope, grid and perhaps a key -> the descent beside the manifold.
 Run = Callable[..., Path]
 
 
@@ -68,14 +70,49 @@ def products_at(theta: Float[np.ndarray, "8"]) -> tuple[float, ...]:
     return tuple(float(x) for x in one_layer.products(jnp.asarray(theta)))
 
 
+def batch_error(
+    setting: Setting, objective: Objective, end: Float[np.ndarray, "8"], run: Run
+) -> float:
+    """Error of the loss at the end of a descent of several loops, from the noise of its batches.
+
+    REPLICAS others take batches of a 1/LESS of that, so they scatter LESS^(1/2) times as much, and
+    are off by LESS times as much in the mean.
+    """
+    law, small = setting.law, max(2, setting.batch // LESS)
+    slope, grid = kronecker.sampled_slope(objective, law, small), np.array([setting.sampled_steps])
+    keys = [setting.key(18, number) for number in range(REPLICAS)]
+    ends = [end, *(run(setting, objective, slope, grid, key).theta[-1] for key in keys)]
+    samples = max(2, setting.samples // REPLICAS)
+    # On the same samples, whose noise the differences do not have
+    loss, *losses = (
+        float(
+            kronecker.population_gradient(
+                objective, jnp.asarray(at), law, setting.key(10), samples
+            ).mean[0]
+        )
+        for at in ends
+    )
+    less = setting.batch / small
+    bias = (np.mean(losses) - loss) / max(less - 1, 1.0)
+    return float(np.hypot(np.std(losses, ddof=1) / less**0.5, bias))
+
+
 def end_errors(
-    setting: Setting, objective: Objective, known: Any, cheap: Any, run: Run
+    setting: Setting,
+    objective: Objective,
+    known: Any,
+    cheap: Any,
+    end: Float[np.ndarray, "8"],
+    run: Run,
 ) -> Float[np.ndarray, " ends"]:
-    """Standard errors of the ENDS of the exact descent of one layer from the sampled spectra; 0 for
-    a fixed one.
+    """Standard errors of the ENDS: of the exact descent of one layer from the sampled spectra, 0
+    for a fixed one; of several loops that of the loss from the batches, without the others.
     """
     spectrum = prediction.rows_of(known)
-    if objective.L > 1 or np.ndim(spectrum.lam) == 1:
+    if objective.L > 1:
+        error = batch_error(setting, objective, end, run)
+        return np.array([error, *[np.nan] * (len(ENDS) - 1)])
+    if np.ndim(spectrum.lam) == 1:
         return np.zeros(len(ENDS))
     if isinstance(objective, PowerIteration) and objective.layer_norm:
         return _by_response(setting, objective, known, cheap, run)
