@@ -45,6 +45,22 @@ def _evidence(study: Measured, reading: Reading, **rest: Any) -> Evidence:
     return Evidence(excuse=excuse, statistical=reading.statistical, degrees=reading.degrees, **rest)
 
 
+def unread(measured: Measured, id: str, statement: str, source: str) -> Evidence:
+    """Of a claim that cannot be read off this measurement."""
+    nothing: Any = dict.fromkeys(
+        ("predicted", "measured", "error", "allowance", "resolution"), np.nan
+    )
+    return Evidence(
+        id,
+        statement,
+        reason="",
+        statistical=False,
+        excuse=measured.without_exact,
+        **nothing,
+        **_source(source),
+    )
+
+
 def _to_come(reading: Reading) -> np.ndarray:
     """What is left to come after the last record, from the fall of the last two movements, each
     over a doubling of t; infinite where they do not fall, 0 at rest.
@@ -100,7 +116,8 @@ def loss_limit(value: Any, name: str = "loss", source: str = "") -> Claim:
     """The exact population loss converges to `value`."""
 
     def claim(measured: Measured) -> Iterator[Evidence]:
-        if measured.problem.exact is None:
+        if measured.without_exact:
+            yield unread(measured, f"converges-{name}", f"{name} converges to its limit", source)
             return
         exact = lambda w: measured.problem.exact_of(w)[0]
         yield from converges(exact, value, name, source)(measured)
@@ -120,7 +137,7 @@ def at_rate(
     """
 
     def claim(measured: Measured) -> Iterator[Evidence]:
-        reading = measured.read(of)
+        reading = measured.read(of).thinned()
         limit = np.asarray(to(measured) if callable(to) else to, dtype=float)
         wanted = rate(measured) if callable(rate) else rate
         gap = reading.value - limit

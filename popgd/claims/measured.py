@@ -1,8 +1,8 @@
 """What is measured of a problem: its path, exactly, and sampled gradients that examine it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -17,11 +17,14 @@ from popgd.descent.replicas import Replicas
 from popgd.problem.errors import SettingError
 from popgd.problem.numeric import UNIT
 from popgd.problem.problem import Problem
+from popgd.symmetry.silent import Zeros, why_zero
 
 #: A name of a leaf of the weights, or a function of them.
 ReadOut = str | Callable[[Any], Any]
 #: Random directions in which the last place of the weights is moved to see what rounding does.
 NUDGES = 8
+#: A start this far from the plane is not on it: rounding of a sum.
+ON = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +39,17 @@ class Dynamics:
     @partial(jax.jit, static_argnames="self")
     def slope(self, x: Float[Array, " k"]) -> Float[Array, " k"]:
         """The gradient of the exact loss in the coordinates: (J^T J)^-1 of that of x."""
+        return self.plane.coordinates(self._gradient(x))
+
+    @partial(jax.jit, static_argnames="self")
+    def off(self, x: Float[Array, " k"]) -> Float[Array, " n"]:
+        """The gradient of the exact loss off the plane, entry by entry."""
+        return ravel_pytree(self.plane.deviations(self._gradient(x)))[0]
+
+    def _gradient(self, x: Float[Array, " k"]) -> Any:
         grad = jax.grad(lambda w: self.problem.exact_of(w)[0])(self.plane.embed(x))
-        if self.problem.tangent is not None:
-            grad = self.problem.tangent(self.plane.embed(x), grad)
-        return self.plane.coordinates(grad)
+        tangent = self.problem.tangent
+        return grad if tangent is None else tangent(self.plane.embed(x), grad)
 
     def move(self, x: Float[Array, " k"]) -> Float[Array, " k"]:
         """What a step adds; of a flow, dx/dt."""
@@ -110,7 +120,8 @@ class Dynamics:
 @dataclass(frozen=True)
 class Reading:
     """A read-out at the recorded times, with its error: a bound or an estimate of rounding along an
-    exact path, a standard error with `degrees` of freedom along a sampled one.
+    exact path, a standard error with `degrees` of freedom along a sampled one. `even` are the
+    records on an even grid in log t, where others are closer.
     """
 
     t: Float[np.ndarray, " records"]
@@ -118,6 +129,13 @@ class Reading:
     error: np.ndarray
     degrees: float = np.inf
     statistical: bool = False
+    even: np.ndarray | None = None
+
+    def thinned(self) -> "Reading":
+        """The records on an even grid in log t, for what extrapolates from one to the next."""
+        if (pick := self.even) is None:
+            return self
+        return replace(self, t=self.t[pick], value=self.value[pick], error=self.error[pick])
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,15 +163,30 @@ class Measured:
         return self.dynamics.plane
 
     @property
+    def start(self) -> Any:
+        return self.problem.start
+
+    @cached_property
+    def zeros(self) -> Zeros:
+        """Why each entry of the weights stays zero, if it does. Raises as `symmetry.why_zero`."""
+        problem, key = self.problem, self.setting.key(25)
+        return why_zero(problem.loss, problem.sample, self.plane, problem.start, key)
+
+    @property
     def unfinished(self) -> str:
         """Why the path ends before its time, or empty."""
         if self.path is None or not self.path.why:
             return ""
         return f"the path ends at {self.path.stopped:.3g}: {self.path.why}"
 
+    @property
+    def without_exact(self) -> str:
+        """Why nothing can be said of the loss, of single steps and of other starts, or empty."""
+        return "" if self.path is not None else "no exact population loss: give exact="
+
     def read(self, of: ReadOut) -> Reading:
         """A read-out of the weights along the path."""
-        reads = read_out(self.problem, of)
+        reads = read_out(self.start, of)
         if self.path is not None:
             value, error = _along(self.dynamics, reads, self.path)
             return Reading(self.path.t, value, error)
@@ -174,7 +207,13 @@ class Measured:
         return Reading(found.t, found.value, found.error + abs(bound.value))
 
     def started(self, start: Any, steps: int) -> Path:
-        """The path from another start."""
+        """The path from another start. Raises SettingError for one off the plane."""
+        away, entry = self.plane.off(start)
+        if away > ON:
+            raise SettingError(
+                f"a start is off the plane by {away:.3g} in {entry}: give starts on it, or a "
+                "problem without the symmetry that they break"
+            )
         name = (ravel_pytree(start)[0].tobytes(), steps)
         if name not in self.runs:
             self.runs[name] = self.dynamics.run(start, steps, self.setting.key(23))
@@ -184,12 +223,14 @@ class Measured:
         """When a scalar read-out first crosses the level along a path, between two steps of a
         descent by a straight line, and the error of that; NaN where it does not.
         """
-        value, error = _along(self.dynamics, read_out(self.problem, of), path)
+        value, error = _along(self.dynamics, read_out(self.start, of), path)
+        if value.ndim > 1:
+            raise SettingError(f"{called(of)} has shape {value.shape[1:]}: give one number")
         beyond = np.flatnonzero((value - level) * (value[0] - level) <= 0)
         if not beyond.size or beyond[0] == 0:
             return np.nan, np.nan
         k = int(beyond[0])
-        found = self.dynamics.crossing(read_out(self.problem, of), level, path, k)
+        found = self.dynamics.crossing(read_out(self.start, of), level, path, k)
         speed = abs(value[k] - value[k - 1]) / (path.t[k] - path.t[k - 1])
         return found, float((error[k] + error[k - 1]) / speed + 1e-11 * found)
 
@@ -207,11 +248,11 @@ class Measured:
         return pictures.figures(self, title)
 
 
-def read_out(problem: Problem, of: ReadOut) -> Callable[[Any], Any]:
+def read_out(start: Any, of: ReadOut) -> Callable[[Any], Any]:
     """A function of the weights; by name, a leaf. Raises SettingError for a name of none."""
     if callable(of):
         return of
-    named = {_name(path): i for i, (path, _) in enumerate(_leaves(problem.start))}
+    named = {_name(path): i for i, (path, _) in enumerate(_leaves(start))}
     if of not in named:
         raise SettingError(f"{of!r} names no array of the weights: one of {', '.join(named)}")
     return lambda weights: jax.tree.leaves(weights)[named[of]]
