@@ -227,7 +227,7 @@ def time_to(
         if measured.without_exact:
             yield unread(measured, f"time-{word}", f"time of {word} to {level:g}", source)
             return
-        times, errors = zip(*(_hit(measured, of, level, starts(s)) for s in sizes), strict=True)
+        times, errors = zip(*(measured.hits(of, level, starts(s)) for s in sizes), strict=True)
         T, e = np.array(times), np.array(errors)
         with np.errstate(all="ignore"):
             span = np.diff(np.log(sizes))
@@ -259,16 +259,9 @@ def _of_few(p: np.ndarray, noise: np.ndarray) -> Limit:
     d = abs(np.diff(p))
     if d[-1] <= 4 * np.max(noise):
         return Limit(float(p[-1]), float(np.max(noise) + d[-1]))
-    fall = d[1:] / d[:-1]
-    if not np.all(fall < 0.5):
+    if not np.all(d[-2:] < d[-3:-1] / 2):
         return Limit(
             float(p[-1]), np.nan, "no such law yet, or another one: smaller starts would tell"
         )
     value, _ = _aitken(*p[-3:])
     return Limit(value, abs(value - p[-1]) + 4 * float(np.max(noise)))
-
-
-def _hit(measured: Measured, of: ReadOut, level: float, start: Any) -> tuple[float, float]:
-    """When the path from a start reaches the level, and the error of that; NaN if it does not."""
-    path = measured.started(start, measured.setting.steps)
-    return measured.crossing(of, level, path)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from popgd.claims.evidence import Evidence
 from popgd.claims.measured import Measured, Reading, ReadOut, called
@@ -248,7 +249,8 @@ def conserved(of: ReadOut, scale: ReadOut | None = None, name: str = "", source:
         largest = np.max(abs(size))
         axes = tuple(range(1, reading.value.ndim))
         gap = reading.value - reading.value[0]
-        moved = np.max(abs(size - size[0])) / largest
+        weights = measured.read(lambda w: ravel_pytree(w)[0]).value
+        moved = np.max(abs(weights - weights[0])) / (np.max(abs(weights)) or 1.0)
         excuse = "" if moved > 1e-3 else f"the weights do not move yet: {MORE}"
         yield _evidence(
             measured,

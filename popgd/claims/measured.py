@@ -1,9 +1,9 @@
 """What is measured of a problem: its path, exactly, and sampled gradients that examine it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ from popgd.symmetry.silent import Zeros, why_zero
 ReadOut = str | Callable[[Any], Any]
 #: Random directions in which the last place of the weights is moved to see what rounding does.
 NUDGES = 8
+#: Steps of a descent through which a curve is laid, from the last one before a crossing on.
+POINTS = 7
 #: A start this far from the plane is not on it: rounding of a sum.
 ON = 1e-12
 
@@ -60,13 +62,15 @@ class Dynamics:
             return moved
         return self.plane.coordinates(self.problem.retraction(self.plane.embed(x + moved))) - x
 
-    def run(self, start: Any, steps: int, key: Array, progress: Any = None) -> Path:
-        """The path from a start on the plane, `steps` steps, or times up to eta steps, long."""
+    def run(self, start: Any, steps: int, key: Array, progress: Any = None, **end: Any) -> Path:
+        """The path from a start on the plane, `steps` steps, or times up to eta steps, long, or to
+        the first record that is `enough`.
+        """
         x = np.asarray(self.plane.coordinates(start))
         if not self.flow:
-            return exact.descend(self.move, x, steps, key, progress=progress)
+            return exact.descend(self.move, x, steps, key, progress=progress, **end)
         times = self.eta * exact.log_grid(steps, 8).astype(float)
-        return exact.flow(self.move, x, times, key)
+        return exact.flow(self.move, x, times, key, **end)
 
     def sampled(self, setting: Any, count: int, progress: Any) -> Replicas:
         """Descents of `count` replicas at the setting's batch and twice that."""
@@ -85,8 +89,10 @@ class Dynamics:
         return replicas.descend(slope, x, self.eta, setting.sampled_steps, setting.batch, count,
                                 setting.key(24), retract, progress)  # fmt: skip
 
-    def crossing(self, reads: Any, level: float, path: Path, k: int) -> float:
-        """When a scalar read-out crosses the level between the records k - 1 and k."""
+    def crossing(self, reads: Any, level: float, path: Path, k: int) -> tuple[float, float]:
+        """When a scalar read-out crosses the level between the records k - 1 and k, and the error
+        of what is between two steps.
+        """
         at = jax.jit(lambda x: reads(self.plane.embed(x)) - level)
         if not self.flow:
             return self._step_of(at, path.x[k - 1], float(path.t[k - 1]))
@@ -101,9 +107,12 @@ class Dynamics:
             return float(at(solve(jnp.asarray(path.x[k - 1])[None], span, exact.TOLERANCE)[0]))
 
         found: Any = brentq(gap, path.t[k - 1], path.t[k], xtol=1e-300, rtol=1e-12)  # pyright: ignore
-        return float(found)
+        return float(found), 0.0
 
-    def _step_of(self, at: Any, x: Any, t: float) -> float:
+    def _step_of(self, at: Any, x: Any, t: float) -> tuple[float, float]:
+        """Of a descent: by the polynomial through the read-out's values at the last step before
+        and the next ones, and by that of a lower degree, whose difference is the error.
+        """
         side = jnp.sign(at(x))
 
         def step(state: tuple) -> tuple:
@@ -112,9 +121,29 @@ class Dynamics:
 
         beyond = lambda state: at(state[1]) * side > 0
         begin = (jnp.zeros(()), jnp.asarray(x), jnp.asarray(x))
-        count, after, before = jax.jit(lambda s: jax.lax.while_loop(beyond, step, s))(begin)
-        a, b = float(at(before)), float(at(after))
-        return t + float(count) - 1 + a / (a - b)
+        count, x, before = jax.jit(lambda s: jax.lax.while_loop(beyond, step, s))(begin)
+        along = lambda x, _: (x + self.move(x), at(x))
+        values = np.asarray(jax.jit(lambda x: jax.lax.scan(along, x, None, POINTS)[1])(before))
+        roots = [_root(values[: POINTS - fewer]) for fewer in (0, 1)]
+        return t + float(count) - 1 + roots[0], abs(roots[0] - roots[1])
+
+
+def _root(values: np.ndarray) -> float:
+    """Where the polynomial through the values at 0, 1, ... is 0 between 0 and 1, where they change
+    their sign.
+    """
+    from scipy.optimize import brentq  # slow to import
+
+    rows = [values]
+    while len(rows[-1]) > 1:
+        rows.append(np.diff(rows[-1]))
+    steps = np.arange(len(values))
+
+    def at(s: float) -> float:
+        factors = np.concatenate([[1.0], np.cumprod((s - steps[:-1]) / (steps[:-1] + 1.0))])
+        return float(sum(row[0] * factor for row, factor in zip(rows, factors, strict=True)))
+
+    return float(cast(float, brentq(at, 0.0, 1.0, xtol=1e-15)))
 
 
 @dataclass(frozen=True)
@@ -152,7 +181,6 @@ class Measured:
     path: Path | None
     replicas: Replicas | None
     checks: Mapping[str, np.ndarray]
-    runs: dict[Any, Path] = field(default_factory=dict)
 
     @property
     def problem(self) -> Problem:
@@ -206,22 +234,26 @@ class Measured:
         bound = self.read(lambda w: self.problem.exact_of(w)[1])
         return Reading(found.t, found.value, found.error + abs(bound.value))
 
-    def started(self, start: Any, steps: int) -> Path:
-        """The path from another start. Raises SettingError for one off the plane."""
+    def hits(self, of: ReadOut, level: float, start: Any) -> tuple[float, float]:
+        """When the path from another start first reaches the level, as `crossing`. Raises
+        SettingError for a start off the plane.
+        """
         away, entry = self.plane.off(start)
         if away > ON:
             raise SettingError(
                 f"a start is off the plane by {away:.3g} in {entry}: give starts on it, or a "
                 "problem without the symmetry that they break"
             )
-        name = (ravel_pytree(start)[0].tobytes(), steps)
-        if name not in self.runs:
-            self.runs[name] = self.dynamics.run(start, steps, self.setting.key(23))
-        return self.runs[name]
+        reads = read_out(self.start, of)
+        above = jax.jit(lambda x: reads(self.plane.embed(x)) > level)
+        first = above(self.plane.coordinates(start))
+        enough = lambda x: bool(jnp.all(above(jnp.asarray(x)) != first))
+        run = self.dynamics.run(start, self.setting.steps, self.setting.key(23), enough=enough)
+        return self.crossing(of, level, run)
 
     def crossing(self, of: ReadOut, level: float, path: Path) -> tuple[float, float]:
         """When a scalar read-out first crosses the level along a path, between two steps of a
-        descent by a straight line, and the error of that; NaN where it does not.
+        descent by the curve through the next ones, and the error of that; NaN where it does not.
         """
         value, error = _along(self.dynamics, read_out(self.start, of), path)
         if value.ndim > 1:
@@ -230,9 +262,9 @@ class Measured:
         if not beyond.size or beyond[0] == 0:
             return np.nan, np.nan
         k = int(beyond[0])
-        found = self.dynamics.crossing(read_out(self.start, of), level, path, k)
+        found, between = self.dynamics.crossing(read_out(self.start, of), level, path, k)
         speed = abs(value[k] - value[k - 1]) / (path.t[k] - path.t[k - 1])
-        return found, float((error[k] + error[k - 1]) / speed + 1e-11 * found)
+        return found, float((error[k] + error[k - 1]) / speed + 1e-11 * found + between)
 
     def arrays(self) -> dict[str, np.ndarray]:
         kept = {f"check/{name}": value for name, value in self.checks.items()}
@@ -277,19 +309,23 @@ def _along(dynamics: Dynamics, reads: Any, path: Path) -> tuple[np.ndarray, np.n
     """Values at the records, and what the path's errors and rounding make of them, to first
     order.
     """
-    at = lambda x: jnp.asarray(reads(dynamics.plane.embed(x)), dtype=float)
-    jac = jax.jacfwd(at)
+    keys = jax.random.split(jax.random.key(0), len(path.t))
+    x, error = jnp.asarray(path.x), jnp.asarray(path.error)
+    return jax.tree.map(np.asarray, _with_errors(dynamics.plane, reads, x, error, keys))
+
+
+@partial(jax.jit, static_argnames=("plane", "reads"))
+def _with_errors(plane: Any, reads: Any, x: Array, error: Array, keys: Array) -> tuple:
+    at = lambda x: jnp.asarray(reads(plane.embed(x)), dtype=float)
 
     def one(x: Array, error: Array, key: Array) -> tuple[Array, Array]:
         value = at(x)
         nudges = jax.random.uniform(key, (NUDGES, x.size), minval=-1.0, maxval=1.0)
         moved = jax.vmap(at)(x * (1 + UNIT * nudges))
         rounding = jnp.max(jnp.abs(moved - value), axis=0) + UNIT * jnp.abs(value)
-        return value, jnp.abs(jac(x)) @ error + rounding
+        return value, jnp.abs(jax.jacfwd(at)(x)) @ error + rounding
 
-    keys = jax.random.split(jax.random.key(0), len(path.t))
-    value, error = jax.jit(jax.vmap(one))(jnp.asarray(path.x), jnp.asarray(path.error), keys)
-    return np.asarray(value), np.asarray(error)
+    return jax.vmap(one)(x, error, keys)
 
 
 def increments(measured: Measured, of: Callable[[Any], Any]) -> tuple[np.ndarray, np.ndarray]:
