@@ -41,7 +41,7 @@ class Sampled(NamedTuple):
     off: Float[Array, " n"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Statistic:
     dynamics: Dynamics
 
@@ -56,7 +56,7 @@ class _Statistic:
 
 
 @jax.tree_util.register_static
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Law:
     """The problem's law for `gradient.population_average`."""
 

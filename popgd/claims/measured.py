@@ -219,9 +219,7 @@ class Measured:
             value, error = _along(self.dynamics, reads, self.path)
             return Reading(self.path.t, value, error)
         assert self.replicas is not None
-        at = lambda x: jnp.asarray(reads(self.plane.embed(x)), dtype=float)
-        x = jnp.asarray(self.replicas.x)
-        seen = np.asarray(jax.jit(jax.vmap(jax.vmap(jax.vmap(at))))(x))
+        seen = np.asarray(_of_replicas(self.plane, reads, jnp.asarray(self.replicas.x)))
         count = seen.shape[1]
         mean, spread = seen.mean(axis=1), seen.std(axis=1, ddof=1) / np.sqrt(count)
         error = np.sqrt(4 * spread[1] ** 2 + spread[0] ** 2)
@@ -312,6 +310,13 @@ def _along(dynamics: Dynamics, reads: Any, path: Path) -> tuple[np.ndarray, np.n
     keys = jax.random.split(jax.random.key(0), len(path.t))
     x, error = jnp.asarray(path.x), jnp.asarray(path.error)
     return jax.tree.map(np.asarray, _with_errors(dynamics.plane, reads, x, error, keys))
+
+
+@partial(jax.jit, static_argnames=("plane", "reads"))
+def _of_replicas(plane: Any, reads: Any, x: Array) -> Array:
+    """Values at both batches, of every replica, at every record."""
+    at = lambda x: jnp.asarray(reads(plane.embed(x)), dtype=float)
+    return jax.vmap(jax.vmap(jax.vmap(at)))(x)
 
 
 @partial(jax.jit, static_argnames=("plane", "reads"))

@@ -11,6 +11,7 @@ float64.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from zipfile import BadZipFile
 
@@ -94,12 +95,12 @@ class Recorded(Measured):
 
     def read(self, of: ReadOut) -> Reading:
         """A read-out of the weights at the recorded steps."""
-        at = jax.jit(lambda w: jnp.asarray(read_out(self.start, of)(w), dtype=float))
+        reads = read_out(self.start, of)
         wide = [jax.tree.map(lambda leaf: leaf.astype(float), run) for run in self.weights]
-        values = np.stack([np.asarray(jax.lax.map(at, run)) for run in wide])
+        values = np.stack([_at_each(reads, run) for run in wide])
         reading = Reading(self.t, values[0], np.zeros_like(values[0]), even=_even(self.t))
         if len(values) == 1:
-            return replace(reading, error=self._rounding(at, wide[0], values[0]))
+            return replace(reading, error=self._rounding(reads, wide[0], values[0]))
         spread = values.std(axis=0, ddof=1) / np.sqrt(len(values))
         return replace(
             reading,
@@ -109,15 +110,24 @@ class Recorded(Measured):
             statistical=True,
         )
 
-    def _rounding(self, at: Any, run: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
+    def _rounding(self, reads: Any, run: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
         """What random roundings of the weights do to a read-out."""
         draw, moved = np.random.default_rng(0), np.zeros_like(value)
         size = {name: _roundings(self.t, leaf) for name, leaf in self.weights[0].items()}
         for _ in range(NUDGES):
             signs = {name: draw.choice([-1.0, 1.0], size=leaf.shape) for name, leaf in run.items()}
             nudged = {name: run[name] + size[name] * signs[name] for name in run}
-            moved = np.maximum(moved, abs(np.asarray(jax.lax.map(at, nudged)) - value))
+            moved = np.maximum(moved, abs(_at_each(reads, nudged) - value))
         return SPREAD * moved + np.finfo(float).eps * abs(value)
+
+
+def _at_each(reads: Any, run: dict[str, np.ndarray]) -> np.ndarray:
+    return np.asarray(_mapped(reads, run))
+
+
+@partial(jax.jit, static_argnames="reads")
+def _mapped(reads: Any, run: Any) -> Any:
+    return jax.lax.map(lambda w: jnp.asarray(reads(w), dtype=float), run)
 
 
 def _roundings(t: np.ndarray, leaf: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from popgd.claims.evidence import Evidence
 from popgd.claims.examined import OFF, scale_of
-from popgd.claims.limits import Claim, _source
+from popgd.claims.limits import Claim, _source, flat
 from popgd.claims.measured import Measured, ReadOut, called, read_out
 from popgd.problem.errors import SettingError
 from popgd.symmetry.silent import REASONS
@@ -52,9 +52,9 @@ def _why(measured: Measured, rest: Any) -> str:
     """
     if not measured.checks or measured.problem.tangent is not None:
         return ""
-    flat, tree = ravel_pytree(measured.start)
+    x, tree = ravel_pytree(measured.start)
     jac = jax.jit(jax.jacrev(lambda x: rest(tree(x))))
-    here, there = (np.asarray(jac(x)) for x in (flat, flat + 1.0))
+    here, there = (np.asarray(jac(at)) for at in (x, x + 1.0))
     if not np.array_equal(here, there):
         return ""
     try:
@@ -101,7 +101,7 @@ def _judged(
     word = name or called(of)
     gap, noise, reason = _of_gradients(measured, rest)
     reading = measured.read(rest)
-    largest = np.max(abs(measured.read(lambda w: ravel_pytree(w)[0]).value)) or 1.0
+    largest = np.max(abs(measured.read(flat).value)) or 1.0
     along = np.max(abs(reading.value), axis=0) / largest
     spread = np.max(reading.error, axis=0) / largest
     return Evidence(
@@ -127,7 +127,7 @@ def _of_gradients(measured: Measured, rest: Any) -> tuple[np.ndarray, np.ndarray
     if plane is None:
         return np.zeros(0), np.zeros(0), UNRECORDED
     tree = ravel_pytree(measured.start)[1]
-    slope = jax.jit(jax.jacfwd(lambda flat: rest(tree(flat))))
+    slope = jax.jit(jax.jacfwd(lambda x: rest(tree(x))))
     # What is off the plane of declared symmetries, each tested sample by sample, is 0 by them; what
     # samples show of it is plane-holds.
     symmetric = bool(measured.problem.symmetries) and measured.problem.plane is None
