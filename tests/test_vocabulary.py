@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from stated import judged, outcomes
 
-from popgd import claims
+from popgd import claims, symmetry
 from popgd.claims.growth import extrapolate
 from popgd.claims.measured import Dynamics, Measured
 from popgd.descent.exact import Path
@@ -135,3 +136,63 @@ def test_a_loss_that_is_no_finite_scalar_is_one_line():
 def test_a_name_of_no_weight_is_one_line():
     with pytest.raises(ValueError, match="'v' names no array of the weights: one of w"):
         list(claims.converges("v", 0.0)(exponential))
+
+
+def four(a, dead, mean, silent, sym):
+    return {"a": a, "dead": dead, "mean": mean, "silent": silent, "sym": sym}
+
+
+def reasons(plane=None, declared=True):
+    """Four weights that stay 0, each for another reason, beside one that moves."""
+
+    def loss(w, x):
+        gap = (w["a"] - 1) * x[0] + w["sym"] * x[1] + w["mean"] * x[2]
+        return gap**2 / 2 + (w["dead"] * x[0]) ** 2
+
+    flip = symmetry.signs("second", 1, lambda s, w: {**w, "sym": s[0] * w["sym"]},
+                          lambda s, x: x * jnp.array([1.0, s[0], 1.0]))  # fmt: skip
+    exact = lambda w: ((w["a"] - 1) ** 2 + w["sym"] ** 2 + w["mean"] ** 2) / 2 + w["dead"] ** 2
+    start = four(*map(jnp.array, (0.5, 0.0, 0.0, 0.0, 0.0)))
+    law = lambda key: jax.random.normal(key, (3,))
+    return Problem(start, loss, law, [flip] if declared else [], plane=plane, exact=exact)
+
+
+@pytest.mark.parametrize(
+    "problem, wanted",
+    [
+        (reasons(), "by symmetry"),
+        (reasons(declared=False), "in expectation only"),
+        (reasons(symmetry.Plane.of(reasons().start, np.eye(5)[:4])), "on the plane that was given"),
+    ],
+)
+def test_a_zero_has_its_reason(problem, wanted):
+    names = ("dead", "mean", "silent", "sym", "a")
+    found = judged(problem, *map(claims.stays_zero, names), claims.stays_zero(
+        lambda w: jnp.stack([w["silent"], w["dead"]]), name="two"), steps=50)  # fmt: skip
+    assert outcomes(found) | {"plane-holds": "SUPPORTED", "engines-agree-slope": "SUPPORTED"} == {
+        **{f"zero-{name}": "SUPPORTED" for name in (*names, "two")},
+        "zero-a": "REFUTED",
+        "plane-holds": "SUPPORTED",
+        "engines-agree-slope": "SUPPORTED",
+    }
+    why = {claim.id: claim.reason for claim in found.claims}
+    assert "structural" in why["zero-dead"] and "silent" in why["zero-silent"]
+    assert "in expectation" in why["zero-mean"] and wanted in why["zero-sym"]
+    assert "silent" in why["zero-two"] and "structural" in why["zero-two"]
+    assert "it has a gradient" in why["zero-a"]
+
+
+def test_a_start_off_the_plane_has_no_time():
+    problem = reasons()
+    plane = symmetry.invariant(problem.symmetries, problem.start, jax.random.key(0))
+    study = Measured(SETTING, Dynamics(problem, plane, 0.1, True), power.path, None, {})
+    starts = lambda size: four(*map(jnp.array, (size, 0.0, 0.0, 0.0, size)))
+    claim = claims.time_to("a", 0.5, starts, (0.1, 0.01, 1e-3, 1e-4, 1e-5), rate=1.0)
+    with pytest.raises(ValueError, match=r"a start is off the plane by 0\.1 in sym"):
+        list(claim(study))
+
+
+def test_growth_is_of_one_number():
+    for claim in (claims.grows("w", 0.5), claims.increments_converge("w", 2)):
+        with pytest.raises(ValueError, match=r"w has shape \(1,\): growth is of one number"):
+            list(claim(power))

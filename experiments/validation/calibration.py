@@ -15,12 +15,15 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import calibrate_in_context
 import calibrate_manifold
 import calibrate_stability
+import calibrate_vocabulary
 from calibrate import NOMINAL, TAIL, Case, abreast, calibrate, check_same, statistical, uncalibrated
 from calibrate_tails import tails
 from calibration_picture import draw
@@ -81,6 +84,7 @@ CONSERVATIVE = {
     ): "entries that are 0 by structure, and those that move together, count as tests of their own",
     ("saddle", ""): "its error is what no correlation of the three entries exceeds",
     ("engines-agree-descent-A", ""): "half the measured bias is allowed for",
+    **{(claim, "vocabulary"): why for claim, why in calibrate_vocabulary.CONSERVATIVE.items()},
 }
 
 
@@ -88,7 +92,7 @@ def main(seeds: int) -> int:
     code = version()
     numbers: dict[str, Any] = {"tail": TAIL.tolist(), "cases": [], "claims": [], "tails": []}
     for case in CASES:
-        found = kept(case, seeds, code)
+        found = kept(case.name, seeds, code, lambda case=case: run(case, seeds))
         numbers["cases"].append(
             {"case": case.name, "theorem": case.theorem, "settings": case.sizes}
         )
@@ -98,6 +102,9 @@ def main(seeds: int) -> int:
         numbers["tails"] += [
             row for row in found["tails"] if not (row["claim"] in AT_MOST and row["skewness"] > 0)
         ]
+    for toy in calibrate_vocabulary.TOYS:
+        rows = partial(calibrate_vocabulary.rows, toy, seeds)
+        numbers["claims"] += kept(f"vocabulary {toy.name}", seeds, code, rows)
     left = uncalibrated(numbers["claims"])
     table = report(numbers, left)
     print(table)
@@ -121,17 +128,23 @@ def excused(row: dict[str, Any]) -> dict[str, Any]:
 def version() -> str:
     """A digest of the code that the numbers come from."""
     files = sorted(
-        [*Path(popgd.__file__).parent.rglob("*.py"), *Path(__file__).parent.glob("calibrate*.py")]
+        file
+        for top, names in (
+            (Path(popgd.__file__).parent, "**/*.py"),
+            (Path(__file__).parent, "calibrate*.py"),
+            (Path(__file__).parent, "toys.py"),
+        )
+        for file in top.glob(names)
     )
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
-def kept(case: Case, seeds: int, code: str) -> dict[str, Any]:
+def kept(name: str, seeds: int, code: str, work: Callable[[], Any]) -> Any:
     """The numbers of one case, measured now unless the same code has done so."""
-    path = KEPT / f"{case.name.replace(' ', '-').replace(',', '')}-{seeds}-{code}.json"
+    path = KEPT / f"{name.replace(' ', '-').replace(',', '')}-{seeds}-{code}.json"
     if not path.exists():
         KEPT.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(run(case, seeds)))
+        path.write_text(json.dumps(work()))
     return json.loads(path.read_text())
 
 

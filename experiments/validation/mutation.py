@@ -10,33 +10,51 @@ import csv
 import io
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
+import toys
 from mutant import PARTS, refuted, sizes
 from mutants_exact import EXACT
 from mutants_in_context import IN_CONTEXT
 from mutants_inference import INFERENCE
 from mutants_sampled import SAMPLED
+from mutants_vocabulary import VOCABULARY
 
-from popgd import check, theorems
+from popgd import Report, check
 from popgd.runs import store
 
 FIGURES = Path(__file__).resolve().parents[2] / "figures"
+
+
+@cache
+def report(theorem: str) -> Report:
+    return check(theorem, **sizes(theorem))
+
+
+def study(name: str) -> Any:
+    """What a theorem and a target measure, or a toy of the vocabulary."""
+    theorem, _, target = name.partition(" ")
+    if theorem == "vocabulary":
+        return toys.study(target)
+    return report(theorem).studies[f"@{target}" if target else ""]
 
 
 def main() -> None:
     # Most mutants change a few programs: what they leave alone is compiled once.
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="popgd-mutants-"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    reports = {theorem: check(theorem, **sizes(theorem)) for theorem in theorems()}
-    rows = []
     # Those that empty the compiler's caches last.
-    mutants = sorted(SAMPLED + EXACT + INFERENCE + IN_CONTEXT, key=lambda mutant: mutant.compiled)
+    mutants = sorted(
+        SAMPLED + EXACT + INFERENCE + IN_CONTEXT + VOCABULARY, key=lambda mutant: mutant.compiled
+    )
+    rows = []
     for mutant in mutants:
-        theorem, _, target = mutant.theorem.partition(" ")
+        unbroken = study(mutant.theorem)
         began = time.monotonic()
-        found = refuted(mutant, reports[theorem].studies[f"@{target}" if target else ""])
+        found = refuted(mutant, unbroken)
         missed = sorted(set(mutant.claims) - found)
         outcome = (
             "caught"

@@ -18,6 +18,7 @@ from popgd.claims.evidence import Evidence
 from popgd.claims.measured import Dynamics, Measured
 from popgd.descent import gradient
 from popgd.descent.memory import Memory
+from popgd.problem.law import Finite
 
 #: A gap of this share of the slope must be seen; and this many standard errors are seen as one.
 RESOLUTION, SEEN = 0.05, 9.0
@@ -42,7 +43,7 @@ class Sampled(NamedTuple):
     off: Float[Array, " n"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Statistic:
     dynamics: Dynamics
 
@@ -57,7 +58,7 @@ class _Statistic:
 
 
 @jax.tree_util.register_static
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Law:
     """The problem's law for `gradient.population_average`."""
 
@@ -182,17 +183,24 @@ def plane_holds(measured: Measured) -> Iterator[Evidence]:
         abs(checks["off"]) + checks["off_stderr"]
     ):
         return  # all weights, or 0 sample by sample
-    scale = scale_of(measured)
+    scale, all_rows = scale_of(measured), isinstance(measured.problem.law, Finite)
+    off, error = checks["off"], checks["off_stderr"]
+    # Rounding is that of a mean of what single samples have off the plane.
+    single = max(scale, float(np.max(error * np.sqrt(checks["samples"])[:, None])))
+    if all_rows:
+        off = np.stack([measured.dynamics.off(jnp.asarray(x)) for x in checks["x"]])
+        error = np.zeros_like(off)
     yield Evidence(
         "plane-holds",
         "The population gradient has no part off the plane: largest entry over the slope",
         "derived: declared symmetries, or the plane that was given",
         predicted=0.0,
-        measured=(checks["off"] / scale).ravel(),
-        error=(checks["off_stderr"] / scale).ravel(),
-        allowance=1e-12,
+        measured=(off / scale).ravel(),
+        error=(error / scale).ravel(),
+        allowance=1e-12 * (single / scale if all_rows else 1.0),
         resolution=OFF,
-        reason="sampling error; rounding",
+        reason="rounding of the mean over all rows" if all_rows else "sampling error; rounding",
         origin="derived",
+        statistical=not all_rows,
         self_check="dynamics",
     )

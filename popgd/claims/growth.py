@@ -8,13 +8,14 @@ concluded.
 
 from collections.abc import Callable, Iterator
 from math import log
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from popgd.claims.evidence import Evidence
-from popgd.claims.limits import MORE, Claim, _evidence, _source
+from popgd.claims.limits import MORE, RATE, Claim, _evidence, _source, unread
 from popgd.claims.measured import Measured, Reading, ReadOut, called, increments, read_out
+from popgd.problem.errors import SettingError
 
 #: Records, eight a decade, from one point of an extrapolation to the next, and back to the earlier
 #: one whose rho it is compared with: t/17.8.
@@ -77,6 +78,15 @@ def _grid(reading: Reading) -> np.ndarray:
     return late
 
 
+def _scalar(reading: Reading, of: ReadOut) -> Reading:
+    """The same. Raises SettingError unless the read-out is one number."""
+    if (shape := reading.value.shape[1:]) != ():
+        raise SettingError(
+            f"{called(of)} has shape {shape}: growth is of one number, as of lambda w: w['a'][0]"
+        )
+    return reading
+
+
 def grows(
     of: ReadOut, like: float, constant: float | None = None, name: str = "", source: str = ""
 ) -> Claim:
@@ -87,7 +97,7 @@ def grows(
     """
 
     def claim(measured: Measured) -> Iterator[Evidence]:
-        reading = measured.read(of)
+        reading = _scalar(measured.read(of).thinned(), of)
         late = _grid(reading)
         t, x, e = reading.t[late], abs(reading.value[late]), reading.error[late]
         with np.errstate(all="ignore"):
@@ -132,11 +142,13 @@ def increments_converge(
     """
 
     def claim(measured: Measured) -> Iterator[Evidence]:
-        if measured.path is None:
+        if measured.without_exact:
+            word = name or called(of)
+            yield unread(measured, f"increments-{word}", f"increments of {word}^{power:g}", source)
             return
-        reads = read_out(measured.problem, of)
+        reads = read_out(measured.start, of)
         reading, (steps, left) = (
-            measured.read(of),
+            _scalar(measured.read(of), of),
             increments(measured, lambda w: reads(w) ** power),
         )
         late = _grid(reading)
@@ -192,35 +204,48 @@ def time_to(
     level: float,
     starts: Callable[[float], Any],
     sizes: tuple[float, ...],
-    like: float,
+    like: float | None = None,
+    rate: float | Callable[[Measured], float] | None = None,
     name: str = "",
     source: str = "",
 ) -> Claim:
-    """The time at which the read-out first reaches `level` from starts(size) grows like size^like
-    as the size falls. At least five sizes, evenly in their logarithm, falling.
+    """The time at which the read-out first reaches `level` from starts(size), as the size falls:
+    it grows like size^like, or like log(1/size)/rate. In steps; of a flow in time. At least five
+    sizes, evenly in their logarithm, falling; starts on the plane that descent stays on.
 
-    A time that grows like log(1/size) has no exponent: INCONCLUSIVE.
+    One of the two laws is never taken for the other: a power has no rate, nor a logarithm an
+    exponent, and the claim is INCONCLUSIVE. So it is of log(1/size)^2. Raises ValueError for other
+    sizes, and unless one of like and rate is given.
     """
     if len(sizes) < 5 or np.ptp(np.diff(np.log(sizes))) > 1e-6 or sizes[-1] > sizes[0]:
         raise ValueError(f"sizes={sizes}: five or more, falling, evenly in their logarithm")
+    if (like is None) == (rate is None):
+        raise ValueError(f"like={like}, rate={rate}: give the exponent of size, or the rate")
 
     def claim(measured: Measured) -> Iterator[Evidence]:
-        times, errors = zip(*(_hit(measured, of, level, starts(s)) for s in sizes), strict=True)
+        word = name or called(of)
+        if measured.without_exact:
+            yield unread(measured, f"time-{word}", f"time of {word} to {level:g}", source)
+            return
+        times, errors = zip(*(measured.hits(of, level, starts(s)) for s in sizes), strict=True)
         T, e = np.array(times), np.array(errors)
         with np.errstate(all="ignore"):
             span = np.diff(np.log(sizes))
-            p = np.diff(np.log(T)) / span
-            noise = abs((e[1:] / T[1:] + e[:-1] / T[:-1]) / span)
-        found = _of_few(p, noise)
-        word = name or called(of)
+            if like is not None:
+                local, noise = np.diff(np.log(T)) / span, (e[1:] / T[1:] + e[:-1] / T[:-1]) / span
+                what, wanted, resolution = "exponent", like, EXPONENT * max(abs(like), 0.5)
+            else:
+                slope = float(rate(measured) if callable(rate) else cast(float, rate)) / span
+                local, noise = -np.diff(T) * slope, (e[1:] + e[:-1]) * slope
+                what, wanted, resolution = "rate times its growth with log(1/size)", 1.0, RATE
         yield _judged(
             measured,
             Reading(T, T, e),
             f"time-{word}",
-            f"time of {word} to {level:g}: exponent",
-            like,
-            found,
-            EXPONENT * max(abs(like), 0.5),
+            f"time of {word} to {level:g}: {what}",
+            wanted,
+            _of_few(local, abs(noise)),
+            resolution,
             source,
         )
 
@@ -228,22 +253,15 @@ def time_to(
 
 
 def _of_few(p: np.ndarray, noise: np.ndarray) -> Limit:
-    """The limit of a few local exponents, whose differences must fall from each to the next."""
+    """The limit of a few local exponents or slopes: differences must fall from each to the next."""
     if not np.all(np.isfinite(p)):
         return Limit(np.nan, np.nan, f"not every start gets there: {MORE}")
     d = abs(np.diff(p))
     if d[-1] <= 4 * np.max(noise):
         return Limit(float(p[-1]), float(np.max(noise) + d[-1]))
-    fall = d[1:] / d[:-1]
-    if not np.all(fall < 0.5):
+    if not np.all(d[-2:] < d[-3:-1] / 2):
         return Limit(
-            float(p[-1]), np.nan, "no exponent yet, or a logarithm: smaller starts would tell"
+            float(p[-1]), np.nan, "no such law yet, or another one: smaller starts would tell"
         )
     value, _ = _aitken(*p[-3:])
     return Limit(value, abs(value - p[-1]) + 4 * float(np.max(noise)))
-
-
-def _hit(measured: Measured, of: ReadOut, level: float, start: Any) -> tuple[float, float]:
-    """When the path from a start reaches the level, and the error of that; NaN if it does not."""
-    path = measured.started(start, measured.setting.steps)
-    return measured.crossing(of, level, path)

@@ -1,9 +1,9 @@
 """What is measured of a problem: its path, exactly, and sampled gradients that examine it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,16 @@ from popgd.descent.replicas import Replicas
 from popgd.problem.errors import SettingError
 from popgd.problem.numeric import UNIT
 from popgd.problem.problem import Problem
+from popgd.symmetry.silent import Zeros, why_zero
 
 #: A name of a leaf of the weights, or a function of them.
 ReadOut = str | Callable[[Any], Any]
 #: Random directions in which the last place of the weights is moved to see what rounding does.
 NUDGES = 8
+#: Steps of a descent through which a curve is laid, from the last one before a crossing on.
+POINTS = 7
+#: A start this far from the plane is not on it: rounding of a sum.
+ON = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +41,17 @@ class Dynamics:
     @partial(jax.jit, static_argnames="self")
     def slope(self, x: Float[Array, " k"]) -> Float[Array, " k"]:
         """The gradient of the exact loss in the coordinates: (J^T J)^-1 of that of x."""
+        return self.plane.coordinates(self._gradient(x))
+
+    @partial(jax.jit, static_argnames="self")
+    def off(self, x: Float[Array, " k"]) -> Float[Array, " n"]:
+        """The gradient of the exact loss off the plane, entry by entry."""
+        return ravel_pytree(self.plane.deviations(self._gradient(x)))[0]
+
+    def _gradient(self, x: Float[Array, " k"]) -> Any:
         grad = jax.grad(lambda w: self.problem.exact_of(w)[0])(self.plane.embed(x))
-        if self.problem.tangent is not None:
-            grad = self.problem.tangent(self.plane.embed(x), grad)
-        return self.plane.coordinates(grad)
+        tangent = self.problem.tangent
+        return grad if tangent is None else tangent(self.plane.embed(x), grad)
 
     def move(self, x: Float[Array, " k"]) -> Float[Array, " k"]:
         """What a step adds; of a flow, dx/dt."""
@@ -50,13 +62,15 @@ class Dynamics:
             return moved
         return self.plane.coordinates(self.problem.retraction(self.plane.embed(x + moved))) - x
 
-    def run(self, start: Any, steps: int, key: Array, progress: Any = None) -> Path:
-        """The path from a start on the plane, `steps` steps, or times up to eta steps, long."""
+    def run(self, start: Any, steps: int, key: Array, progress: Any = None, **end: Any) -> Path:
+        """The path from a start on the plane, `steps` steps, or times up to eta steps, long, or to
+        the first record that is `enough`.
+        """
         x = np.asarray(self.plane.coordinates(start))
         if not self.flow:
-            return exact.descend(self.move, x, steps, key, progress=progress)
+            return exact.descend(self.move, x, steps, key, progress=progress, **end)
         times = self.eta * exact.log_grid(steps, 8).astype(float)
-        return exact.flow(self.move, x, times, key)
+        return exact.flow(self.move, x, times, key, **end)
 
     def sampled(self, setting: Any, count: int, progress: Any) -> Replicas:
         """Descents of `count` replicas at the setting's batch and twice that."""
@@ -75,8 +89,10 @@ class Dynamics:
         return replicas.descend(slope, x, self.eta, setting.sampled_steps, setting.batch, count,
                                 setting.key(24), retract, progress)  # fmt: skip
 
-    def crossing(self, reads: Any, level: float, path: Path, k: int) -> float:
-        """When a scalar read-out crosses the level between the records k - 1 and k."""
+    def crossing(self, reads: Any, level: float, path: Path, k: int) -> tuple[float, float]:
+        """When a scalar read-out crosses the level between the records k - 1 and k, and the error
+        of what is between two steps.
+        """
         at = jax.jit(lambda x: reads(self.plane.embed(x)) - level)
         if not self.flow:
             return self._step_of(at, path.x[k - 1], float(path.t[k - 1]))
@@ -91,9 +107,12 @@ class Dynamics:
             return float(at(solve(jnp.asarray(path.x[k - 1])[None], span, exact.TOLERANCE)[0]))
 
         found: Any = brentq(gap, path.t[k - 1], path.t[k], xtol=1e-300, rtol=1e-12)  # pyright: ignore
-        return float(found)
+        return float(found), 0.0
 
-    def _step_of(self, at: Any, x: Any, t: float) -> float:
+    def _step_of(self, at: Any, x: Any, t: float) -> tuple[float, float]:
+        """Of a descent: by the polynomial through the read-out's values at the last step before
+        and the next ones, and by that of a lower degree, whose difference is the error.
+        """
         side = jnp.sign(at(x))
 
         def step(state: tuple) -> tuple:
@@ -102,15 +121,36 @@ class Dynamics:
 
         beyond = lambda state: at(state[1]) * side > 0
         begin = (jnp.zeros(()), jnp.asarray(x), jnp.asarray(x))
-        count, after, before = jax.jit(lambda s: jax.lax.while_loop(beyond, step, s))(begin)
-        a, b = float(at(before)), float(at(after))
-        return t + float(count) - 1 + a / (a - b)
+        count, x, before = jax.jit(lambda s: jax.lax.while_loop(beyond, step, s))(begin)
+        along = lambda x, _: (x + self.move(x), at(x))
+        values = np.asarray(jax.jit(lambda x: jax.lax.scan(along, x, None, POINTS)[1])(before))
+        roots = [_root(values[: POINTS - fewer]) for fewer in (0, 1)]
+        return t + float(count) - 1 + roots[0], abs(roots[0] - roots[1])
+
+
+def _root(values: np.ndarray) -> float:
+    """Where the polynomial through the values at 0, 1, ... is 0 between 0 and 1, where they change
+    their sign.
+    """
+    from scipy.optimize import brentq  # slow to import
+
+    rows = [values]
+    while len(rows[-1]) > 1:
+        rows.append(np.diff(rows[-1]))
+    steps = np.arange(len(values))
+
+    def at(s: float) -> float:
+        factors = np.concatenate([[1.0], np.cumprod((s - steps[:-1]) / (steps[:-1] + 1.0))])
+        return float(sum(row[0] * factor for row, factor in zip(rows, factors, strict=True)))
+
+    return float(cast(float, brentq(at, 0.0, 1.0, xtol=1e-15)))
 
 
 @dataclass(frozen=True)
 class Reading:
     """A read-out at the recorded times, with its error: a bound or an estimate of rounding along an
-    exact path, a standard error with `degrees` of freedom along a sampled one.
+    exact path, a standard error with `degrees` of freedom along a sampled one. `even` are the
+    records on an even grid in log t, where others are closer.
     """
 
     t: Float[np.ndarray, " records"]
@@ -118,6 +158,13 @@ class Reading:
     error: np.ndarray
     degrees: float = np.inf
     statistical: bool = False
+    even: np.ndarray | None = None
+
+    def thinned(self) -> "Reading":
+        """The records on an even grid in log t, for what extrapolates from one to the next."""
+        if (pick := self.even) is None:
+            return self
+        return replace(self, t=self.t[pick], value=self.value[pick], error=self.error[pick])
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +181,6 @@ class Measured:
     path: Path | None
     replicas: Replicas | None
     checks: Mapping[str, np.ndarray]
-    runs: dict[Any, Path] = field(default_factory=dict)
 
     @property
     def problem(self) -> Problem:
@@ -145,22 +191,35 @@ class Measured:
         return self.dynamics.plane
 
     @property
+    def start(self) -> Any:
+        return self.problem.start
+
+    @cached_property
+    def zeros(self) -> Zeros:
+        """Why each entry of the weights stays zero, if it does. Raises as `symmetry.why_zero`."""
+        problem, key = self.problem, self.setting.key(25)
+        return why_zero(problem.loss, problem.sample, self.plane, problem.start, key)
+
+    @property
     def unfinished(self) -> str:
         """Why the path ends before its time, or empty."""
         if self.path is None or not self.path.why:
             return ""
         return f"the path ends at {self.path.stopped:.3g}: {self.path.why}"
 
+    @property
+    def without_exact(self) -> str:
+        """Why nothing can be said of the loss, of single steps and of other starts, or empty."""
+        return "" if self.path is not None else "no exact population loss: give exact="
+
     def read(self, of: ReadOut) -> Reading:
         """A read-out of the weights along the path."""
-        reads = read_out(self.problem, of)
+        reads = read_out(self.start, of)
         if self.path is not None:
             value, error = _along(self.dynamics, reads, self.path)
             return Reading(self.path.t, value, error)
         assert self.replicas is not None
-        at = lambda x: jnp.asarray(reads(self.plane.embed(x)), dtype=float)
-        x = jnp.asarray(self.replicas.x)
-        seen = np.asarray(jax.jit(jax.vmap(jax.vmap(jax.vmap(at))))(x))
+        seen = np.asarray(_of_replicas(self.plane, reads, jnp.asarray(self.replicas.x)))
         count = seen.shape[1]
         mean, spread = seen.mean(axis=1), seen.std(axis=1, ddof=1) / np.sqrt(count)
         error = np.sqrt(4 * spread[1] ** 2 + spread[0] ** 2)
@@ -173,25 +232,37 @@ class Measured:
         bound = self.read(lambda w: self.problem.exact_of(w)[1])
         return Reading(found.t, found.value, found.error + abs(bound.value))
 
-    def started(self, start: Any, steps: int) -> Path:
-        """The path from another start."""
-        name = (ravel_pytree(start)[0].tobytes(), steps)
-        if name not in self.runs:
-            self.runs[name] = self.dynamics.run(start, steps, self.setting.key(23))
-        return self.runs[name]
+    def hits(self, of: ReadOut, level: float, start: Any) -> tuple[float, float]:
+        """When the path from another start first reaches the level, as `crossing`. Raises
+        SettingError for a start off the plane.
+        """
+        away, entry = self.plane.off(start)
+        if away > ON:
+            raise SettingError(
+                f"a start is off the plane by {away:.3g} in {entry}: give starts on it, or a "
+                "problem without the symmetry that they break"
+            )
+        reads = read_out(self.start, of)
+        above = jax.jit(lambda x: reads(self.plane.embed(x)) > level)
+        first = above(self.plane.coordinates(start))
+        enough = lambda x: bool(jnp.all(above(jnp.asarray(x)) != first))
+        run = self.dynamics.run(start, self.setting.steps, self.setting.key(23), enough=enough)
+        return self.crossing(of, level, run)
 
     def crossing(self, of: ReadOut, level: float, path: Path) -> tuple[float, float]:
         """When a scalar read-out first crosses the level along a path, between two steps of a
-        descent by a straight line, and the error of that; NaN where it does not.
+        descent by the curve through the next ones, and the error of that; NaN where it does not.
         """
-        value, error = _along(self.dynamics, read_out(self.problem, of), path)
+        value, error = _along(self.dynamics, read_out(self.start, of), path)
+        if value.ndim > 1:
+            raise SettingError(f"{called(of)} has shape {value.shape[1:]}: give one number")
         beyond = np.flatnonzero((value - level) * (value[0] - level) <= 0)
         if not beyond.size or beyond[0] == 0:
             return np.nan, np.nan
         k = int(beyond[0])
-        found = self.dynamics.crossing(read_out(self.problem, of), level, path, k)
+        found, between = self.dynamics.crossing(read_out(self.start, of), level, path, k)
         speed = abs(value[k] - value[k - 1]) / (path.t[k] - path.t[k - 1])
-        return found, float((error[k] + error[k - 1]) / speed + 1e-11 * found)
+        return found, float((error[k] + error[k - 1]) / speed + 1e-11 * found + between)
 
     def arrays(self) -> dict[str, np.ndarray]:
         kept = {f"check/{name}": value for name, value in self.checks.items()}
@@ -207,11 +278,11 @@ class Measured:
         return pictures.figures(self, title)
 
 
-def read_out(problem: Problem, of: ReadOut) -> Callable[[Any], Any]:
+def read_out(start: Any, of: ReadOut) -> Callable[[Any], Any]:
     """A function of the weights; by name, a leaf. Raises SettingError for a name of none."""
     if callable(of):
         return of
-    named = {_name(path): i for i, (path, _) in enumerate(_leaves(problem.start))}
+    named = {_name(path): i for i, (path, _) in enumerate(_leaves(start))}
     if of not in named:
         raise SettingError(f"{of!r} names no array of the weights: one of {', '.join(named)}")
     return lambda weights: jax.tree.leaves(weights)[named[of]]
@@ -236,19 +307,30 @@ def _along(dynamics: Dynamics, reads: Any, path: Path) -> tuple[np.ndarray, np.n
     """Values at the records, and what the path's errors and rounding make of them, to first
     order.
     """
-    at = lambda x: jnp.asarray(reads(dynamics.plane.embed(x)), dtype=float)
-    jac = jax.jacfwd(at)
+    keys = jax.random.split(jax.random.key(0), len(path.t))
+    x, error = jnp.asarray(path.x), jnp.asarray(path.error)
+    return jax.tree.map(np.asarray, _with_errors(dynamics.plane, reads, x, error, keys))
+
+
+@partial(jax.jit, static_argnames=("plane", "reads"))
+def _of_replicas(plane: Any, reads: Any, x: Array) -> Array:
+    """Values at both batches, of every replica, at every record."""
+    at = lambda x: jnp.asarray(reads(plane.embed(x)), dtype=float)
+    return jax.vmap(jax.vmap(jax.vmap(at)))(x)
+
+
+@partial(jax.jit, static_argnames=("plane", "reads"))
+def _with_errors(plane: Any, reads: Any, x: Array, error: Array, keys: Array) -> tuple:
+    at = lambda x: jnp.asarray(reads(plane.embed(x)), dtype=float)
 
     def one(x: Array, error: Array, key: Array) -> tuple[Array, Array]:
         value = at(x)
         nudges = jax.random.uniform(key, (NUDGES, x.size), minval=-1.0, maxval=1.0)
         moved = jax.vmap(at)(x * (1 + UNIT * nudges))
         rounding = jnp.max(jnp.abs(moved - value), axis=0) + UNIT * jnp.abs(value)
-        return value, jnp.abs(jac(x)) @ error + rounding
+        return value, jnp.abs(jax.jacfwd(at)(x)) @ error + rounding
 
-    keys = jax.random.split(jax.random.key(0), len(path.t))
-    value, error = jax.jit(jax.vmap(one))(jnp.asarray(path.x), jnp.asarray(path.error), keys)
-    return np.asarray(value), np.asarray(error)
+    return jax.vmap(one)(x, error, keys)
 
 
 def increments(measured: Measured, of: Callable[[Any], Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ with a proven bound).
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -48,6 +48,7 @@ INTEGRATED = 2 * 10**4
 
 Field = Callable[[Float[Array, " k"]], Float[Array, " k"]]
 Progress = Callable[[int, int], None]
+Enough = Callable[[Float[np.ndarray, " k"]], bool]
 
 
 class Path(NamedTuple):
@@ -133,8 +134,10 @@ def descend(
     key: Array,
     per_decade: int = 8,
     progress: Progress | None = None,
+    enough: Enough = lambda x: False,
 ) -> Path:
-    """x <- x + move(x) from `start`, on a logarithmic grid of 0 ... `steps` <= 9e18.
+    """x <- x + move(x) from `start`, on a logarithmic grid of 0 ... `steps` <= 9e18, or to the
+    first record x at which enough(x).
 
     `move` is a pure function of (k,) float64, hashable, -eta times a gradient; `key` draws the
     roundings of the twins alone. Raises ValueError on a start that is no finite vector of float64.
@@ -154,12 +157,14 @@ def descend(
         if not np.all(np.isfinite(row[1])):
             return _path(rows, float(t), f"it left the finite numbers before step {t:.3g}")
         rows.append(row)
-        left = grid[grid > t]
-        if left.size and _at_rest(move, rows, key):
+        left = grid[grid > t] if not enough(row[1]) else grid[:0]
+        if not left.size:
+            break
+        if _at_rest(move, rows, key):
             return _path([*rows, *(_resting(rows, float(later)) for later in left)])
-        if left.size and done >= BRUTE and _close(move, rows[-1]):
-            return _path(rows, *_leap(move, state, float(t), left, rows, key))
-        if left.size and left[0] > MOST:
+        if done >= BRUTE and _close(move, rows[-1]):
+            return _path(rows, *_leap(move, state, float(t), left, rows, key, enough))
+        if left[0] > MOST:
             return _path(rows, float(left[0]), f"after {MOST:.0e} steps it is not near a flow")
     return _path(rows)
 
@@ -167,7 +172,7 @@ def descend(
 def _row(move: Field, t: float, state: _State) -> tuple:
     """t, x, the spread of the twins and the next move."""
     x = np.asarray(state.x)
-    return t, x[0], _spread(x), np.asarray(jax.jit(move)(state.x[0]))
+    return t, x[0], _spread(x), np.asarray(_moves(move, state.x[:1]))[0]
 
 
 def _spread(x: Float[np.ndarray, "twins k"]) -> Float[np.ndarray, " k"]:
@@ -195,9 +200,15 @@ def _at_rest(move: Field, rows: list[tuple], key: Array) -> bool:
 def _noise(move: Field, x: np.ndarray, key: Array) -> np.ndarray:
     """By how much a move is off through rounding: its spread over points a unit away."""
     off = jax.random.uniform(key, (TWINS, len(x)), minval=-1.0, maxval=1.0)
-    moves = np.asarray(jax.jit(jax.vmap(move))(jnp.asarray(x) * (1 + UNIT * off)))
-    here = np.asarray(jax.jit(move)(jnp.asarray(x)))
-    return np.max(abs(moves - here), axis=0) + UNIT * abs(here)
+    beside = np.asarray(_moves(move, jnp.asarray(x) * (1 + UNIT * off)))
+    here = np.asarray(_moves(move, jnp.asarray(x)[None]))[0]
+    return np.max(abs(beside - here), axis=0) + UNIT * abs(here)
+
+
+@partial(jax.jit, static_argnames="move")
+def _moves(move: Field, x: Array) -> Array:
+    """The move at each of these points."""
+    return jax.vmap(move)(x)
 
 
 def _resting(rows: list[tuple], t: float) -> tuple:
@@ -217,7 +228,13 @@ def _close(move: Field, row: tuple) -> bool:
 
 
 def _leap(
-    move: Field, state: _State, t: float, later: np.ndarray, rows: list[tuple], key: Array
+    move: Field,
+    state: _State,
+    t: float,
+    later: np.ndarray,
+    rows: list[tuple],
+    key: Array,
+    enough: Enough,
 ) -> tuple[float, str]:
     """The records after t, appended to the rows: the flow of the map in log t, for all twins."""
     fine = coarse = state.x
@@ -229,9 +246,11 @@ def _leap(
             return t, "the integrator of its flow gave up"
         x = np.asarray(fine)
         defect = np.asarray(_differences(move, fine[0]))[-1] / (ORDER + 1)
-        moved = np.asarray(jax.jit(move)(fine[0]))
+        moved = np.asarray(_moves(move, fine[:1]))[0]
         error = _spread(x) + abs(x[0] - np.asarray(coarse)[0]) + t * abs(defect)
         rows.append((t, x[0], error + _late(t, moved), moved))
+        if enough(x[0]):
+            break
         if _at_rest(move, rows, key):
             rows += [_resting(rows, float(rest)) for rest in later[later > when]]
             break
@@ -243,17 +262,19 @@ def _late(t: float, move: np.ndarray) -> np.ndarray:
     return 4 * UNIT * max(1.0, abs(np.log(t))) * t * abs(move)
 
 
+@lru_cache(maxsize=32)
 def integrator(field: Field, unit: float) -> Callable[[Array, Array, float], Array]:
     """x at the end of a span of time from x at its beginning, for a batch of x, in log(unit + t):
-    by explicit steps, and where those run out by implicit ones; NaN where these do too.
+    by explicit steps, and where those run out by implicit ones; NaN where these do too. It is kept,
+    as it compiles for seconds and the paths from several starts need the same.
     """
     import diffrax  # slow to import
 
     def of_log(s: Array, x: Array, _: Any) -> Array:
         return jnp.exp(s) * field(x)
 
-    @partial(jax.jit, static_argnames=("tolerance", "implicit"))
-    def solve(x: Array, span: Array, tolerance: float, implicit: bool) -> Array:
+    @partial(jax.jit, static_argnames="implicit")
+    def solve(x: Array, span: Array, tolerance: Any, implicit: bool) -> Array:
         first, last = jnp.log(unit + span)
 
         def one(x: Array) -> Array:
@@ -284,23 +305,31 @@ def integrator(field: Field, unit: float) -> Callable[[Array, Array, float], Arr
 
 
 def flow(
-    field: Field, start: Float[np.ndarray, " k"], times: Float[np.ndarray, " records"], key: Array
+    field: Field,
+    start: Float[np.ndarray, " k"],
+    times: Float[np.ndarray, " records"],
+    key: Array,
+    enough: Enough = lambda x: False,
 ) -> Path:
-    """dx/dt = field(x) from `start` at the `times`, the first of which is 0.
+    """dx/dt = field(x) from `start` at the `times`, the first of which is 0, or to the first x at
+    which enough(x).
 
     Runge-Kutta with relative tolerance TOLERANCE; the error is what COARSE does beside it, and a
     unit in the last place. Raises ValueError as `descend`.
     """
     fine = coarse = jnp.asarray(_checked(start))[None]
-    solve, moved = integrator(field, float(times[1])), jax.jit(field)
-    rows = [(0.0, np.asarray(fine)[0], UNIT * abs(np.asarray(fine)[0]), np.asarray(moved(fine[0])))]
+    solve = integrator(field, float(times[1]))
+    moved = lambda: np.asarray(_moves(field, fine))[0]
+    rows = [(0.0, np.asarray(fine)[0], UNIT * abs(np.asarray(fine)[0]), moved())]
     for t, when in pairwise(map(float, times)):
         span = jnp.asarray([t, when])
         fine, coarse = solve(fine, span, TOLERANCE), solve(coarse, span, COARSE)
         if not (np.all(np.isfinite(fine)) and np.all(np.isfinite(coarse))):
             return _path(rows, when, "the integrator gave up")
-        x, other, move = np.asarray(fine)[0], np.asarray(coarse)[0], np.asarray(moved(fine[0]))
+        x, other, move = np.asarray(fine)[0], np.asarray(coarse)[0], moved()
         rows.append((when, x, abs(x - other) + UNIT * abs(x) + _late(when, move), move))
+        if enough(x):
+            break
         if _at_rest(field, rows, key):
             rows += [_resting(rows, float(rest)) for rest in times[times > when]]
             break

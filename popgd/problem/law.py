@@ -1,12 +1,16 @@
-"""What popgd needs of a data law and of a loss, and Gaussian arrays made into common ones: spheres,
-rotations.
+"""What popgd needs of a data law and of a loss; the law of a finite data set; and Gaussian arrays
+made into common ones: spheres, rotations.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from popgd.problem.errors import SettingError
 
 
 class Hypothesis(NamedTuple):
@@ -31,6 +35,44 @@ class Law(Protocol):
     """
 
     def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Any: ...
+
+
+class Finite:
+    """The law of a finite data set: each of its rows with the same probability.
+
+    Finite(X) draws rows of an array or a pytree of arrays with one first axis, Finite(X, y) pairs
+    of them. Full-batch descent is its population descent, so that a `Problem` with it needs no
+    `exact`. Floats are taken in the format that is asked for, all else (labels, indices) as it is.
+    Known by its identity: make it once; the rows are constants of every compiled program. Raises
+    SettingError for no arrays, for arrays of different lengths, and for floats that are not finite.
+    """
+
+    def __init__(self, *rows: PyTree) -> None:
+        self.rows = jax.tree.map(np.asarray, rows if len(rows) > 1 else rows[0] if rows else ())
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(self.rows)]
+        lengths = {shape[0] if shape else 0 for shape in shapes}
+        if len(lengths) != 1 or lengths == {0}:
+            raise SettingError(
+                f"a data set of arrays of shapes {shapes}: wanted one first axis, the rows"
+            )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.rows):
+            if leaf.dtype.kind == "f" and not np.all(np.isfinite(leaf)):
+                name = jax.tree_util.keystr(path) or "it"
+                raise SettingError(f"a data set in which {name} is not finite: leave such rows out")
+        (self.count,) = lengths
+
+    def sample(self, key: PRNGKeyArray, dtype: jnp.dtype) -> Any:
+        i = jax.random.randint(key, (), 0, self.count)
+        return jax.tree.map(lambda leaf: leaf[i], self.all(dtype))
+
+    def all(self, dtype: jnp.dtype) -> Any:
+        """Every row, along the first axis."""
+        cast = lambda leaf: leaf.astype(dtype) if leaf.dtype.kind == "f" else leaf
+        return jax.tree.map(lambda leaf: jnp.asarray(cast(leaf)), self.rows)
+
+    def mean(self, loss: Callable[[Any, Any], Any], weights: PyTree) -> Float[Array, ""]:
+        """The mean of loss(weights, row) over all rows, in float64."""
+        return jnp.mean(jax.vmap(lambda row: loss(weights, row))(self.all(jnp.dtype("float64"))))
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from popgd.problem.errors import SettingError
+from popgd.problem.law import Finite
 
 #: Weights and one sample -> the loss, a scalar. No factor is added to it.
 Loss = Callable[[Any, Any], Any]
@@ -28,7 +30,8 @@ class Problem:
     plane       an affine plane of weights that descent stays on; None: that of the symmetries, if
                 the start lies on it, else all weights
     exact       the population loss of the weights, alone or with a bound on its error; None:
-                descent is by Monte Carlo
+                descent is by Monte Carlo, but for a law that is a `Finite` data set, of which it is
+                the mean
     tangent     (weights, gradient) -> the gradient along a constraint such as |w| = 1
     retraction  weights -> the next weights that obey it
 
@@ -62,6 +65,8 @@ class Problem:
                 "a constraint has both a tangent and a retraction: give the other too"
             )
         _scalar(self.loss(self.start, self.sample(jax.random.key(0))), "loss")
+        if self.exact is None and isinstance(self.law, Finite):
+            object.__setattr__(self, "exact", partial(self.law.mean, self.loss))
         if self.exact is not None:
             _scalar(self.exact_of(self.start)[0], "exact")
 

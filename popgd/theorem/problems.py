@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from popgd.claims import examined
-from popgd.claims.measured import Dynamics, Measured
+from popgd.claims.measured import ON, Dynamics, Measured
 from popgd.descent import replicas
 from popgd.descent.exact import Path
 from popgd.descent.memory import Memory
@@ -23,8 +23,6 @@ from popgd.theorem.base import Progress, Setting, Theorem
 
 #: Sampled descents at each batch size, where there is no exact loss.
 REPLICAS = 32
-#: A start this far from the plane is not on it: rounding of a sum.
-ON = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
