@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from popgd.descent.gradient import population_average
 from popgd.descent.interpolant import interpolate
+from popgd.descent.recorded import compiled
 from popgd.papers.power_method import curve as curves
 from popgd.papers.power_method import kronecker, model, one_layer, spectra
 from popgd.papers.power_method.data import Sample
@@ -198,20 +199,13 @@ def first_order(
         )
         k11 = fitted(lambda c: np.asarray(second(jnp.asarray(c))), lam, *ends)
 
-    def step(_: Any, state: tuple) -> tuple:
+    def step(state: tuple) -> tuple:
         a, b, log = state
         c = a * b
         moved = rate * jnp.stack([h(c), -h(c), -b * b * k11(c)])
         g = rate * slope(c)
         return a - g * b, b - g * a, log + jnp.log1p(moved)
 
-    def piece(state: tuple, count: Array) -> tuple:
-        state = jax.lax.fori_loop(0, count, step, state)
-        return state, state[2]
-
     start = (*map(jnp.asarray, start_of(setting)), jnp.zeros(3))
-    return np.asarray(
-        jax.jit(lambda counts: jax.lax.scan(piece, start, counts)[1])(
-            jnp.asarray(np.diff(grid, prepend=0))
-        )
-    ).T
+    run = jax.jit(partial(compiled, step, lambda state: state[2], start))
+    return np.asarray(run(jnp.asarray(grid))).T

@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from popgd.descent import gradient
+from popgd.descent.recorded import compiled
 from popgd.papers.power_method import kronecker, model
 from popgd.papers.power_method.data import Sample, UnitColumns
 from popgd.papers.power_method.kronecker import Kronecker
@@ -139,7 +140,7 @@ def predicted(
     for every set of `found`.
     """
 
-    def step(_: Any, state: tuple) -> tuple:
+    def step(state: tuple) -> tuple:
         a, b, x = state
         c = a * b
         D = scales(a, b, first)
@@ -147,12 +148,8 @@ def predicted(
         g = slope(c) / d
         return a - eta * b * g, b - eta * a * g, moved
 
-    def piece(state: tuple, count: Array) -> tuple:
-        state = jax.lax.fori_loop(0, count, step, state)
-        return state, state[2]
-
     every = jnp.broadcast_to(x, (found.coefficients.shape[0], *x.shape))
-    return jax.lax.scan(piece, (*start, every), jnp.diff(grid, prepend=0))[1]
+    return compiled(step, lambda state: state[2], (*start, every), grid)
 
 
 @partial(jax.jit, static_argnames=("objective", "batch", "runs"))
@@ -185,7 +182,7 @@ def sampled(
         _, push = jax.linearize(jax.grad(mean_loss), model.embed(a, b, d))
         return jax.vmap(push)(deltas)
 
-    def step(_: Any, state: tuple) -> tuple:
+    def step(state: tuple) -> tuple:
         t, a, b, deltas = state
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, t)))(jnp.arange(runs))
         change = jax.vmap(products, (None, None, 0, 0))(a, b, deltas, keys)
@@ -201,9 +198,6 @@ def sampled(
         every = jnp.stack([*model.blocks(delta.P), *model.blocks(delta.Q)])
         return jnp.tensordot(every, M, ([1, 2], [0, 1]))
 
-    def piece(state: tuple, count: Array) -> tuple:
-        state = jax.lax.fori_loop(0, count, step, state)
-        return state, jax.vmap(jax.vmap(along), (0, None))(state[3], units)
-
+    look = lambda state: jax.vmap(jax.vmap(along), (0, None))(state[3], units)
     deltas = jax.tree.map(lambda x: jnp.broadcast_to(x, (runs, *x.shape)), deltas)
-    return jax.lax.scan(piece, (jnp.zeros((), int), *start, deltas), jnp.diff(grid, prepend=0))[1]
+    return compiled(step, look, (jnp.zeros((), int), *start, deltas), grid)
