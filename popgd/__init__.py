@@ -11,25 +11,23 @@ papers      the papers that are judged; nothing else knows of them
 """
 
 from popgd.claims.evidence import Evidence
-from popgd.descent.descent import Descent, Trajectory, descend
-from popgd.descent.gradient import Estimate, population_average, population_gradient
+from popgd.descent.descent import Descent, descend
+from popgd.descent.gradient import population_average, population_gradient
 from popgd.problem.errors import SettingError
 from popgd.problem.law import Hypothesis, Law
 from popgd.problem.problem import Problem
-from popgd.runs.stored import Stored, load
+from popgd.runs.stored import load
 from popgd.theorem.base import Setting, Theorem
 from popgd.theorem.problems import about
 from popgd.theorem.registry import theorems
 from popgd.theorem.report import Report, check
 from popgd.theorem.settings import Option
-from popgd.theorem.verdict import Claim, Outcome
+from popgd.theorem.verdict import Outcome
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Claim",
     "Descent",
-    "Estimate",
     "Evidence",
     "Hypothesis",
     "Law",
@@ -39,9 +37,7 @@ __all__ = [
     "Report",
     "Setting",
     "SettingError",
-    "Stored",
     "Theorem",
-    "Trajectory",
     "about",
     "check",
     "descend",
