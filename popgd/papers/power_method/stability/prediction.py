@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from popgd.descent import chebyshev
 from popgd.descent.gradient import population_average
 from popgd.descent.interpolant import interpolate
 from popgd.descent.recorded import compiled
@@ -156,13 +157,11 @@ def fitted(
 
     There its singularities c = -1/lam_i are pi away from the reals."""
     ends = np.log1p(lam * np.array([bottom, top]))
-    series = np.polynomial.Chebyshev.interpolate(
-        lambda u: f(np.expm1(u) / lam), DEGREE, domain=ends
-    )
     middle, half = ends.mean(), np.diff(ends)[0] / 2
-    value = lambda c: jnp.asarray(
-        np.polynomial.chebyshev.chebval((jnp.log1p(lam * c) - middle) / half, series.coef)
-    )
+    nodes, transform = chebyshev.points(DEGREE)
+    terms = transform @ f(np.expm1(middle + half * nodes) / lam)
+    place = lambda c: (jnp.log1p(lam * c) - middle) / half
+    value = lambda c: chebyshev.clenshaw(lambda n: terms[n], len(terms), place(c))
     return lambda c: jnp.where((c >= bottom) & (c <= top), value(c), jnp.nan)
 
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from popgd.descent import gradient
+from popgd.descent import chebyshev, gradient
 from popgd.descent.recorded import compiled
 from popgd.papers.power_method import kronecker, model
 from popgd.papers.power_method.data import Sample, UnitColumns
@@ -60,10 +60,8 @@ class Series(NamedTuple):
 
     def __call__(self, c: Float[Array, ""]) -> Float[Array, "sets 3 8 8"]:
         x = 2 * jnp.log1p(self.lam * c) / jnp.log1p(self.lam * self.top) - 1
-        order = jnp.arange(self.coefficients.shape[1])
-        found = jnp.tensordot(
-            jnp.cos(order * jnp.arccos(jnp.clip(x, -1, 1))), self.coefficients, (0, 1)
-        )
+        terms = self.coefficients.shape[1]
+        found = chebyshev.clenshaw(lambda n: self.coefficients[:, n], terms, x)
         return jnp.where((c >= 0) & (c <= self.top), found, jnp.nan)
 
     def shorter(self) -> "Series":
@@ -89,8 +87,8 @@ def series(
     Raises ValueError for d < 2. Valid for a law and a loss that do not change under (X, q) -> (O X,
     O q).
     """
-    angles = (2 * np.arange(NODES) + 1) * np.pi / (2 * NODES)
-    places = jnp.asarray(np.expm1((1 + np.cos(angles)) / 2 * np.log1p(lam * top)) / lam)
+    nodes, transform = chebyshev.points(NODES - 1)
+    places = jnp.asarray(np.expm1((1 + nodes) / 2 * np.log1p(lam * top)) / lam)
     average = partial(
         gradient.population_average,
         _AtNodes(objective, first),
@@ -99,10 +97,8 @@ def series(
         chunk=1,
     )
     values = np.stack([average(jax.random.fold_in(key, k), samples).mean for k in range(SETS)])
-    table = np.cos(np.outer(np.arange(NODES), angles)) * 2 / NODES
-    table[0] /= 2
     return Series(
-        jnp.tensordot(values, table, (1, 1)).transpose(0, 4, 1, 2, 3),
+        jnp.tensordot(values, transform, (1, 1)).transpose(0, 4, 1, 2, 3),
         jnp.asarray(lam),
         jnp.asarray(top),
     )
