@@ -10,14 +10,15 @@ large variance first, and past it. Right: the loss falls to the least loss (dash
 slowly for more loops.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from common import save
 from matplotlib.figure import Figure
 
+from popgd.descent.recorded import columns, recorded
 from popgd.descent.recursion import log_grid
 from popgd.papers.in_context import wishart
 from popgd.papers.in_context import wishart_loss as exact
@@ -30,10 +31,10 @@ COLOURS = (GREY, BLUE, ORANGE, GREEN, BLACK)
 
 
 @jax.jit
-def advance(polynomial: Any, lam: Any, eta: Any, a: Any, count: Any) -> Any:
+def advance(polynomial: Any, lam: Any, eta: Any, a: Any, first: Any, end: Any) -> Any:
     """Descent in the eigenbasis of Sigma = diag(lam), a the eigenvalues in whitened coordinates."""
     return jax.lax.fori_loop(
-        0, count, lambda _, a: a - eta * lam**2 * exact.gradient(polynomial, a), a
+        first, end, lambda _, a: a - eta * lam**2 * exact.gradient(polynomial, a), a
     )
 
 
@@ -42,12 +43,11 @@ def descent(L: int) -> tuple[Any, Any, Any]:
     law, lam = InContext.gaussian(len(COVARIANCE), N, COVARIANCE), jnp.asarray(COVARIANCE)
     polynomial, eta = exact.polynomial(N, law.d, L), step_size(law, L)
     loss = jax.jit(exact.loss)
-    steps, a = log_grid(STEPS, 16), jnp.zeros(law.d)
-    rows = []
-    for before, step in zip([0, *steps[:-1]], steps, strict=True):
-        a = advance(polynomial, lam, eta, a, int(step - before))
-        rows.append((np.asarray(a), float(loss(polynomial, a))))
-    return steps, np.stack([row[0] for row in rows]), np.array([row[1] for row in rows])
+    run, rows = partial(advance, polynomial, lam, eta), []
+    for step, a in recorded(run, jnp.zeros(law.d), log_grid(STEPS, 16)):
+        rows.append((step, a, loss(polynomial, a)))
+    steps, eigenvalues, losses = columns(rows)
+    return steps, eigenvalues, losses
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from popgd.papers.in_context import wishart
 from popgd.papers.in_context import wishart_loss as exact
-from popgd.papers.in_context.flow import DOMINANCE, losses_and_slopes
+from popgd.papers.in_context.dominance import DOMINANCE, losses_and_slopes
 from popgd.theorem.plot import BLACK, BLUE, GREEN, GREY, ORANGE
 
 D = 5

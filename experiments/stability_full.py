@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from popgd.descent.gradient import population_average
+from popgd.descent.recorded import compiled
 from popgd.papers.power_method import kronecker, model
 from popgd.papers.power_method.data import Sample
 from popgd.papers.power_method.kronecker import ACTIVE, Kronecker
@@ -85,23 +86,16 @@ def descend(
             lambda weights: jnp.mean(jax.vmap(lambda s: objective(weights, s))(samples))
         )(weights)
 
-    def step(_: Any, state: tuple) -> tuple:
+    def step(state: tuple) -> tuple:
         t, weights, inner = state
         update, inner = optimiser.update(
             gradient(weights, jax.random.fold_in(key, t)), inner, weights
         )
         return t + 1, optax.apply_updates(weights, update), inner
 
-    def piece(state: tuple, count: jax.Array) -> tuple:
-        state = jax.lax.fori_loop(0, count, step, state)
-        return state, state[1]
-
     def run(start: Weights) -> Weights:
-        return jax.lax.scan(
-            piece,
-            (jnp.zeros((), int), start, optimiser.init(start)),
-            jnp.asarray(np.diff(grid, prepend=0)),
-        )[1]
+        begun = (jnp.zeros((), int), start, optimiser.init(start))
+        return compiled(step, lambda state: state[1], begun, grid)
 
     found = jax.jit(jax.vmap(run))(jax.tree.map(lambda *x: jnp.stack(x), *starts))
     return [

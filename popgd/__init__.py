@@ -12,19 +12,19 @@ papers      the papers that are judged; nothing else knows of them
 
 from popgd import claims
 from popgd.claims.evidence import Evidence
-from popgd.descent.descent import Descent, Trajectory, descend
-from popgd.descent.gradient import Estimate, population_average, population_gradient
+from popgd.descent.descent import Descent, descend
+from popgd.descent.gradient import population_average, population_gradient
 from popgd.problem.errors import SettingError
 from popgd.problem.law import Finite, Hypothesis, Law
 from popgd.problem.problem import Problem
-from popgd.runs.stored import Stored, load
+from popgd.runs.stored import load
 from popgd.theorem.base import Setting, Theorem
 from popgd.theorem.problems import about
 from popgd.theorem.recorded import judge_path
 from popgd.theorem.registry import theorems
 from popgd.theorem.report import Report, check
 from popgd.theorem.settings import Option
-from popgd.theorem.verdict import Claim, Outcome
+from popgd.theorem.verdict import Outcome
 
 # The judge stands above the claims; among them its users look for it.
 claims.judge_path = judge_path
@@ -32,9 +32,7 @@ claims.judge_path = judge_path
 __version__ = "0.1.0"
 
 __all__ = [
-    "Claim",
     "Descent",
-    "Estimate",
     "Evidence",
     "Finite",
     "Hypothesis",
@@ -45,9 +43,7 @@ __all__ = [
     "Report",
     "Setting",
     "SettingError",
-    "Stored",
     "Theorem",
-    "Trajectory",
     "about",
     "check",
     "descend",

@@ -18,7 +18,7 @@ from mutants_in_context import samplewise, values
 
 from popgd.descent import gradient
 from popgd.descent.gradient import Estimate
-from popgd.papers.in_context import descents, flow, shifted, wishart
+from popgd.papers.in_context import descents, dominance, shifted, wishart
 from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context.common import sampled_law
 from popgd.papers.power_method.looping import inference
@@ -275,9 +275,9 @@ def of_wishart(study, factor, *names, start=0.0):
 
 
 def failing(study, factor):
-    whole = flow.failing
+    whole = dominance.failing
     return study, [
-        (flow, "failing", lambda study: ((factor or 0.0) * whole(study)[0], whole(study)[1]))
+        (dominance, "failing", lambda study: ((factor or 0.0) * whole(study)[0], whole(study)[1]))
     ]
 
 

@@ -23,6 +23,7 @@ from popgd.papers.in_context import (
     descents,
     flow,
     integrator,
+    large_n,
     minimiser,
     prompts,
     saddle,
@@ -280,8 +281,8 @@ def test_reference_descent():
 def test_gaussian_traces():
     for d in (1, 2, 7):
         wanted = (d * d + d, 2 * d**3 + 5 * d**2 + 5 * d, 5 * d**4 + 22 * d**3 + 52 * d**2 + 41 * d)
-        assert tuple(minimiser.gaussian_trace(d, k) for k in (2, 4, 6)) == wanted
-        assert minimiser.gaussian_trace(d, 3) == 0
+        assert tuple(large_n.gaussian_trace(d, k) for k in (2, 4, 6)) == wanted
+        assert large_n.gaussian_trace(d, 3) == 0
 
 
 @pytest.mark.parametrize("name", ["gatmiry.dominance", "gatmiry.loops"])

@@ -3,6 +3,7 @@
 import ast
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -73,5 +74,12 @@ def test_rooms_use_what_is_below_them(room):
 
 
 def test_public_names_are_the_instruments():
-    assert set(popgd.__all__) <= set(vars(popgd)) and len(popgd.__all__) <= 30
+    assert set(popgd.__all__) <= set(vars(popgd)) and len(popgd.__all__) <= 18
     assert not [n for n in popgd.__all__ if getattr(popgd, n).__module__.startswith("popgd.papers")]
+
+
+def test_the_wheel_says_that_popgd_is_typed(tmp_path, monkeypatch):
+    build = pytest.importorskip("hatchling.build", reason="pip install popgd[test]")
+    monkeypatch.chdir(ROOT.parent)
+    with ZipFile(tmp_path / build.build_wheel(str(tmp_path))) as wheel:
+        assert {"popgd/py.typed", "popgd/__init__.py"} <= set(wheel.namelist())

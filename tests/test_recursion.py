@@ -245,7 +245,7 @@ def test_pieces_and_continuation_do_not_change_a_bit(monkeypatch):
         joined = np.concatenate([getattr(half, name), getattr(rest, name)])
         np.testing.assert_array_equal(joined, getattr(whole, name))
     monkeypatch.setattr(
-        "popgd.descent.recursion.PIECE_SECONDS", (-1.0, -1.0)
+        "popgd.descent.recorded.SECONDS", (-1.0, -1.0)
     )  # every piece is too long: down to one step
     short = recurse(fit("4.1"), (1.0, 0.0), 1.0, DIM, steps[:9])
     np.testing.assert_array_equal(short.c, whole.c[:9])

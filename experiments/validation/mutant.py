@@ -8,7 +8,16 @@ from unittest import mock
 
 import jax
 
-from popgd.papers.in_context import descents, flow, minimiser, prompts, saddle, shifted
+from popgd.papers.in_context import (
+    descents,
+    dominance,
+    flow,
+    large_n,
+    minimiser,
+    prompts,
+    saddle,
+    shifted,
+)
 from popgd.papers.in_context import slopes as in_context_slopes
 from popgd.papers.power_method import curve
 from popgd.papers.power_method import theorems as power_method
@@ -102,17 +111,17 @@ YIELDS: dict[str, Callable[[Any], Any]] = {
     "u-vanishes": minimiser.arrival,
     "minimiser-local": minimiser.local,
     "curvatures-agree": in_context_slopes.curvatures,
-    "minimiser-bracket": minimiser.bracket,
-    "a-star-rate": minimiser.asymptotics,
-    "least-loss-rate": minimiser.asymptotics,
-    "proportional-limit": minimiser.asymptotics,
+    "minimiser-bracket": large_n.bracket,
+    "a-star-rate": large_n.asymptotics,
+    "least-loss-rate": large_n.asymptotics,
+    "proportional-limit": large_n.asymptotics,
     "no-descent-direction": saddle.over_all_matrices,
     "least-over-all-matrices": saddle.over_all_matrices,
     "antisymmetric-growth": saddle.over_all_matrices,
-    "gradient-dominance": flow.dominance,
-    "dominance-lower": flow.dominance,
-    "dominance-upper": flow.dominance,
-    "dominance-fails": flow.dominance,
+    "gradient-dominance": dominance.dominance,
+    "dominance-lower": dominance.dominance,
+    "dominance-upper": dominance.dominance,
+    "dominance-fails": dominance.dominance,
     "flow-loss": flow.flow,
     "time-to-xi": flow.derived_time,
     "time-to-xi-transcribed": flow.transcribed_time,

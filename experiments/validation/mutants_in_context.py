@@ -14,7 +14,7 @@ import numpy as np
 from mutant import Mutant, quiet
 
 from popgd.descent.memory import FORGETFUL
-from popgd.papers.in_context import descents, flow, minimiser, saddle, shifted, slopes, wishart
+from popgd.papers.in_context import descents, dominance, large_n, saddle, shifted, slopes, wishart
 from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context import wishart_bias as bias
 from popgd.papers.in_context import wishart_loss as exact
@@ -219,7 +219,7 @@ a_star, least_loss, unlooped, isotropic = (
     wishart.unlooped,
     wishart.isotropic_loss,
 )
-root, trace = wishart.minimiser, minimiser.gaussian_trace
+root, trace = wishart.minimiser, large_n.gaussian_trace
 
 EXACT = (
     Mutant(
@@ -418,7 +418,7 @@ PREDICTIONS = (
         "prediction",
         "gatmiry.minimiser",
         ("least-loss-rate",),
-        ((minimiser, "gaussian_trace", lambda d, k: trace(d, k) - d),),
+        ((large_n, "gaussian_trace", lambda d, k: trace(d, k) - d),),
     ),
     Mutant(
         "h_asym half as large again",
@@ -439,7 +439,7 @@ PREDICTIONS = (
         "prediction",
         "gatmiry.dominance",
         ("gradient-dominance",),
-        ((flow, "DOMINANCE", 10 * 16.0),),
+        ((dominance, "DOMINANCE", 10 * 16.0),),
     ),
     Mutant(
         "the loss of free steps doubled",

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from popgd.descent.recorded import Progress, columns, recorded
 from popgd.descent.recursion import log_grid
 from popgd.problem.numeric import UNIT
 
@@ -47,7 +48,6 @@ SMALLEST = 1e-300
 INTEGRATED = 2 * 10**4
 
 Field = Callable[[Float[Array, " k"]], Float[Array, " k"]]
-Progress = Callable[[int, int], None]
 Enough = Callable[[Float[np.ndarray, " k"]], bool]
 
 
@@ -92,15 +92,15 @@ def _add(state: _State, moved: Array) -> _State:
 
 
 @partial(jax.jit, static_argnames=("move",))
-def _advance(move: Field, state: _State, steps: Array, key: Array, first: Array) -> _State:
-    """So many steps of all twins."""
+def _advance(move: Field, key: Array, state: _State, first: Any, end: Any) -> _State:
+    """Steps first ... end - 1 of all twins."""
 
     def one(state: _State, twin: Array) -> _State:
         def step(i: Array, now: _State) -> _State:
-            here = jax.random.fold_in(jax.random.fold_in(key, first + i), twin)
+            here = jax.random.fold_in(jax.random.fold_in(key, i), twin)
             return _add(now, _perturbed(move, now, here, twin))
 
-        return jax.lax.fori_loop(0, steps, step, state)
+        return jax.lax.fori_loop(first, end, step, state)
 
     return jax.vmap(one)(state, jnp.arange(TWINS + 1))
 
@@ -144,15 +144,9 @@ def descend(
     """
     grid = log_grid(steps, per_decade)
     first = jnp.broadcast_to(jnp.asarray(_checked(start)), (TWINS + 1, len(start)))
-    state, done = _State(first, jnp.zeros_like(first)), 0
+    begun, advance = _State(first, jnp.zeros_like(first)), partial(_advance, move, key)
     rows: list[tuple] = []
-    for t in grid:
-        while done < t:
-            size = min(int(t) - done, BRUTE)
-            state = _advance(move, state, jnp.asarray(size), key, jnp.asarray(done))
-            done += size
-            if progress is not None:
-                progress(done, int(grid[-1]))
+    for t, state in recorded(advance, begun, grid, progress=progress):
         row = _row(move, float(t), state)
         if not np.all(np.isfinite(row[1])):
             return _path(rows, float(t), f"it left the finite numbers before step {t:.3g}")
@@ -162,7 +156,7 @@ def descend(
             break
         if _at_rest(move, rows, key):
             return _path([*rows, *(_resting(rows, float(later)) for later in left)])
-        if done >= BRUTE and _close(move, rows[-1]):
+        if t >= BRUTE and _close(move, rows[-1]):
             return _path(rows, *_leap(move, state, float(t), left, rows, key, enough))
         if left[0] > MOST:
             return _path(rows, float(left[0]), f"after {MOST:.0e} steps it is not near a flow")
@@ -180,7 +174,7 @@ def _spread(x: Float[np.ndarray, "twins k"]) -> Float[np.ndarray, " k"]:
 
 
 def _path(rows: list[tuple], stopped: float = np.inf, why: str = "") -> Path:
-    t, x, error, move = (np.stack([row[i] for row in rows]) for i in range(4))
+    t, x, error, move = columns(rows)
     return Path(t, x, error + SMALLEST, move, stopped, why)
 
 

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from numpy.polynomial import chebyshev
+
+from popgd.descent import chebyshev
 
 WIDTH = 1.5  # of a panel in u, at most
 HALVINGS = 4  # of the width, at most
@@ -83,10 +84,12 @@ class Interpolant:
             # One look-up per term: taking the row as a vector makes XLA's scalar loop 8 times
             # slower
             flat, first = self.coefficients.reshape(-1), panel * terms
-            series = _clenshaw(lambda n: flat.at[first + n].get(mode="promise_in_bounds"), terms, x)
+            series = chebyshev.clenshaw(
+                lambda n: flat.at[first + n].get(mode="promise_in_bounds"), terms, x
+            )
         else:
             rows = self.coefficients.at[panel].get(mode="promise_in_bounds")
-            series = _clenshaw(lambda n: rows[..., n], terms, x)
+            series = chebyshev.clenshaw(lambda n: rows[..., n], terms, x)
         beyond = jnp.maximum(1.0 - (self.reach + self.scale) / (c + self.scale), 0.0)
         return series + self.tail * beyond
 
@@ -152,7 +155,7 @@ def _fit(
         c = scale * np.expm1(u)
         return np.asarray(slope_log(c)) + power * np.log(c + scale)
 
-    nodes, transform = _chebyshev(degree)
+    nodes, transform = chebyshev.points(degree)
     corners = width * np.arange(panels)
     values = np.stack([smooth(corner + width * (nodes + 1) / 2) for corner in corners])
     if not np.isfinite(values).all():
@@ -200,27 +203,9 @@ def _scale(slope_log: Callable, degree: int) -> float:
         raise Unresolved(
             "slope_log does not fall between c = 0 and 2^60: give `scale`, or mend slope_log"
         )
-    nodes, transform = _chebyshev(degree)
+    nodes, transform = chebyshev.points(degree)
     scales = float(c[np.argmax(fall > 0.5)]) * 0.25 ** np.arange(QUARTERS)
     rows = [slope_log(scale * np.expm1(WIDTH * (nodes + 1) / 2)) for scale in scales]
     trailing = np.abs(np.stack(rows) @ transform.T)[:, -2:].sum(axis=1)
     least = np.minimum.accumulate(trailing[::-1])[::-1]
     return float(scales[np.argmax(trailing <= 16 * least)])
-
-
-def _chebyshev(degree: int) -> tuple[np.ndarray, np.ndarray]:
-    """First-kind nodes on [-1, 1] and the matrix from values there to Chebyshev coefficients."""
-    nodes = chebyshev.chebpts1(degree + 1)
-    transform = 2.0 / (degree + 1) * chebyshev.chebvander(nodes, degree).T
-    transform[0] /= 2.0
-    return nodes, transform
-
-
-def _clenshaw(term: Callable, terms: int, x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """sum_n term(n) T_n(x), in multiply-adds only (cos(n arccos x) is ten times slower in a scalar
-    loop).
-    """
-    last, before = jnp.zeros_like(x), jnp.zeros_like(x)
-    for n in range(terms - 1, 0, -1):
-        last, before = term(n) + 2.0 * x * last - before, last
-    return term(0) + x * last - before

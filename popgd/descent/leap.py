@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from popgd.descent.interpolant import Interpolant
+from popgd.descent.recorded import Progress, columns, recorded
 from popgd.descent.recursion import (
-    Callback,
     Records,
     State,
     add,
@@ -33,7 +33,6 @@ from popgd.descent.recursion import (
     increments,
     log_grid,
     next_move,
-    pieces,
     positive,
     sign_after,
     start_state,
@@ -78,7 +77,7 @@ def trajectory(
     per_decade: int,
     *,
     brute: int = BRUTE,
-    callback: Callback | None = None,
+    callback: Progress | None = None,
 ) -> Records:
     """The descent on a logarithmic grid up to `steps` <= 9e18: step by step first, then by `leap`.
 
@@ -126,23 +125,23 @@ def _begin(start: tuple[float, float]) -> Bounded:
     )
 
 
-def _step_by_step(slope, eta, d, now: Bounded, records, callback) -> tuple[Records, Bounded]:
-    rows = []
-    for at in pieces(partial(_advance_bounded, slope, eta, d), now, records, callback):
-        c, Delta = float(at.state.c), float(at.state.Delta)
+def _step_by_step(slope, eta, d, begun: Bounded, records, callback) -> tuple[Records, Bounded]:
+    rows, now, advance = [], begun, partial(_advance_bounded, slope, eta, d)
+    first = int(begun.step)
+    for _, now in recorded(advance, begun, records, first=first, progress=callback):
+        c, Delta = float(now.state.c), float(now.state.Delta)
         without_low = UNIT * abs(c), UNIT * abs(Delta)
-        bounds = [float(error) + low for error, low in zip(at[1:], without_low, strict=True)]
-        dc = next_move(slope, eta, d, at.state.c, at.state.Delta)[0]
-        rows.append([c, Delta, dc, *bounds, at.state.sign])
-        now = at
+        bounds = [float(error) + low for error, low in zip(now[1:], without_low, strict=True)]
+        dc = next_move(slope, eta, d, now.state.c, now.state.Delta)[0]
+        rows.append((c, Delta, dc, *bounds, now.state.sign))
     finite = int(now.state.finite)
     stopped = np.asarray(-1 if finite == int(now.step) else finite + 1)
-    c, Delta, dc, bound, bound_Delta, sign = np.array(rows, dtype=np.float64).T
+    c, Delta, dc, bound, bound_Delta, sign = columns(rows)
     return Records(records, c, Delta, dc, bound, bound_Delta, sign, stopped, now.state), now
 
 
 @jax.jit
-def _advance_bounded(slope: Interpolant, eta, d, now: Bounded, steps) -> Bounded:
+def _advance_bounded(slope: Interpolant, eta, d, now: Bounded, first, end) -> Bounded:
     one = jnp.ones_like(now.error)
     # l' enters dc once and twice, dDelta twice: (1 + error)^2 - 1
     share = slope.error * (2 + slope.error) + STEP_ROUNDING
@@ -165,7 +164,7 @@ def _advance_bounded(slope: Interpolant, eta, d, now: Bounded, steps) -> Bounded
         state = State(at + 1, c, c_low, Delta, Delta_low, sign, finite + jnp.isfinite(c))
         return Bounded(state, error, error_Delta)
 
-    return jax.lax.fori_loop(0, steps, step, now)
+    return jax.lax.fori_loop(first, end, step, now)
 
 
 def leap(

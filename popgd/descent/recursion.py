@@ -8,7 +8,6 @@ b, a^2
 It follows from a+ = a - eta b g, b+ = b - eta a g and a^2 + b^2 = sqrt(4 c^2 + Delta^2).
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from popgd.descent.recorded import Progress, columns, recorded
+
 Slope = Callable[[Float[Array, "*batch"]], Float[Array, "*batch"]]
-Callback = Callable[[int, int], Any]
 
 LARGEST_STEP = 9 * 10**18  # int64
 EXTREME = (
     1e70  # the larger of |a0| and |b0| lies between 1/this and this, or float64 loses (a^2 + b^2)^2
 )
-PIECE_SECONDS = (0.2, 0.6)  # a piece grows below the first and shrinks above the second
 
 
 class State(NamedTuple):
@@ -189,7 +188,7 @@ def recurse(
     records: np.ndarray,
     *,
     state: State | None = None,
-    callback: Callback | None = None,
+    callback: Progress | None = None,
 ) -> Records:
     """Iterate the exact recursion and record it at the given steps.
 
@@ -205,19 +204,17 @@ def recurse(
     derived in the head of this file.
     """
     eta, d = jnp.asarray(positive(eta)), dimension(d)
-    state = start_state(start, eta.shape) if state is None else state
-    records = checked_records(records, int(state.step))
+    begun = now = start_state(start, eta.shape) if state is None else state
+    records = checked_records(records, first := int(begun.step))
     slope = as_pytree(slope)
-    rows = []
-    advance = partial(_advance, slope, eta, d)
-    for now in pieces(advance, state, records, callback):
+    rows, advance = [], partial(_advance, slope, eta, d)
+    for _, now in recorded(advance, begun, records, first=first, progress=callback):
         rows.append((now.c, now.Delta, next_move(slope, eta, d, now.c, now.Delta)[0], now.sign))
-        state = now
-    c, Delta, dc, sign = (np.stack([np.asarray(row[k]) for row in rows]) for k in range(4))
+    c, Delta, dc, sign = columns(rows)
     unknown = np.full(c.shape, np.nan)
-    finite = np.asarray(state.finite)
-    stopped = np.where(finite == int(state.step), -1, finite + 1)
-    return Records(records, c, Delta, dc, unknown, unknown, sign, stopped, state)
+    finite = np.asarray(now.finite)
+    stopped = np.where(finite == int(now.step), -1, finite + 1)
+    return Records(records, c, Delta, dc, unknown, unknown, sign, stopped, now)
 
 
 @jax.jit
@@ -227,7 +224,7 @@ def next_move(slope, eta, d, c, Delta) -> tuple[Array, Array]:
 
 
 @jax.jit
-def _advance(slope, eta, d, state: State, steps) -> State:
+def _advance(slope, eta, d, state: State, first, end) -> State:
     def step(_, now):
         h = eta * slope(now.c) / d
         dc, dDelta = increments(h, now.c, now.Delta)
@@ -236,7 +233,7 @@ def _advance(slope, eta, d, state: State, steps) -> State:
         sign = sign_after(now.sign, h, now.c, now.Delta)
         return State(now.step + 1, c, c_low, Delta, Delta_low, sign, now.finite + jnp.isfinite(c))
 
-    return jax.lax.fori_loop(0, steps, step, state)
+    return jax.lax.fori_loop(first, end, step, state)
 
 
 def add(high, low, increment):
@@ -244,24 +241,6 @@ def add(high, low, increment):
     increment = increment + low
     total = high + increment
     return total, increment - (total - high)
-
-
-def pieces(advance: Callable, state, records: np.ndarray, callback: Callback | None):
-    """Yield the state at each recorded step, never longer than about a second in one compiled
-    call.
-    """
-    longest, last = 1 << 12, int(records[-1])
-    for record in records:
-        while (left := int(record) - int(state.step)) > 0:
-            began, steps = time.perf_counter(), min(left, longest)
-            state = jax.block_until_ready(advance(state, steps))
-            spent = time.perf_counter() - began
-            if steps == longest:
-                longest = longest * 2 if spent < PIECE_SECONDS[0] else longest
-                longest = max(1, longest // 2) if spent > PIECE_SECONDS[1] else longest
-            if callback is not None:
-                callback(int(state.step), last)
-        yield state
 
 
 def checked_records(records, first: int) -> np.ndarray:

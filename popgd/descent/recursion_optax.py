@@ -11,14 +11,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
+from popgd.descent.recorded import Progress, columns, recorded
 from popgd.descent.recursion import (
-    Callback,
     Records,
     Slope,
     as_pytree,
     checked_records,
     dimension,
-    pieces,
     sign_of,
     start_state,
 )
@@ -41,7 +40,7 @@ def recurse_optax(
     records: np.ndarray,
     *,
     state: OptaxState | None = None,
-    callback: Callback | None = None,
+    callback: Progress | None = None,
 ) -> Records:
     """As `recurse`, with an optax optimiser acting on the scalars (a, b).
 
@@ -58,31 +57,27 @@ def recurse_optax(
         weights = jnp.asarray(start, jnp.float64)
         zero = jnp.zeros((), jnp.int64)
         state = OptaxState(zero, weights, optimiser.init(weights), zero)
-    records = checked_records(records, int(state.step))
+    now, records = state, checked_records(records, first := int(state.step))
     slope = as_pytree(slope)
-    rows = []
-    advance = partial(_advance_optax, optimiser, slope, d)
-    for now in pieces(advance, state, records, callback):
+    rows, advance = [], partial(_advance_optax, optimiser, slope, d)
+    for _, now in recorded(advance, state, records, first=first, progress=callback):
         (a, b), (da, db), _ = _optax_step(optimiser, slope, d, now.weights, now.optimiser)
-        rows.append(
-            [float(v) for v in (a * b, (a - b) * (a + b), da * b + a * db + da * db, sign_of(a, b))]
-        )
-        state = now
-    c, Delta, dc, sign = np.array(rows).T
-    unknown, finite = np.full(c.shape, np.nan), int(state.finite)
-    stopped = np.asarray(-1 if finite == int(state.step) else finite + 1)
-    return Records(records, c, Delta, dc, unknown, unknown, sign, stopped, state)
+        rows.append((a * b, (a - b) * (a + b), da * b + a * db + da * db, sign_of(a, b)))
+    c, Delta, dc, sign = columns(rows)
+    unknown, finite = np.full(c.shape, np.nan), int(now.finite)
+    stopped = np.asarray(-1 if finite == int(now.step) else finite + 1)
+    return Records(records, c, Delta, dc, unknown, unknown, sign, stopped, now)
 
 
 @partial(jax.jit, static_argnums=0)
-def _advance_optax(optimiser, slope, d, state, steps) -> OptaxState:
+def _advance_optax(optimiser, slope, d, state, first, end) -> OptaxState:
     def step(_, now):
         weights, updates, inner = _optax_step(optimiser, slope, d, now.weights, now.optimiser)
         weights = weights + updates
         finite = now.finite + jnp.isfinite(jnp.prod(weights))
         return OptaxState(now.step + 1, weights, inner, finite)
 
-    return jax.lax.fori_loop(0, steps, step, state)
+    return jax.lax.fori_loop(first, end, step, state)
 
 
 @partial(jax.jit, static_argnums=0)

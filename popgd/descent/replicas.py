@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from popgd.descent import gradient
+from popgd.descent.recorded import Progress, recorded
 from popgd.descent.recursion import log_grid
 
 #: Samples of a batch in memory at once.
@@ -37,19 +38,19 @@ def _advance(
     slope: Slope,
     retract: Any,
     eta: Array,
-    x: Array,
-    keys: Array,
-    first: Array,
-    steps: Array,
     batch: int,
+    keys: Array,
+    x: Array,
+    first: Any,
+    end: Any,
 ) -> Array:
-    """So many steps of all replicas."""
+    """Steps first ... end - 1 of all replicas."""
     size = min(CHUNK, batch)
     rounds = -(-batch // size)
 
     def one(x: Array, key: Array) -> Array:
         def step(i: Array, x: Array) -> Array:
-            here = jax.random.fold_in(key, first + i)
+            here = jax.random.fold_in(key, i)
 
             def add(j: Array, total: Array) -> Array:
                 number = j * size + jnp.arange(size)
@@ -59,7 +60,7 @@ def _advance(
             mean = jax.lax.fori_loop(0, rounds, add, jnp.zeros_like(x)) / batch
             return retract(x - eta * mean)
 
-        return jax.lax.fori_loop(0, steps, step, x)
+        return jax.lax.fori_loop(first, end, step, x)
 
     return jax.vmap(one)(x, keys)
 
@@ -73,7 +74,7 @@ def descend(
     replicas: int,
     key: Array,
     retract: Callable[[Array], Array] = lambda x: x,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Replicas:
     """`replicas` sampled descents at batches `batch` and twice that, each with samples of its own,
     recorded on a logarithmic grid of 0 ... `steps`; replicas are shared by the devices.
@@ -87,12 +88,11 @@ def descend(
         own = jax.random.split(jax.random.fold_in(key, number), count)
         x = jax.device_put(jnp.broadcast_to(jnp.asarray(start), (count, len(start))), place)
         own = jax.device_put(own, place)
-        rows, done = [np.asarray(x)], 0
-        for t in grid[grid > 0]:
-            length, first = jnp.asarray(int(t) - done), jnp.asarray(done)
-            x = _advance(slope, retract, jnp.asarray(eta), x, own, first, length, size)
-            rows, done = [*rows, np.asarray(x)], int(t)
-            if progress is not None:
-                progress(done + number * steps, 2 * steps)
+        advance = partial(_advance, slope, retract, jnp.asarray(eta), size, own)
+        rows = []
+        for t, now in recorded(advance, x, grid, longest=steps):
+            rows.append(np.asarray(now))
+            if progress is not None and t:
+                progress(t + number * steps, 2 * steps)
         found.append(np.stack(rows, axis=1)[:replicas])
-    return Replicas(np.concatenate([[0], grid[grid > 0]]).astype(float), np.stack(found))
+    return Replicas(grid.astype(float), np.stack(found))

@@ -9,7 +9,17 @@ of its own here, so that a reader sees which statement fails.
 from collections.abc import Mapping
 from typing import Any
 
-from popgd.papers.in_context import descents, flow, minimiser, prompts, saddle, shifted, slopes
+from popgd.papers.in_context import (
+    descents,
+    dominance,
+    flow,
+    large_n,
+    minimiser,
+    prompts,
+    saddle,
+    shifted,
+    slopes,
+)
 from popgd.papers.in_context.common import (
     INFINITE,
     LONGEST,
@@ -97,8 +107,8 @@ THEOREMS = (
             minimiser.arrival,
             minimiser.local,
             slopes.curvatures,
-            minimiser.bracket,
-            minimiser.asymptotics,
+            large_n.bracket,
+            large_n.asymptotics,
         ),
         sampled=("engines-agree-loss", "engines-agree-gradient-A", "engines-agree-descent-A"),
         quantities=descent_quantities,
@@ -126,8 +136,8 @@ THEOREMS = (
         "factor of the least loss; at n = "
         "infinity the constant 1/16 is 4 L^2 d^(-(L-1)/L) at best.",
         source=f"{NUMBER}, Theorem 3.4",
-        study=flow.dominance_study,
-        claims=(flow.dominance,),
+        study=dominance.dominance_study,
+        claims=(dominance.dominance,),
         quantities=quantities,
     ),
     theorem(

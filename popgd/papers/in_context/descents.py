@@ -11,6 +11,7 @@ import numpy as np
 
 from popgd.descent import descent, gradient
 from popgd.descent.memory import Memory
+from popgd.descent.recorded import columns, recorded
 from popgd.descent.recursion import log_grid
 from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context import pictures, wishart
@@ -67,19 +68,19 @@ class Sampled(NamedTuple):
 
 
 @jax.jit
-def advance(polynomial: exact.Polynomial, root: Any, eta: Any, A: Any, count: Any) -> Any:
-    """`count` steps of gradient descent on A, for many A at once."""
+def advance(polynomial: exact.Polynomial, root: Any, eta: Any, A: Any, first: Any, end: Any) -> Any:
+    """The steps first ... end - 1 of gradient descent on A, for many A at once."""
     slope = jax.grad(exact.loss_with_covariance, argnums=1)
 
     def one(A: Any) -> Any:
-        return jax.lax.fori_loop(0, count, lambda _, A: A - eta * slope(polynomial, A, root), A)
+        return jax.lax.fori_loop(first, end, lambda _, A: A - eta * slope(polynomial, A, root), A)
 
     return jax.vmap(one)(A)
 
 
 @partial(jax.jit, static_argnames="L")
 def advance_both(
-    polynomial: Any, form: Any, L: int, lam: Any, eta: Any, state: Any, count: Any
+    polynomial: Any, form: Any, L: int, lam: Any, eta: Any, state: Any, first: Any, end: Any
 ) -> Any:
     """The same on (A, u), A = diag(a), u along one axis, in whitened coordinates and the eigenbasis
     of Sigma = diag(lam).
@@ -92,7 +93,7 @@ def advance_both(
         a, u = jax.grad(loss)(state)
         return state[0] - eta * lam**2 * a, state[1] - eta * lam * u
 
-    return jax.vmap(lambda state: jax.lax.fori_loop(0, count, step, state))(state)
+    return jax.vmap(lambda state: jax.lax.fori_loop(first, end, step, state))(state)
 
 
 @jax.jit
@@ -127,28 +128,28 @@ def descend(setting: Setting, law: InContext, progress: Progress) -> Descents:
     n, d, L = law.n, law.d, setting.L
     polynomial, form = exact.polynomial(n, d, L), bias.bias_form(n, d, L)
     lam = np.linalg.eigvalsh(law.Sigma)
-    A, both = starts(setting, law), (np.zeros((d, d)), BIAS * np.eye(d))
+    begun = starts(setting, law), (jnp.zeros((d, d)), BIAS * jnp.eye(d))
+    rows, diverged_at, told = [], -1, partial(progress, "exact descent")
+
+    def both_on(now: Any, *span: int) -> Any:
+        A = advance(polynomial, law.root, setting.eta, now[0], *span)
+        return A, advance_both(polynomial, form, L, lam, setting.eta, now[1], *span)
+
     grid = log_grid(setting.steps, 8)
-    rows, diverged_at = [], -1
-    for before, step in zip([0, *grid[:-1]], grid, strict=True):
-        count = int(step - before)
-        last, A = A, advance(polynomial, law.root, setting.eta, A, count)
-        both = advance_both(polynomial, form, L, lam, setting.eta, both, count)
+    for step, (A, both) in recorded(both_on, begun, grid, progress=told):
         if not all(np.isfinite(x).all() for x in (A, *both)):
-            diverged_at = int(step)
+            diverged_at = step
             break
         u = np.abs(np.diagonal(both[1]))
         inside, loss, error = _recorded(polynomial, law.root, A[0])
         rows.append((step, A, np.linalg.eigvalsh(inside), loss, error, u))
-        progress("exact descent", int(step), int(grid[-1]))
         if (
             step > 10
-            and np.abs(np.subtract(A, last)).max() <= STILL * np.abs(A).max()
+            and np.abs(np.subtract(A, rows[-2][1])).max() <= STILL * np.abs(A).max()
             and u.max() < STILL
         ):
             break
-    columns = [np.stack([np.asarray(row[i]) for row in rows]) for i in range(len(rows[0]))]
-    return Descents(*columns, diverged_at=diverged_at)
+    return Descents(*columns(rows), diverged_at=diverged_at)
 
 
 def sample(
@@ -218,7 +219,7 @@ def exact_end(setting: Setting, law: InContext) -> Any:
         BIAS * np.eye(d),
     )  # all axes, so that one program serves both descents
     polynomial, form = exact.polynomial(n, d, L), bias.bias_form(n, d, L)
-    a, u = advance_both(polynomial, form, L, lam, setting.eta, start, sampled_steps(setting))
+    a, u = advance_both(polynomial, form, L, lam, setting.eta, start, 0, sampled_steps(setting))
     return np.array([a[0].mean(), u[0, 0]])
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from popgd.claims.evidence import Evidence
 from popgd.descent.memory import Memory
+from popgd.descent.recorded import columns, recorded
 from popgd.descent.recursion import log_grid
 from popgd.papers.in_context import pictures, wishart
 from popgd.papers.in_context import wishart_normal as normal
@@ -53,9 +54,11 @@ look = jax.jit(normal.loss)
 
 
 @jax.jit
-def advance(polynomial: normal.NormalPolynomial, eta: Any, blocks: Any, count: Any) -> Any:
+def advance(
+    polynomial: normal.NormalPolynomial, eta: Any, blocks: Any, first: Any, end: Any
+) -> Any:
     return jax.lax.fori_loop(
-        0, count, lambda _, b: b - eta * normal.gradient(polynomial, b), blocks
+        first, end, lambda _, b: b - eta * normal.gradient(polynomial, b), blocks
     )
 
 
@@ -63,21 +66,18 @@ def escape(setting: Setting, law: InContext, progress: Progress) -> Escape:
     """The descent, to where nothing moves any more or to `steps`."""
     n, d, L = law.n, law.d, setting.L
     polynomial = normal.polynomial(n, d, L)
-    blocks, diverged_at = start(setting, n, d, float(polynomial.centre)), -1
-    least = wishart.least_loss(n, d, L)
-    rows = [(0, blocks, look(polynomial, blocks) / least)]
-    grid = [int(step) for step in log_grid(setting.steps, 8) if step]
-    for before, step in zip([0, *grid[:-1]], grid, strict=True):
-        last, blocks = blocks, advance(polynomial, setting.eta, blocks, step - before)
+    begun, grid = start(setting, n, d, float(polynomial.centre)), log_grid(setting.steps, 8)
+    least, rows, diverged_at = wishart.least_loss(n, d, L), [], -1
+    run = partial(advance, polynomial, setting.eta)
+    told = partial(progress, "descent over all matrices")
+    for step, blocks in recorded(run, begun, grid, progress=told):
         if not jnp.isfinite(blocks).all():
             diverged_at = step
             break
         rows.append((step, blocks, look(polynomial, blocks) / least))
-        progress("descent over all matrices", step, grid[-1])
-        if step > 100 and jnp.abs(blocks - last).max() < 1e-14:
+        if step > 100 and jnp.abs(blocks - rows[-2][1]).max() < 1e-14:
             break
-    columns = [np.stack([np.asarray(row[i]) for row in rows]) for i in range(3)]
-    return Escape(*columns, diverged_at=diverged_at)
+    return Escape(*columns(rows), diverged_at=diverged_at)
 
 
 def kick(n: int) -> float:

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from popgd.descent import gradient
+from popgd.descent.recorded import compiled
 from popgd.papers.power_method.data import Rotated, Sample
 from popgd.papers.power_method.model import UNROLL, Weights, blocks, layer_norm
 from popgd.papers.power_method.objectives import OfOutput, PowerIteration
@@ -258,25 +259,20 @@ def descend(
     `slope(theta, key)` gives (loss, gradient): sampled, or exact with the key unused. Not finite
     from where the descent diverges.
     """
-    counts = jnp.asarray(np.diff(np.concatenate([[0], np.asarray(grid)])))
-    return Path(
-        np.asarray(grid),
-        *jax.tree.map(
-            np.asarray, _descend(jax.tree_util.Partial(slope), start, eta / d, counts, key)
-        ),
-    )
+    found = _descend(jax.tree_util.Partial(slope), start, eta / d, jnp.asarray(grid), key)
+    return Path(np.asarray(grid), *map(np.asarray, found))
 
 
 @jax.jit
 def _descend(
-    slope: Any, start: Array, rate: Any, counts: Array, key: PRNGKeyArray
+    slope: Any, start: Array, rate: Any, grid: Array, key: PRNGKeyArray
 ) -> tuple[Array, Array]:
-    def step(i: Array, state: tuple) -> tuple:
+    def step(state: tuple) -> tuple:
         t, theta = state
         return t + 1, theta - rate * slope(theta, jax.random.fold_in(key, t))[1]
 
-    def piece(state: tuple, count: Array) -> tuple:
-        t, theta = jax.lax.fori_loop(0, count, step, state)
-        return (t, theta), (theta, slope(theta, jax.random.fold_in(key, t))[0])
+    def look(state: tuple) -> tuple:
+        t, theta = state
+        return theta, slope(theta, jax.random.fold_in(key, t))[0]
 
-    return jax.lax.scan(piece, (jnp.zeros((), int), start), counts)[1]
+    return compiled(step, look, (jnp.zeros((), int), start), grid)

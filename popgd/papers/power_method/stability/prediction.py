@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from popgd.descent import chebyshev
 from popgd.descent.gradient import population_average
 from popgd.descent.interpolant import interpolate
+from popgd.descent.recorded import compiled
 from popgd.papers.power_method import curve as curves
 from popgd.papers.power_method import kronecker, model, one_layer, spectra
 from popgd.papers.power_method.data import Sample
@@ -155,13 +157,11 @@ def fitted(
 
     There its singularities c = -1/lam_i are pi away from the reals."""
     ends = np.log1p(lam * np.array([bottom, top]))
-    series = np.polynomial.Chebyshev.interpolate(
-        lambda u: f(np.expm1(u) / lam), DEGREE, domain=ends
-    )
     middle, half = ends.mean(), np.diff(ends)[0] / 2
-    value = lambda c: jnp.asarray(
-        np.polynomial.chebyshev.chebval((jnp.log1p(lam * c) - middle) / half, series.coef)
-    )
+    nodes, transform = chebyshev.points(DEGREE)
+    terms = transform @ f(np.expm1(middle + half * nodes) / lam)
+    place = lambda c: (jnp.log1p(lam * c) - middle) / half
+    value = lambda c: chebyshev.clenshaw(lambda n: terms[n], len(terms), place(c))
     return lambda c: jnp.where((c >= bottom) & (c <= top), value(c), jnp.nan)
 
 
@@ -198,20 +198,13 @@ def first_order(
         )
         k11 = fitted(lambda c: np.asarray(second(jnp.asarray(c))), lam, *ends)
 
-    def step(_: Any, state: tuple) -> tuple:
+    def step(state: tuple) -> tuple:
         a, b, log = state
         c = a * b
         moved = rate * jnp.stack([h(c), -h(c), -b * b * k11(c)])
         g = rate * slope(c)
         return a - g * b, b - g * a, log + jnp.log1p(moved)
 
-    def piece(state: tuple, count: Array) -> tuple:
-        state = jax.lax.fori_loop(0, count, step, state)
-        return state, state[2]
-
     start = (*map(jnp.asarray, start_of(setting)), jnp.zeros(3))
-    return np.asarray(
-        jax.jit(lambda counts: jax.lax.scan(piece, start, counts)[1])(
-            jnp.asarray(np.diff(grid, prepend=0))
-        )
-    ).T
+    run = jax.jit(partial(compiled, step, lambda state: state[2], start))
+    return np.asarray(run(jnp.asarray(grid))).T

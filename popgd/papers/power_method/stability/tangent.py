@@ -28,7 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from popgd.descent import gradient
+from popgd.descent import chebyshev, gradient
+from popgd.descent.recorded import compiled
 from popgd.papers.power_method import kronecker, model
 from popgd.papers.power_method.data import Sample, UnitColumns
 from popgd.papers.power_method.kronecker import Kronecker
@@ -59,10 +60,8 @@ class Series(NamedTuple):
 
     def __call__(self, c: Float[Array, ""]) -> Float[Array, "sets 3 8 8"]:
         x = 2 * jnp.log1p(self.lam * c) / jnp.log1p(self.lam * self.top) - 1
-        order = jnp.arange(self.coefficients.shape[1])
-        found = jnp.tensordot(
-            jnp.cos(order * jnp.arccos(jnp.clip(x, -1, 1))), self.coefficients, (0, 1)
-        )
+        terms = self.coefficients.shape[1]
+        found = chebyshev.clenshaw(lambda n: self.coefficients[:, n], terms, x)
         return jnp.where((c >= 0) & (c <= self.top), found, jnp.nan)
 
     def shorter(self) -> "Series":
@@ -88,8 +87,8 @@ def series(
     Raises ValueError for d < 2. Valid for a law and a loss that do not change under (X, q) -> (O X,
     O q).
     """
-    angles = (2 * np.arange(NODES) + 1) * np.pi / (2 * NODES)
-    places = jnp.asarray(np.expm1((1 + np.cos(angles)) / 2 * np.log1p(lam * top)) / lam)
+    nodes, transform = chebyshev.points(NODES - 1)
+    places = jnp.asarray(np.expm1((1 + nodes) / 2 * np.log1p(lam * top)) / lam)
     average = partial(
         gradient.population_average,
         _AtNodes(objective, first),
@@ -98,10 +97,8 @@ def series(
         chunk=1,
     )
     values = np.stack([average(jax.random.fold_in(key, k), samples).mean for k in range(SETS)])
-    table = np.cos(np.outer(np.arange(NODES), angles)) * 2 / NODES
-    table[0] /= 2
     return Series(
-        jnp.tensordot(values, table, (1, 1)).transpose(0, 4, 1, 2, 3),
+        jnp.tensordot(values, transform, (1, 1)).transpose(0, 4, 1, 2, 3),
         jnp.asarray(lam),
         jnp.asarray(top),
     )
@@ -139,7 +136,7 @@ def predicted(
     for every set of `found`.
     """
 
-    def step(_: Any, state: tuple) -> tuple:
+    def step(state: tuple) -> tuple:
         a, b, x = state
         c = a * b
         D = scales(a, b, first)
@@ -147,12 +144,8 @@ def predicted(
         g = slope(c) / d
         return a - eta * b * g, b - eta * a * g, moved
 
-    def piece(state: tuple, count: Array) -> tuple:
-        state = jax.lax.fori_loop(0, count, step, state)
-        return state, state[2]
-
     every = jnp.broadcast_to(x, (found.coefficients.shape[0], *x.shape))
-    return jax.lax.scan(piece, (*start, every), jnp.diff(grid, prepend=0))[1]
+    return compiled(step, lambda state: state[2], (*start, every), grid)
 
 
 @partial(jax.jit, static_argnames=("objective", "batch", "runs"))
@@ -185,7 +178,7 @@ def sampled(
         _, push = jax.linearize(jax.grad(mean_loss), model.embed(a, b, d))
         return jax.vmap(push)(deltas)
 
-    def step(_: Any, state: tuple) -> tuple:
+    def step(state: tuple) -> tuple:
         t, a, b, deltas = state
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, t)))(jnp.arange(runs))
         change = jax.vmap(products, (None, None, 0, 0))(a, b, deltas, keys)
@@ -201,9 +194,6 @@ def sampled(
         every = jnp.stack([*model.blocks(delta.P), *model.blocks(delta.Q)])
         return jnp.tensordot(every, M, ([1, 2], [0, 1]))
 
-    def piece(state: tuple, count: Array) -> tuple:
-        state = jax.lax.fori_loop(0, count, step, state)
-        return state, jax.vmap(jax.vmap(along), (0, None))(state[3], units)
-
+    look = lambda state: jax.vmap(jax.vmap(along), (0, None))(state[3], units)
     deltas = jax.tree.map(lambda x: jnp.broadcast_to(x, (runs, *x.shape)), deltas)
-    return jax.lax.scan(piece, (jnp.zeros((), int), *start, deltas), jnp.diff(grid, prepend=0))[1]
+    return compiled(step, look, (jnp.zeros((), int), *start, deltas), grid)
