@@ -39,9 +39,12 @@ def test_float64_is_on():
 
 PROGRAM = """
 import jax, jax.numpy as jnp, popgd
+from popgd.papers.power_method import model
+from popgd.papers.power_method.data import Rotated
+from popgd.papers.power_method.objectives import SubspaceDistance
 jax.config.update("jax_enable_x64", True)
-at, law = popgd.embed(jnp.asarray(2.0), jnp.asarray(0.25), 2), popgd.Rotated.with_spectrum([3, 1])
-found = popgd.population_gradient(popgd.SubspaceDistance(1), at, law, jax.random.key(0), 64)
+at, law = model.embed(jnp.asarray(2.0), jnp.asarray(0.25), 2), Rotated.with_spectrum([3, 1])
+found = popgd.population_gradient(SubspaceDistance(1), at, law, jax.random.key(0), 64)
 print(float(found.mean.loss).hex(), float(found.stderr.loss).hex())
 """
 

@@ -280,7 +280,7 @@ def test_digests_are_the_same_in_every_process(tmp_path):
         "import popgd, json; from popgd.runs import digest; "
         "print(digest.of(popgd.theorems()['4.1'])['of']['code'])"
     )
-    root = str(Path(code.__file__).parents[1])
+    root = str(Path(code.__file__).parents[2])
     found = set()
     for seed in "0", "1", "2":
         own = tmp_path / seed

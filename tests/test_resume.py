@@ -34,7 +34,8 @@ from popgd.theorem.report import resolve, restore
 EMPTY = ["theorem=4.1", "law=uniform", "d=5", "n=6"]
 
 
-SHORT = [*fresh.LIGHT, "sampled_steps=20"]
+#: The clock has no say, however busy the machine is.
+SHORT = [*fresh.LIGHT, "sampled_steps=20", "budget=1000"]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,8 @@ def test_broken_off_in_every_way_it_ends_bit_for_bit_as_if_never_broken(tmp_path
         ),
         (at("renamed", 2), -9, ""),
     ):
-        command = ["resume=run"] if (directory / store.SETTINGS).exists() else [*SHORT, "out=run"]
+        begun = (directory / store.SETTINGS).exists()
+        command = ["resume=run", "budget=1000"] if begun else [*SHORT, "out=run"]
         ended = processes.run(*command, cwd=tmp_path, **how)
         assert ended.code == code, (how, ended)
         assert ended.error.startswith(error) and ended.error.count("\n") == (code != -9), (

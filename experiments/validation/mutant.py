@@ -8,6 +8,7 @@ from unittest import mock
 
 import jax
 
+from popgd.papers import in_context
 from popgd.papers.in_context import (
     descents,
     dominance,
@@ -26,7 +27,8 @@ from popgd.papers.power_method.looping import theorems as looping
 from popgd.papers.power_method.training import convergence, growth, invariance, manifold, raw, steps
 from popgd.papers.power_method.training.measure import sampled
 from popgd.papers.power_method.training.study import Study
-from popgd.theorem.registry import papers, theorems
+from popgd.theorem.problems import is_about_a_problem
+from popgd.theorem.registry import theorems
 from popgd.theorem.verdict import Outcome, judge
 
 #: Sizes at which every claim comes out: 10^18 steps for six digits, batches and samples so that
@@ -180,9 +182,11 @@ class Mutant:
 
 def sizes(theorem: str) -> dict[str, Any]:
     """The settings of a theorem's unbroken run."""
-    if theorems()[theorem] in papers()[power_method.TITLE]:
-        return {**SIZES, **OWN.get(theorem, {})}
-    return {**IN_CONTEXT_SIZES, **IN_CONTEXT_OWN.get(theorem, {})}
+    if is_about_a_problem(theorems()[theorem]):
+        return {}
+    if theorems()[theorem] in in_context.THEOREMS:
+        return {**IN_CONTEXT_SIZES, **IN_CONTEXT_OWN.get(theorem, {})}
+    return {**SIZES, **OWN.get(theorem, {})}
 
 
 def quiet(name: str, done: int, total: int) -> None:
