@@ -26,7 +26,15 @@ def missed(found, probability):
     )
 
 
-@pytest.mark.parametrize("toy", TOYS, ids=[toy.name for toy in TOYS])
+@pytest.mark.parametrize(
+    "toy",
+    [
+        pytest.param(
+            toy, id=toy.name, marks=[pytest.mark.slow] if toy.name.startswith("gradients") else []
+        )
+        for toy in TOYS
+    ],
+)
 def test_false_alarms_and_power(toy):
     for found in evidence(toy, range(1, SEEDS + 1)):
         assert all(e.statistical and e.id == found[0].id for e in found)

@@ -16,6 +16,7 @@ from popgd.theorem.verdict import judge
 toy_of = lambda mutant: mutant.theorem.partition(" ")[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("toy", "id", "claim"), [pytest.param(*row, id=row[1]) for row in TRUE])
 def test_what_is_true_is_supported(toy, id, claim):
     found = {e.id: judge(e, FALSE_ALARM) for e in claim(toys.study(toy))}

@@ -24,6 +24,9 @@ SEEN = 9.0
 SHARE, ROOM = 4, 1.2
 #: Samples at most: their numbers are words of 32 bits.
 MOST = 2**31
+#: A draw that takes so many seconds tells what a sample takes; shorter ones are timed again with
+#: so many times as many samples.
+TIMED, TIMES = 0.3, 16
 #: The relative standard error of a second moment that is known.
 KNOWN = 0.03
 
@@ -45,11 +48,10 @@ def two_stages(
     stage, size, like = 0, pilot, gradient.Estimate(like, like, 0)
     while True:
         kept = memory.part(f"pilot {stage}")
-        draw_it = partial(draw, stage, size)
         # Of a pilot that was drawn by a process before the time is not known
         took = np.inf if kept.recall() else 0.0
         began = time.monotonic()
-        found = kept.once(draw_it, like)
+        found = kept.once(partial(draw, stage, size), like)
         took = max(took, time.monotonic() - began)
         wanted = float(np.nan_to_num(wanted_of(found), nan=np.inf, posinf=np.inf))
         last = wanted <= SHARE * size
@@ -57,11 +59,12 @@ def two_stages(
         following = max(wanted, pilot) if last else ROOM * wanted / SHARE
         if max(wanted, following) > MOST:
             return found, wanted
+        then = memory.part("second" if last else f"pilot {stage + 1}")
+        if then.recall() is None:
+            again = lambda samples, stage=stage: jax.block_until_ready(draw(stage, samples))
+            if not _fits(memory.budget, what, wanted, took, again, size):
+                return found, wanted
         size, stage = int(np.ceil(following)), stage + 1
-        then = memory.part("second" if last else f"pilot {stage}")
-        drawn = then.recall() is not None
-        if not drawn and not _fits(memory.budget, what, wanted, took, draw_it, found, size):
-            return found, wanted
         if last:
             began = time.monotonic()
             found = then.once(partial(draw, stage, size), like)
@@ -70,23 +73,25 @@ def two_stages(
 
 
 def _fits(
-    budget: Budget,
-    what: str,
-    wanted: float,
-    took: float,
-    again: Callable[[], Any],
-    found: gradient.Estimate,
-    size: int,
+    budget: Budget, what: str, wanted: float, took: float, draw: Callable[[int], Any], size: int
 ) -> bool:
-    """Whether the budget has time for `size` samples, from that of a pilot, which is drawn again
-    where compiling was in its time.
+    """Whether the budget has time for all that is wanted, from what the pilot of this size took, in
+    which compiling may have been; where that is too much it is timed without.
     """
-    share = size / float(found.samples)
-    if took * share > budget.left:
-        began = time.monotonic()
-        jax.block_until_ready(again())
-        took = time.monotonic() - began
-    return budget.allows(what, wanted, took * max(share, wanted / float(found.samples)))
+    seconds = took * wanted / size
+    if seconds > budget.left:
+        tried = size
+        draw(tried)
+        while True:
+            began = time.monotonic()
+            draw(tried)
+            took = time.monotonic() - began
+            if took > TIMED or tried >= wanted:
+                break
+            # What a call takes beside its samples must not count for each of them
+            tried = int(min(TIMES * tried, np.ceil(wanted)))
+        seconds = took * wanted / tried
+    return budget.allows(what, wanted, seconds)
 
 
 def too_many(wanted: float) -> str:
