@@ -129,6 +129,8 @@ def show(content: dict[str, Any], path: Path, stored: bool) -> None:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "less than a second"
     return f"some {seconds / 60:.0f} minutes" if seconds > 90 else f"some {seconds:.0f} seconds"
 
 
