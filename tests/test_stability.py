@@ -9,13 +9,14 @@ import pytest
 from runs import both
 
 import popgd
+from popgd.descent import gradient
 from popgd.descent.interpolant import interpolate
 from popgd.descent.memory import Memory
 from popgd.papers.power_method import curve, kronecker, one_layer
 from popgd.papers.power_method.data import Rotated
 from popgd.papers.power_method.objectives import PowerIteration, SubspaceDistance
 from popgd.papers.power_method.quadrature import Spectrum
-from popgd.papers.power_method.stability import hessian, measure, prediction, tangent
+from popgd.papers.power_method.stability import hessian, measure, prediction, sampling, tangent
 from popgd.papers.power_method.stability import theorems as stability
 from popgd.papers.power_method.stability.growth import Growth
 from popgd.problem.errors import SettingError
@@ -508,3 +509,35 @@ def test_uneven_spectra_get_more_nodes_or_are_refused():
         assert float(one_layer.loss(objective, rows)(theta)) == pytest.approx(
             np.mean(single), abs=1e-13
         )
+
+
+@pytest.mark.parametrize(("noise", "bias"), [(1.0, 0.0), (0.0, 1.0), (0.7, 0.7)])
+def test_the_noise_of_batches_of_several_loops_is_that_of_such_descents(monkeypatch, noise, bias):
+    """Ends that scatter like 1/sqrt(batch) and are off like 1/batch, at a loss that is one of their
+    entries: what 400 seeds of a descent of the full batch do beside what is stated.
+    """
+    batch, seeds = 64, 400
+    setting = resolve({"theorem": "4.1.stability", "L": 2, "batch": batch, "spectrum": [4, 2, 1]})
+    monkeypatch.setattr(kronecker, "sampled_slope", lambda objective, law, batch: batch)
+    mean = lambda theta: np.array([float(theta[0])])
+    monkeypatch.setattr(
+        kronecker,
+        "population_gradient",
+        lambda objective, at, law, key, samples: gradient.Estimate(mean(at), mean(at), samples),
+    )
+    rng = np.random.default_rng(7)
+
+    def run(setting, objective, batch, grid, key=None):
+        end = noise / batch**0.5 * rng.standard_normal() + bias / batch
+        return kronecker.Path(grid, np.full((1, 8), end), np.zeros(1))
+
+    ends, stated = [], []
+    for _ in range(seeds):
+        end = run(setting, None, batch, np.array([1])).theta[-1]
+        stated.append(sampling.batch_error(setting, SubspaceDistance(2), end, run))
+        ends.append(end[0])
+    true = np.mean(np.square(ends)) ** 0.5
+    told = np.mean(np.square(stated)) ** 0.5
+    # The bias is told from ends with noise of their own: (1 + 4/8)/3^2 of the variance once more
+    wanted = (true**2 + noise**2 / batch * (1 + 4 / 8) / 9) ** 0.5
+    assert told == pytest.approx(wanted, rel=0.1)

@@ -63,7 +63,8 @@ def about(
     claims      of `popgd.claims`, or functions from what was measured to `Evidence`
     options     settings of its own: name -> Option(default, reader, help)
     hypotheses  the assumptions of the theorem, whether each holds for a problem and its options
-    quantities  named numbers to report: name -> function of what was measured -> (value, error)
+    quantities  named numbers to report beside the first and the last loss, where that is exact:
+                name -> function of what was measured -> (value, error)
     defaults    of common settings, such as samples=2**15
     """
     own = dict(options or {})
@@ -76,6 +77,15 @@ def about(
         return Stated(made, chosen, hypotheses)
 
     numbers = dict(quantities or {})
+
+    def report(measured: Measured) -> dict[str, Any]:
+        named = {key: of(measured) for key, of in numbers.items()}
+        if measured.path is None:
+            return named
+        loss = measured.loss()
+        ends = {"loss_start": 0, "loss_end": -1}
+        return {key: (loss.value[at], loss.error[at]) for key, at in ends.items()} | named
+
     return Theorem(
         name=name,
         title=title or statement.split(". ")[0],
@@ -89,7 +99,7 @@ def about(
         hypotheses=lambda setting: setting.law.hypotheses(),
         study=partial(measure, flow=flow),
         claims=(examined.slope_agrees, examined.plane_holds, *claims),
-        quantities=lambda measured: {key: of(measured) for key, of in numbers.items()},
+        quantities=report,
         defaults={"steps": steps, **defaults},
         sampled=(
             "engines-agree-slope",
