@@ -31,6 +31,7 @@ from popgd.papers.power_method import model
 from popgd.papers.power_method.data import Rotated, Sample
 from popgd.papers.power_method.model import Active, Weights
 from popgd.papers.power_method.objectives import SubspaceDistance
+from popgd.problem.pytree import registered
 
 try:
     torch: Any = importlib.import_module("torch")
@@ -46,7 +47,7 @@ GEMM = 2048
 SAME = {"float32": 2e-4, "float64": 1e-11}
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["samples"], meta_fields=[])
+@registered(["samples"])
 @dataclass(frozen=True, eq=False)
 class Stored:
     """A law that looks a stored sample up instead of drawing one: the gradient without its sampler,

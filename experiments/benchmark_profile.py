@@ -16,9 +16,10 @@ from popgd.papers.power_method.data import Rotated, Sample
 from popgd.papers.power_method.model import Active, Weights
 from popgd.problem.law import haar
 from popgd.problem.normal import normal
+from popgd.problem.pytree import registered
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["law"], meta_fields=["draw"])
+@registered(["law"], ["draw"])
 @dataclass(frozen=True, eq=False)
 class Partly:
     """A law whose sample stops half way."""

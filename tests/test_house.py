@@ -83,3 +83,11 @@ def test_the_wheel_says_that_popgd_is_typed(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT.parent)
     with ZipFile(tmp_path / build.build_wheel(str(tmp_path))) as wheel:
         assert {"popgd/py.typed", "popgd/__init__.py"} <= set(wheel.namelist())
+
+
+def test_pytrees_are_registered_where_their_classes_are_told_apart():
+    """JAX 0.10 runs programs of one class of `register_dataclass` for another (problem/pytree)."""
+    files = [*ROOT.rglob("*.py"), *EXPERIMENTS.rglob("*.py")]
+    own = ROOT / "problem" / "pytree.py"
+    found = [file for file in files if "register_dataclass" in file.read_text(encoding="utf-8")]
+    assert found == [own]

@@ -20,6 +20,7 @@ from popgd.problem.errors import SettingError
 from popgd.problem.given import as_law, number_format
 from popgd.problem.law import Law, Objective
 from popgd.problem.plane import Plane, distance, lift
+from popgd.problem.pytree import classes
 
 #: Called between pieces of work with (steps done, steps in all).
 Progress = Callable[[int, int], None]
@@ -104,10 +105,12 @@ class _Run(NamedTuple):
     diverged_at: int | None = None
 
 
-@partial(jax.jit, static_argnames=("how", "projected"))
-def _step(how: Descent, projected: bool, state: _State, mean: Any) -> tuple[_State, Array]:
+@partial(jax.jit, static_argnames=("how", "projected", "known"))
+def _step(
+    how: Descent, projected: bool, state: _State, mean: Any, known: tuple[Any, ...]
+) -> tuple[_State, Array]:
     """One step of the optimiser along a gradient, its coordinates if projected, and whether the new
-    weights are finite.
+    weights are finite; `known` are the classes of the weights.
     """
     mean = lift(how.plane, mean) if how.plane is not None and projected else mean
     updates, inner = how.optimiser.update(mean, state.optimiser, state.weights)
@@ -180,9 +183,8 @@ def _advance(
     step, state, rows, _ = at
     step_key = key if how.bank else _key_of(key, step)
     mean, stderr, _ = how.gradient(state.weights, law, step_key, batch)
-    following, finite = _step(
-        how, projected, state, mean.coordinates if projected else mean.weights
-    )
+    slope = mean.coordinates if projected else mean.weights
+    following, finite = _step(how, projected, state, slope, classes(state.weights))
     if not np.isfinite(mean.loss):
         if not step:
             raise SettingError(

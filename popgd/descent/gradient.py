@@ -25,6 +25,7 @@ from popgd.descent.chunks import LARGEST_CHUNK, chunk_size
 from popgd.problem.given import Scalar, as_law, number_format, sample_shapes
 from popgd.problem.law import Law, Objective
 from popgd.problem.plane import Plane
+from popgd.problem.pytree import classes
 
 #: A sample's key is the key folded with its number, a word of 32 bits.
 NUMBERED = 2**32
@@ -233,7 +234,7 @@ def _over_all(
         at = everywhere((weights, law, key))
         devices = _devices_for(statistic, at[0], at[1], at[2], samples, chunk)
         at = at if devices == _mesh() else everywhere((weights, law, key), devices)
-        return processes.here(_estimate(statistic, *at, samples, chunk, devices))
+        return processes.here(_estimate(statistic, *at, samples, chunk, devices, classes(at)))
 
 
 #: What was found for a statistic with arguments of certain shapes.
@@ -256,11 +257,12 @@ def _devices_for(
         return every
     leaves, structure = jax.tree.flatten((weights, law))
     shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    called_with = (statistic, structure, shapes, chunk, every)
+    known = classes((weights, law, key))
+    called_with = (statistic, structure, known, shapes, chunk, every)
     if called_with not in _devices_of:
         # jit keeps what is traced here for the call itself, as the arguments lie where those of the
         # call do
-        program = _estimate.trace(statistic, weights, law, key, samples, chunk, every).jaxpr
+        program = _estimate.trace(statistic, weights, law, key, samples, chunk, every, known).jaxpr
         firsts = {device.process_index: device for device in reversed(jax.devices())}
         alone = Mesh(np.array([firsts[i] for i in sorted(firsts)]), (AXIS,))
         _devices_of[called_with] = alone if calls_linear_algebra(program.jaxpr) else every
@@ -276,7 +278,7 @@ def calls_linear_algebra(program: Any) -> bool:
     )
 
 
-@partial(jax.jit, static_argnames=("statistic", "chunk", "mesh"))
+@partial(jax.jit, static_argnames=("statistic", "chunk", "mesh", "known"))
 @jax.default_matmul_precision("highest")
 def _estimate(
     statistic: Statistic,
@@ -286,9 +288,10 @@ def _estimate(
     samples: Any,
     chunk: int | None,
     mesh: Mesh | None = None,
+    known: tuple[Any, ...] = (),
 ) -> tuple[Any, Any]:
     """Mean and standard error of statistic(weights, sample) over samples number 0 .. samples - 1 of
-    the key.
+    the key. `known` are the classes of the arguments, as programs are told apart by them.
 
     Memory does not grow with `samples`: each device loops over chunks and keeps a running mean and
     sum of squares. Products are those of the number format: by default some devices multiply

@@ -14,7 +14,6 @@ not laid down.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from popgd.descent import chebyshev
+from popgd.problem.pytree import registered
 
 WIDTH = 1.5  # of a panel in u, at most
 HALVINGS = 4  # of the width, at most
@@ -44,11 +44,7 @@ class Unresolved(ValueError):
     """A curve that the series cannot follow to the accuracy asked for."""
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["coefficients", "scale", "tail", "reach", "error"],
-    meta_fields=["power", "width"],
-)
+@registered(["coefficients", "scale", "tail", "reach", "error"], ["power", "width"])
 @dataclass(frozen=True)
 class Interpolant:
     """The slope c -> l'(c) for c >= 0, as built by `interpolate`; NaN for c < 0.

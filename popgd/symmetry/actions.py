@@ -22,6 +22,7 @@ from popgd.problem.errors import SettingError
 from popgd.problem.law import haar
 from popgd.problem.normal import normal
 from popgd.problem.numeric import UNIT
+from popgd.problem.pytree import classes
 from popgd.symmetry import _algebra
 
 Action = Callable[[Any, Any], Any]
@@ -124,7 +125,7 @@ class _Trial(NamedTuple):
     orthogonal: Float[Array, ""] | float
 
 
-@partial(jax.jit, static_argnames=("symmetry", "loss", "law_sample"))
+@partial(jax.jit, static_argnames=("symmetry", "loss", "law_sample", "known"))
 def _trial(
     symmetry: Symmetry,
     loss: Loss,
@@ -133,9 +134,10 @@ def _trial(
     key: PRNGKeyArray,
     g: PyTree,
     numbers: Float[Array, "3 n"],
+    known: tuple[Any, ...],
 ) -> _Trial:
     """One trial at the weights plus a step, the first row of standard normal numbers; the others
-    are the weights on which the action is tried.
+    are the weights on which the action is tried. `known` are the classes of the weights.
     """
     tree = ravel_pytree(weights)[1]
     step, u, v = map(tree, numbers)
@@ -187,7 +189,7 @@ def check(
     for i, (which, g) in enumerate(drawn + listed):
         now = jax.random.fold_in(key, i + 1)
         numbers = _algebra.gaussian(now, 3, n)
-        trial = _trial(symmetry, loss, law_sample, weights, now, g, numbers)
+        trial = _trial(symmetry, loss, law_sample, weights, now, g, numbers, classes(weights))
         t = _Trial(*map(float, trial))
         where = f"symmetry {symmetry.name!r}, sample {i}{which}"
         for gap, word in ((t.linear, "linear"), (t.orthogonal, "orthogonal")):

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from popgd.problem.errors import SettingError
+from popgd.problem.pytree import classes
 from popgd.symmetry.actions import Draw, Loss
 from popgd.symmetry.plane import Plane
 
@@ -20,11 +21,16 @@ BLOCK = 64
 ROUNDING = 1e-13
 
 
-@partial(jax.jit, static_argnames=("loss", "law_sample"))
+@partial(jax.jit, static_argnames=("loss", "law_sample", "known"))
 def _block(
-    loss: Loss, law_sample: Draw, like: PyTree, flat: Float[Array, "b n"], keys: Any
+    loss: Loss,
+    law_sample: Draw,
+    like: PyTree,
+    flat: Float[Array, "b n"],
+    keys: Any,
+    known: tuple[Any, ...],
 ) -> Float[Array, "b n"]:
-    """The gradient of one sample at each of these weights."""
+    """The gradient of one sample at each of these weights, whose classes are `known`."""
     tree = ravel_pytree(like)[1]
     one = lambda w, key: ravel_pytree(jax.grad(loss)(tree(w), law_sample(key)))[0]
     return jax.vmap(one)(flat, keys)
@@ -40,8 +46,11 @@ def of_samples(
     rows, n = flat.shape
     padded = np.concatenate([flat, np.broadcast_to(flat[-1], (-rows % BLOCK, n))])
     keys = jax.random.split(key, len(padded))
+    known = classes(like)
     out = [
-        np.asarray(_block(loss, law_sample, like, padded[i : i + BLOCK], keys[i : i + BLOCK]))
+        np.asarray(
+            _block(loss, law_sample, like, padded[i : i + BLOCK], keys[i : i + BLOCK], known)
+        )
         for i in range(0, len(padded), BLOCK)
     ]
     found = np.concatenate(out)[:rows]

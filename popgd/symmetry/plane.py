@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from popgd.problem.errors import SettingError, TooLarge
+from popgd.problem.pytree import classes
 from popgd.symmetry import _algebra
 from popgd.symmetry.actions import Symmetry, draw, rows
 from popgd.symmetry.averages import averaged
@@ -86,7 +87,8 @@ class Plane:
     @cached_property
     def _identity(self) -> tuple:
         numbers = self.directions.tobytes(), self.origin.tobytes()
-        return (*numbers, self.names, self.entries, self.shapes, self.treedef)
+        structure = self.treedef, classes(self.treedef)
+        return (*numbers, self.names, self.entries, self.shapes, *structure)
 
     def __hash__(self) -> int:
         return hash(self._identity)

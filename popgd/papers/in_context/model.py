@@ -10,7 +10,6 @@ Source: arXiv 2410.08292, Section 2; 1/n and signs as in arXiv 2306.00297.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ from popgd.papers.in_context.wishart_loss import square_root
 from popgd.papers.power_method.model import UNROLL, Weights
 from popgd.problem.law import Hypothesis
 from popgd.problem.numeric import whole
+from popgd.problem.pytree import registered
 
 
 class Prompt(NamedTuple):
@@ -33,11 +33,7 @@ class Prompt(NamedTuple):
     x_q: Float[Array, " d"]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["root", "inverse_root"],
-    meta_fields=["n", "covariance"],
-)
+@registered(["root", "inverse_root"], ["n", "covariance"])
 @dataclass(frozen=True, eq=False)
 class InContext:
     """x ~ N(0, Sigma) for n examples and the query, w ~ N(0, Sigma^{-1}): w . x has the same law

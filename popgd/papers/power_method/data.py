@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from popgd.problem.law import Hypothesis, Law, haar, leading, sphere
 from popgd.problem.normal import normal
 from popgd.problem.numeric import EQUAL_RTOL, doubtful_gap, multiplicities, whole
+from popgd.problem.pytree import registered
 
 #: A column counts as a unit vector if its norm is within this of 1 (a few roundings of a float64
 #: norm).
@@ -165,9 +166,7 @@ class UniformSphere:
         return {"law": "uniform", "d": self.d, "n": self.n}
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["U", "V", "copies"], meta_fields=["spectrum"]
-)
+@registered(["U", "V", "copies"], ["spectrum"])
 @dataclass(frozen=True, eq=False)
 class Rotated:
     """Task 2 / Example 3.3: X = O U with O Haar-orthogonal and U a fixed matrix with unit columns.

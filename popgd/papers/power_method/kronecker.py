@@ -30,6 +30,7 @@ from popgd.papers.power_method.data import Rotated, Sample
 from popgd.papers.power_method.model import UNROLL, Weights, blocks, layer_norm
 from popgd.papers.power_method.objectives import OfOutput, PowerIteration
 from popgd.problem.law import Law, sphere
+from popgd.problem.pytree import registered
 
 #: The blocks in the order of the coordinates.
 BLOCKS = ("P11", "P12", "P21", "P22", "Q11", "Q12", "Q21", "Q22")
@@ -123,9 +124,7 @@ def one_layer(
     return layer_norm(jnp.concatenate([above, below])[:, None])[q.size :, 0] if normalise else below
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["U", "V", "copies"], meta_fields=["spectrum"]
-)
+@registered(["U", "V", "copies"], ["spectrum"])
 @dataclass(frozen=True, eq=False)
 class Unrotated(Rotated):
     """X = U without the rotation, q uniform: has not (A2), but the same expectations of

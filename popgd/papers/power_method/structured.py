@@ -14,7 +14,6 @@ derived.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar
 
 import jax
@@ -28,9 +27,10 @@ from popgd.papers.power_method.data import Orbit, UnitColumns, WithOrbits
 from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import OfOutput
 from popgd.problem.law import Law
+from popgd.problem.pytree import registered
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["law"], meta_fields=[])
+@registered(["law"])
 @dataclass(frozen=True)
 class Orbits:
     """The law of `law.orbit`."""
@@ -41,7 +41,7 @@ class Orbits:
         return self.law.orbit(key, dtype)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["law"], meta_fields=[])
+@registered(["law"])
 @dataclass(frozen=True)
 class Single(Orbits):
     """The samples of `law.sample`, each as an orbit of its one query."""

@@ -20,7 +20,6 @@ structured statistic, and nothing with the quadrature that it examines.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -32,6 +31,7 @@ from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.objectives import OfOutput
 from popgd.papers.power_method.structured import AlongActive
 from popgd.problem.normal import normal
+from popgd.problem.pytree import registered
 
 #: Laws of either kind. At ratios of 1e18 the deltas are 100 times apart, and the spread is thrice
 #: the mean.
@@ -59,11 +59,7 @@ class Slope(NamedTuple):
     cube: Float[Array, ""]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["spectra", "c"],
-    meta_fields=["r", "L", "spectral"],
-)
+@registered(["spectra", "c"], ["r", "L", "spectral"])
 @dataclass(frozen=True, eq=False)
 class Tilted:
     """One of K spectra, each as likely, and a query drawn for L loops at c, and for the target
