@@ -325,12 +325,15 @@ def test_a_spectrum_that_is_not_the_matrix_s_own_is_refused():
 @pytest.mark.parametrize(
     "spectrum",
     [
-        [60, 30, 10],
         [60.3, 29.2, 10.5],
-        [33.5, 33.5, 33.0],
         *(
             pytest.param(x, marks=pytest.mark.slow)
-            for x in ([97.9, 1.9, 0.2], [96.0, 3.0, 0.5, 0.25, 0.25])
+            for x in (
+                [60, 30, 10],
+                [33.5, 33.5, 33.0],
+                [97.9, 1.9, 0.2],
+                [96.0, 3.0, 0.5, 0.25, 0.25],
+            )
         ),
     ],
 )

@@ -50,6 +50,7 @@ def test_the_flow_takes_over_where_steps_left_off(monkeypatch):
     assert np.all(abs(early.x - whole.x) <= early.error + whole.error)
 
 
+@pytest.mark.slow
 def test_a_path_at_rest_is_not_followed_for_ever_and_an_unstable_one_is():
     rest = exact.descend(lambda x: 0.3 * (1 - x), np.array([3.0]), 10**18, KEY)
     assert rest.x[-1, 0] == pytest.approx(1, abs=1e-14) and rest.t[-1] == 1e18
@@ -88,6 +89,7 @@ def descended(problem, shape, eta, steps):
     return path, jax.vmap(loss)(path.x)
 
 
+@pytest.mark.slow
 def test_linear_attention_and_committee_descend_as_published_values():
     path, loss = descended(linear_attention.problem((2.0, 1.0, 0.5), 20, 0.1), None, 0.05, 10**4)
     for t, wanted in zip((0, 10, 100, 1000), ATTENTION, strict=True):
@@ -101,7 +103,12 @@ def test_linear_attention_and_committee_descend_as_published_values():
 
 
 @pytest.mark.parametrize(
-    "K, loss", [(2, 0.011610840312668), (3, 0.020296588656978), (5, 0.036226322601836)]
+    "K, loss",
+    [
+        (2, 0.011610840312668),
+        pytest.param(3, 0.020296588656978, marks=pytest.mark.slow),
+        pytest.param(5, 0.036226322601836, marks=pytest.mark.slow),
+    ],
 )
 def test_plateaus_are_saddles_of_the_published_loss(K, loss):
     class Stub:

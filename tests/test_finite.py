@@ -98,6 +98,7 @@ def flipped(rows):
     return Problem(start, loss, Finite(*rows), symmetries=[flip])
 
 
+@pytest.mark.slow
 def test_a_data_set_without_the_declared_symmetry_is_seen_exactly():
     x, target = DRAW.normal(size=(500, 1)), DRAW.normal(size=500)
     both = np.concatenate([x, -x]), np.concatenate([target, target])

@@ -42,6 +42,7 @@ def with_seeds(study, seeds):
     return Study.of({name: getattr(study, name) for name in parts} | {"seeds": seeds}, {})
 
 
+@pytest.mark.slow
 def test_one_descent_is_enough_where_it_is():
     study = study_of(**QUIET)
     assert raw.plan(study).seeds == 0 and study.seeds.shape == (2, 0)
@@ -58,7 +59,7 @@ def test_several_seeds_settle_what_one_cannot():
     assert study.seeds.shape == (2, seeds) and judge(e, SHARE).outcome is Outcome.SUPPORTED
 
 
-@pytest.mark.parametrize("eta", [2.0, 0.5])
+@pytest.mark.parametrize("eta", [2.0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_descents_of_another_step_size_are_refuted(eta):
     study = study_of(**NOISY)
     [e] = raw.agreement(with_seeds(study, seeds_at(study, eta)))
@@ -77,6 +78,7 @@ def test_what_the_budget_has_no_time_for_is_told_and_can_be_done_later():
     assert claim.outcome is Outcome.INCONCLUSIVE and "would settle it" in claim.reason
 
 
+@pytest.mark.slow
 def test_the_batch_that_is_named_settles_it():
     study = study_of(Memory(Budget(0.0)), **NOISY)
     [e] = raw.agreement(study)

@@ -212,6 +212,7 @@ def test_signs_of_the_weights_are_those_of_the_descent_on_the_weights(start):
     assert turned >= 2
 
 
+@pytest.mark.slow
 def test_the_example_whose_sign_was_lost():
     from popgd import check
 

@@ -53,27 +53,33 @@ FULL = {"fault": {"place": "fsync", "count": 4, "errno": errno.ENOSPC}}
 SAVED = "what was done is saved, continue with resume=run"
 
 
-def test_broken_off_in_every_way_it_ends_bit_for_bit_as_if_never_broken(tmp_path, processes):
-    """Killed at no particular moment and in every phase of writing: half of it written, all of it,
-    renamed; and told to.
-    """
+#: How a run is broken off, its exit code and what it says: killed at no particular moment and in
+#: every phase of writing, half of it written, all of it, renamed; told to; without room to write.
+WAYS = (
+    (at("fsync", 1), -9, ""),
+    ({"kill_after": random.uniform(0, 2)}, -9, ""),
+    (at("step", 3, signal.SIGINT), 130, f"popgd: interrupted; {SAVED}\n"),
+    (at("fsync", 4), -9, ""),
+    (at("rename", 3), -9, ""),
+    (
+        FULL,
+        2,
+        "popgd: cannot write in run (No space left on device): make room there, then continue "
+        "with resume=run\n",
+    ),
+    (at("renamed", 2), -9, ""),
+)
+FEW = WAYS[2], WAYS[3], WAYS[5]
+
+
+@pytest.mark.parametrize(
+    "ways", [pytest.param(FEW, id="few"), pytest.param(WAYS, id="all", marks=pytest.mark.slow)]
+)
+def test_broken_off_it_ends_bit_for_bit_as_if_never_broken(tmp_path, processes, ways):
     unbroken = processes.run(*SHORT, "out=unbroken", cwd=tmp_path, interval=1e9)
     assert unbroken.code in run.EXIT.values(), unbroken.error
     directory = tmp_path / "run"
-    for how, code, error in (
-        (at("fsync", 1), -9, ""),
-        ({"kill_after": random.uniform(0, 2)}, -9, ""),
-        (at("step", 3, signal.SIGINT), 130, f"popgd: interrupted; {SAVED}\n"),
-        (at("fsync", 4), -9, ""),
-        (at("rename", 3), -9, ""),
-        (
-            FULL,
-            2,
-            "popgd: cannot write in run (No space left on device): make room there, then continue "
-            "with resume=run\n",
-        ),
-        (at("renamed", 2), -9, ""),
-    ):
+    for how, code, error in ways:
         begun = (directory / store.SETTINGS).exists()
         command = ["resume=run", "budget=1000"] if begun else [*SHORT, "out=run"]
         ended = processes.run(*command, cwd=tmp_path, **how)

@@ -127,7 +127,7 @@ NORMALISED = {"target": "normalised"}
 
 @pytest.mark.parametrize(
     "own",
-    [{"target": "unnormalised"}, pytest.param(NORMALISED, marks=SLOW),
+    [pytest.param({"target": "unnormalised"}, marks=SLOW), pytest.param(NORMALISED, marks=SLOW),
      pytest.param({**NORMALISED, "steps": 5, "init": "Q12"}, marks=SLOW)],
 )  # fmt: skip
 def test_numbers_of_a_descent_that_converges(own):

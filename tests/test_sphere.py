@@ -112,11 +112,16 @@ reaches = lambda **law: claims.time_to(overlap, 0.5, beside, SIZES, name="m", **
         (2, {"rate": 2.04}, "REFUTED"),
         (2, {"rate": lambda measured: 1.96}, "REFUTED"),
         (2, {"like": -0.25}, "INCONCLUSIVE"),
-        (3, {"like": -1.0}, "SUPPORTED"),
-        (3, {"like": -1.02}, "REFUTED"),
-        (3, {"rate": 2.0}, "INCONCLUSIVE"),
-        pytest.param(4, {"like": -2.0}, "SUPPORTED", marks=pytest.mark.slow),
-        pytest.param(4, {"like": -2.04}, "REFUTED", marks=pytest.mark.slow),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in (
+                (3, {"like": -1.0}, "SUPPORTED"),
+                (3, {"like": -1.02}, "REFUTED"),
+                (3, {"rate": 2.0}, "INCONCLUSIVE"),
+                (4, {"like": -2.0}, "SUPPORTED"),
+                (4, {"like": -2.04}, "REFUTED"),
+            )
+        ),
     ],
 )
 def test_times_from_a_small_overlap(k, law, wanted):
@@ -169,6 +174,7 @@ TRUE = claims.agrees("m", "m after the last step",
     lambda s: (s.read(overlap).value[-1], 1e-12), by_hand(2, 40)[-1], 1e-6)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_samples_examine_the_tangential_gradient():
     """exact is the loss on the sphere alone: off it, it has another radial gradient."""
     found = outcomes(judged(model(2), TRUE, eta=ETA, steps=40))

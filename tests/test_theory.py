@@ -357,6 +357,7 @@ def test_settings_fill_in():
     assert setting.key(1, 2) == setting.key(1, 2) != setting.key(2, 1)
 
 
+@pytest.mark.slow
 def test_eigenvalues_that_are_nearly_equal_refute_nothing():
     """c* is 1e-8 there: the slope of y = Sq, which has no noise, is a difference of numbers that
     are so much larger.
@@ -387,6 +388,7 @@ def test_noise_in_the_blocks_of_a_raw_descent_refutes_nothing(seed):
     assert "engines-agree-raw" not in refuted(found)
 
 
+@pytest.mark.slow
 def test_what_sampled_spectra_do_to_a_descent_that_converges():
     """The delta method against sixteen sets of spectra; little at first, in the end what they do to
     c*.

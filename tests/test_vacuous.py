@@ -34,8 +34,6 @@ EXTREME = [
     ),
     *((theorem, "e=0.0001", NEARLY_EQUAL["e=0.0001"]) for theorem in ("4.1", "4.3", "4.6", "4.7")),
 ]
-#: One of them in the default suite: c* is 2.5e-10.
-QUICK = ("4.2", "e=0.0001")
 #: Below this a logarithm of growth is predicted to be 0: the perturbation rightly stays what it is.
 NO_GROWTH = 1e-9
 
@@ -82,22 +80,17 @@ def test_ordinary_flow(theorem):
     assert vacuous(theorem, {"": solved()}) == []
 
 
-@pytest.mark.parametrize("theorem", ["gatmiry.loops", "gatmiry.loops-mean"])
+@pytest.mark.parametrize(
+    "theorem", ["gatmiry.loops", pytest.param("gatmiry.loops-mean", marks=pytest.mark.slow)]
+)
 def test_ordinary_loops(theorem):
     assert vacuous(theorem, report(theorem).studies) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("theorem", "sizes"),
-    [
-        pytest.param(
-            theorem,
-            sizes,
-            id=f"{theorem} {name}",
-            marks=[] if (theorem, name) == QUICK else [pytest.mark.slow],
-        )
-        for theorem, name, sizes in EXTREME
-    ],
+    [pytest.param(theorem, sizes, id=f"{theorem} {name}") for theorem, name, sizes in EXTREME],
 )
 def test_extreme(theorem, sizes):
     assert vacuous(theorem, hasty(theorem, **sizes).studies) == []

@@ -161,8 +161,12 @@ def reasons(plane=None, declared=True):
     "problem, wanted",
     [
         (reasons(), "by symmetry"),
-        (reasons(declared=False), "in expectation only"),
-        (reasons(symmetry.Plane.of(reasons().start, np.eye(5)[:4])), "on the plane that was given"),
+        pytest.param(reasons(declared=False), "in expectation only", marks=pytest.mark.slow),
+        pytest.param(
+            reasons(symmetry.Plane.of(reasons().start, np.eye(5)[:4])),
+            "on the plane that was given",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_zero_has_its_reason(problem, wanted):
