@@ -18,7 +18,7 @@ PATH, VERDICT, NOTHING = {"path", "verdict"}, {"verdict"}, set()
 
 #: (theorem, file, text, the same edited, what changes)
 EDITS = [
-    ("4.1", "descent/descent.py", "_Run(step + 1, following", "_Run(step + 2, following", PATH),
+    ("4.1", "descent/descent.py", "int(step[-1]) + 1", "int(step[-1]) + 2", PATH),
     pytest.param(
         "4.1",
         "papers/power_method/options.py",
@@ -88,7 +88,7 @@ EDITS = [
         "        # why\n\n        rows.append(",
         NOTHING,
     ),
-    ("4.1", "descent/descent.py", '"""One step, after recording', '"""After recording', NOTHING),
+    ("4.1", "descent/descent.py", '"""The step before', '"""That before', NOTHING),
     pytest.param(
         "4.1",
         "papers/in_context/common.py",

@@ -14,16 +14,14 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from popgd.descent import gradient
-from popgd.descent.memory import FORGETFUL, Arrays, Memory
+from popgd.descent.memory import FORGETFUL, Memory
+from popgd.descent.recorded import Progress, columns, recorded
 from popgd.descent.recursion import log_grid
 from popgd.problem.errors import SettingError
 from popgd.problem.given import as_law, number_format
-from popgd.problem.law import Law, Objective
+from popgd.problem.law import Objective
 from popgd.problem.plane import Plane, distance, lift
 from popgd.problem.pytree import classes
-
-#: Called between pieces of work with (steps done, steps in all).
-Progress = Callable[[int, int], None]
 
 
 class Trajectory(NamedTuple):
@@ -94,15 +92,13 @@ class _State(NamedTuple):
     inactive: Float[Array, ""]
 
 
-class _Run(NamedTuple):
-    """A descent under way: the step to take next, and the records of those before, which grow in
-    place; a record is the fields of a `Trajectory`, the weights array by array.
-    """
+class _At(NamedTuple):
+    """A state, whether its weights are finite, and the estimate of the step that starts there."""
 
-    step: int
     state: _State
-    rows: list[tuple]
-    diverged_at: int | None = None
+    finite: Any
+    mean: Any
+    stderr: Any
 
 
 @partial(jax.jit, static_argnames=("how", "projected", "known"))
@@ -153,78 +149,45 @@ def descend(
             "a statistic along the plane was given: only a projected descent from a point of "
             "it can use that"
         )
-    at = _begin(how, start, memory.recall())
     drawn, key = gradient.everywhere((as_law(law), key))
-    grid = set(log_grid(steps, per_decade).tolist()) if steps else {0}
-    while at.step <= steps and at.diverged_at is None:
-        at = _advance(how, drawn, steps, batch, key, projected, grid, at)
-        memory.offer(partial(_pack, at, len(at.rows)))
-        if progress is not None:
-            progress(at.step - 1, steps)
-    step, *columns = _columns(at.rows)
+
+    def estimate(weights: PyTree, step: int) -> tuple[Any, Any]:
+        step_key = key if how.bank else _key_of(key, step)
+        return how.gradient(weights, drawn, step_key, batch)[:2]
+
+    begun = _State(start, how.optimiser.init(start), how.inactive(start))
+    begun = _At(gradient.placed(begun), np.array(True), *estimate(start, 0))
+    if not np.isfinite(begun.mean.loss):
+        raise SettingError(
+            f"the mean loss of {batch} samples is {float(begun.mean.loss)} at the start: wanted a "
+            "finite one; start elsewhere, or mend the loss"
+        )
+    rows: list[tuple] = []
+    grid = log_grid(steps, per_decade) if steps else np.array([0])
+    # `_advance` is looked up at each step, so that it can be replaced
+    advance = lambda at, _, then: _advance(how, projected, estimate, at, then)
+    finite = lambda at: at.finite and np.isfinite(at.mean.loss)
+    for step, at in recorded(advance, begun, grid, rows, longest=1, finite=finite,
+                             progress=progress, memory=memory):  # fmt: skip
+        where, off = how.place(at.state.weights)
+        losses, slopes = (
+            (at.mean.loss, at.stderr.loss),
+            (at.mean.coordinates, at.stderr.coordinates),
+        )
+        weights = jax.tree.leaves(at.state.weights)
+        rows.append((step, *weights, where, *losses, *slopes, off, at.state.inactive))
+    step, *fields = columns(rows)
     structure = jax.tree.structure(start)
-    weights, rest = columns[: structure.num_leaves], columns[structure.num_leaves :]
-    return Trajectory(
-        step, jax.tree.unflatten(structure, weights), *rest, diverged_at=at.diverged_at
-    )
+    weights, rest = fields[: structure.num_leaves], fields[structure.num_leaves :]
+    broken = int(step[-1]) + 1 if step[-1] < steps else None
+    return Trajectory(step, jax.tree.unflatten(structure, weights), *rest, diverged_at=broken)
 
 
 def _advance(
-    how: Descent,
-    law: Law,
-    last: int,
-    batch: int,
-    key: PRNGKeyArray,
-    projected: bool,
-    grid: set[int],
-    at: _Run,
-) -> _Run:
-    """One step, after recording the state that it starts from if it is on the grid."""
-    step, state, rows, _ = at
-    step_key = key if how.bank else _key_of(key, step)
-    mean, stderr, _ = how.gradient(state.weights, law, step_key, batch)
-    slope = mean.coordinates if projected else mean.weights
-    following, finite = _step(how, projected, state, slope, classes(state.weights))
-    if not np.isfinite(mean.loss):
-        if not step:
-            raise SettingError(
-                f"the mean loss of {batch} samples is {float(mean.loss)} at the start: wanted a "
-                "finite one; start elsewhere, or mend the loss"
-            )
-        return at._replace(diverged_at=step)
-    # The last state of a descent that breaks off is recorded too.
-    if step in grid or not finite:
-        where, off = how.place(state.weights)
-        losses, slopes = (mean.loss, stderr.loss), (mean.coordinates, stderr.coordinates)
-        weights = jax.tree.leaves(state.weights)
-        rows.append((step, *weights, where, *losses, *slopes, off, state.inactive))
-    diverged_at = step + 1 if not finite and step < last else None
-    return _Run(step + 1, following, rows, diverged_at)
-
-
-def _columns(rows: list[tuple]) -> list[np.ndarray]:
-    """The records, one array for each of their fields."""
-    return [np.stack([np.asarray(x) for x in column]) for column in zip(*rows, strict=True)]
-
-
-def _pack(at: _Run, rows: int) -> Arrays:
-    """All of a descent under way, in its own digits, as it was when it had so many rows."""
-    leaves = {f"state{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(at.state))}
-    columns = {f"row{i}": column for i, column in enumerate(_columns(at.rows[:rows]))}
-    diverged_at = np.array(-1 if at.diverged_at is None else at.diverged_at)
-    return {"step": np.array(at.step), "diverged_at": diverged_at, **leaves, **columns}
-
-
-def _begin(how: Descent, start: PyTree, kept: Arrays | None) -> _Run:
-    """A descent at its start, or where it was packed."""
-    state = _State(start, how.optimiser.init(start), how.inactive(start))
-    if kept is None:
-        return _Run(0, gradient.placed(state), [])
-    leaves, tree = jax.tree.flatten(state)
-    state = jax.tree.unflatten(tree, [jnp.asarray(kept[f"state{i}"]) for i in range(len(leaves))])
-    columns = [kept[f"row{i}"] for i in range(sum(name.startswith("row") for name in kept))]
-    rows = list(zip(*columns, strict=True))
-    diverged_at = int(kept["diverged_at"])
-    return _Run(
-        int(kept["step"]), gradient.placed(state), rows, None if diverged_at < 0 else diverged_at
-    )
+    how: Descent, projected: bool, estimate: Callable[..., tuple], at: _At, step: int
+) -> _At:
+    """The step before `step`, and what is estimated after it."""
+    at = gradient.placed(at)  # one that was recalled is elsewhere
+    mean = at.mean.coordinates if projected else at.mean.weights
+    state, finite = _step(how, projected, at.state, mean, classes(at.state.weights))
+    return _At(state, finite, *estimate(state.weights, step))

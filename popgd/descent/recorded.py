@@ -1,5 +1,4 @@
-"""The loop of every descent but the sampled one (`descent.descend`): advance, record on a grid,
-offer what is done to a memory.
+"""The loop of every descent: advance, record on a grid, offer what is done to a memory.
 
 `recorded` runs from Python, piece by piece; `compiled` is the same inside a compiled program.
 """

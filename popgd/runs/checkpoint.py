@@ -26,7 +26,7 @@ from popgd.runs.store import BEFORE, write
 #: Seconds of work that a crash may cost.
 INTERVAL = 10.0
 #: The number of the file's format; it changes whenever what any piece of work keeps changes.
-FORMAT = 7
+FORMAT = 8
 #: The array that says whose checkpoint it is; the others are called "part:array".
 IDENTITY = "identity"
 #: The part of an identity that says whose run it is.
