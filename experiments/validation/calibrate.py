@@ -98,28 +98,10 @@ def stated(claim: Callable[..., Any]) -> set[str]:
 
 
 def _ids(function: ast.FunctionDef) -> set[str]:
-    """Ids of the `Evidence` that is not marked statistical=False, itself or by a dict."""
-    exact = {
-        ast.unparse(n.targets[0])
-        for n in ast.walk(function)
-        if isinstance(n, ast.Assign) and _exact(n.value)
-    }
-    ids = set()
-    for call in (
-        n
-        for n in ast.walk(function)
-        if isinstance(n, ast.Call) and ast.unparse(n.func) == "Evidence"
-    ):
-        shared = (
-            n.id
-            for k in call.keywords
-            if k.arg is None
-            for n in ast.walk(k.value)
-            if isinstance(n, ast.Name)
-        )
-        if not exact & set(shared) and not any(_exact(k) for k in call.keywords):
-            ids.add(_start(call.args[0]))
-    called = {ast.unparse(n.func) for n in ast.walk(function) if isinstance(n, ast.Call)}
+    """Ids of the evidence that a function makes by `estimated`."""
+    calls = [n for n in ast.walk(function) if isinstance(n, ast.Call)]
+    ids = {_start(call.args[0]) for call in calls if ast.unparse(call.func) == "estimated"}
+    called = {ast.unparse(call.func) for call in calls}
     return ids | ({f"{SLOPE}*"} if called & AGREE else set())
 
 
@@ -128,17 +110,6 @@ def _start(id: ast.expr) -> str:
     if isinstance(id, ast.JoinedStr) and isinstance(id.values[0], ast.Constant):
         return f"{id.values[0].value}*"
     return str(id.value) if isinstance(id, ast.Constant) else ast.unparse(id)
-
-
-def _exact(node: ast.AST) -> bool:
-    """Whether `statistical` is False in this keyword or dict."""
-    if isinstance(node, ast.keyword):
-        return node.arg == "statistical" and ast.unparse(node.value) == "False"
-    pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
-    return any(
-        key is not None and ast.unparse(key) == "'statistical'" and ast.unparse(value) == "False"
-        for key, value in pairs
-    )
 
 
 def uncalibrated(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -39,3 +39,24 @@ class Evidence:
     degrees: float = np.inf
     self_check: Literal["", "slope", "engines", "dynamics", "rounding"] = ""
     drawn: tuple[str, int] = ("", 0)
+
+
+def known(id: str, statement: str, source: str, **rest: Any) -> Evidence:
+    """Of a number that is known but for a bound, `error`, by default exactly. The rest are fields
+    of `Evidence`; predicted and allowance are 0 by default.
+    """
+    return _of(id, statement, source, {"error": 0.0, **rest}, statistical=False)
+
+
+def estimated(id: str, statement: str, source: str, **rest: Any) -> Evidence:
+    """Of an estimated number, whose standard error is `error`. The rest are fields of `Evidence`;
+    predicted and allowance are 0 by default.
+    """
+    return _of(id, statement, source, rest, statistical=True)
+
+
+def _of(id: str, statement: str, source: str, rest: dict[str, Any], statistical: bool) -> Evidence:
+    """What is derived says so in its source."""
+    origin = "derived" if source.startswith("derived") else "paper"
+    by_default = {"predicted": 0.0, "allowance": 0.0, "origin": origin}
+    return Evidence(id, statement, source, **{**by_default, **rest}, statistical=statistical)

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from popgd.claims import sampling
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, estimated
 from popgd.claims.measured import Dynamics, Measured
 from popgd.descent import gradient
 from popgd.descent.memory import Memory
@@ -138,18 +138,16 @@ def slope_agrees(measured: Measured) -> Iterator[Evidence]:
     scale = np.max(abs(exact))
     with np.errstate(all="ignore"):
         gap, error = (checks["along"] - exact) / scale, checks["stderr"] / scale
-    yield Evidence(
+    yield estimated(
         "engines-agree-slope",
         "The gradient of the exact loss, sampled, is that of automatic differentiation: gap",
         "derived: the gradient of a mean is the mean of gradients",
-        predicted=0.0,
         measured=gap.ravel(),
         error=error.ravel(),
         skewness=abs(_skewness(checks)).ravel(),
         allowance=1e-9,
         resolution=RESOLUTION,
         reason=f"sampling error of {checks['samples'].max():.2g} samples; rounding",
-        origin="derived",
         excuse=_blind(checks),
         self_check="slope",
     )

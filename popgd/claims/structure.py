@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, estimated
 from popgd.claims.examined import OFF, scale_of
 from popgd.claims.limits import Claim, _source, flat
 from popgd.claims.measured import Measured, ReadOut, called, read_out
@@ -104,10 +104,9 @@ def _judged(
     largest = np.max(abs(measured.read(flat).value)) or 1.0
     along = np.max(abs(reading.value), axis=0) / largest
     spread = np.max(reading.error, axis=0) / largest
-    return Evidence(
+    return estimated(
         f"{kind}-{word}",
         f"{word} {words}: largest entry beside it, of gradient and path",
-        predicted=0.0,
         measured=np.concatenate([gap.ravel(), along]),
         error=np.concatenate([noise.ravel(), spread * reading.statistical]),
         allowance=ROUNDED,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, known
 from popgd.descent.memory import Memory
 from popgd.papers.in_context import pictures, wishart
 from popgd.papers.in_context import wishart_loss as exact
@@ -68,7 +68,7 @@ def dominance(study: Study) -> Iterator[Evidence]:
     n, d, L = study.sizes
     least = wishart.least_loss(n, d, L)
     loss, ratio = dominance_ratio(study, "own")
-    yield Evidence(
+    yield known(
         "gradient-dominance",
         f"||grad l||^2 >= l^((2L-1)/L)/16 at random symmetric A with l >= {ABOVE} l_min: the "
         "least ratio of the two",
@@ -76,11 +76,9 @@ def dominance(study: Study) -> Iterator[Evidence]:
         predicted=1.0,
         measured=ratio[loss >= ABOVE * least] / DOMINANCE,
         error=1e-9,
-        allowance=0.0,
         resolution=1e-3,
         reason="rounding",
         sense="at least",
-        statistical=False,
     )
     loss, ratio = dominance_ratio(study, "infinite")
     far = loss > 1e6 * d * d / INFINITE
@@ -91,15 +89,8 @@ def dominance(study: Study) -> Iterator[Evidence]:
         np.min(ratio[far], initial=np.inf) > (1 + 1e-2) * high,
         np.max(ratio[far], initial=0.0) < (1 - 1e-2) * low,
     )
-    common = {
-        "predicted": 1.0,
-        "error": 1e-9,
-        "allowance": 1e-4,
-        "resolution": 1e-2,
-        "origin": "derived",
-        "statistical": False,
-    }
-    yield Evidence(
+    common = {"predicted": 1.0, "error": 1e-9, "allowance": 1e-4, "resolution": 1e-2}
+    yield known(
         "dominance-lower",
         f"At n = {INFINITE:.0e}, ||grad l||^2/l^((2L-1)/L) >= 4 L^2 d^(-(L-1)/L) = {low:.6g}: "
         "ratio",
@@ -110,7 +101,7 @@ def dominance(study: Study) -> Iterator[Evidence]:
         excuse=beyond if above and far.any() else "",
         **common,
     )
-    yield Evidence(
+    yield known(
         "dominance-upper",
         f"At n = {INFINITE:.0e}, ||grad l||^2/l^((2L-1)/L) <= 4 L^2 = {high:.6g}: ratio",
         "derived at n = infinity: power means",
@@ -166,7 +157,7 @@ def threshold(study: Study) -> Evidence:
     h = wishart.hessian(n, d, L, wishart.minimiser(n, d, L)).h_sym
     wanted = wishart.least_loss(n, d, L) ** ((L - 1) / L) / (32 * h)
     measured, curved = failing(study)
-    return Evidence(
+    return known(
         "dominance-fails",
         "Close to a* I the inequality fails, from l/l_min - 1 = l_min^((L-1)/L)/(32 h_sym) = "
         f"{wanted:.4g}: measured over that",
@@ -178,6 +169,4 @@ def threshold(study: Study) -> Evidence:
         resolution=0.5,
         reason="twice what the loss and the squared gradient are off a parabola, and next order "
         "in l/l_min - 1",
-        origin="derived",
-        statistical=False,
     )

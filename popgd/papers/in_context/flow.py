@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, known
 from popgd.descent.memory import Memory
 from popgd.papers.in_context import pictures
 from popgd.papers.in_context import wishart_loss as exact
@@ -110,7 +110,7 @@ def flow(study: Study) -> Iterator[Evidence]:
     # A flow that stands still agrees with any solution that does.
     fallen = SHARE * float(wanted[0] / wanted[-1] - 1)
     still = max(fallen, SHARE * abs(float(loss[0] / loss[-1] - 1))) < 2 * error
-    yield Evidence(
+    yield known(
         "flow-loss",
         "The loss of gradient flow from 0 is sum_i (1 + 4L(L-1) lambda_i^2 t)^(-L/(L-1)) up to t "
         f"= {t[-1]:.3g}: ratio",
@@ -122,8 +122,6 @@ def flow(study: Study) -> Iterator[Evidence]:
         resolution=min(3 * RTOL, fallen),
         reason="finite n, twice what the limit from n and 4 n examples says; error of the "
         "integrator, by a second tolerance",
-        origin="derived",
-        statistical=False,
         excuse=unsolved(study)
         or (
             f"the loss does not fall up to t = {t[-1]:.3g}: take a larger covariance"
@@ -169,7 +167,7 @@ def time_exponent(study: Study, exponent: float, source: str, origin: Any) -> Ev
     L = study.setting.L
     measured, change = rate(study)
     rival = abs((L - 1) / L - (L - 1) / (2 * L - 1))
-    return Evidence(
+    return known(
         "time-to-xi" if origin == "derived" else "time-to-xi-transcribed",
         f"Gradient flow reaches the loss xi after a time of the order of xi^(-{exponent:.6g}): d "
         "log t/d log xi at "
@@ -184,6 +182,5 @@ def time_exponent(study: Study, exponent: float, source: str, origin: Any) -> Ev
         "the distance between the two "
         "exponents",
         origin=origin,
-        statistical=False,
         excuse=unsolved(study),
     )

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, known
 from popgd.papers.in_context import wishart
 from popgd.papers.in_context.common import ROUNDED, Study
 
@@ -27,7 +27,7 @@ def bracket(study: Study) -> Iterator[Evidence]:
     n, d, L = study.sizes
     while bracket_width(n, d, L) > 0.5:
         n = 10 ** len(str(n))
-    yield Evidence(
+    yield known(
         "minimiser-bracket",
         f"(1 - c) Sigma^-1 <= A <= (1 + c) Sigma^-1 at n = {n:.0e}, c = "
         f"{bracket_width(n, d, L):.4g}: |1 - a*|/c",
@@ -35,11 +35,9 @@ def bracket(study: Study) -> Iterator[Evidence]:
         predicted=1.0,
         measured=abs(1 - wishart.a_star(n, d, L)) / bracket_width(n, d, L),
         error=ROUNDED,
-        allowance=0.0,
         resolution=0.01,
         reason="rounded once",
         sense="at most",
-        statistical=False,
     )
 
 
@@ -73,16 +71,10 @@ def asymptotics(study: Study) -> Iterator[Evidence]:
     _, d, L = study.sizes
     n = MANY * d
     kappa = {1: Fraction(d + 1), 2: Fraction(3 * d * d + 8 * d + 9, 3 * (d + 1))}.get(L)
-    exact = {
-        "statistical": False,
-        "origin": "derived",
-        "predicted": 1.0,
-        "error": 1e-12,
-        "resolution": 1e-4,
-    }
+    exact = {"predicted": 1.0, "error": 1e-12, "resolution": 1e-4}
     if kappa is not None:
         rate = [float((1 - wishart.minimiser(m, d, L)) * m / kappa) for m in (n, 4 * n)]
-        yield Evidence(
+        yield known(
             "a-star-rate",
             f"1 - a* ~ kappa/n, kappa = {float(kappa):.10g}: ratio at n = {n:.0e}",
             "derived: expansion in 1/n",
@@ -93,7 +85,7 @@ def asymptotics(study: Study) -> Iterator[Evidence]:
         )
     constant = gaussian_trace(d, 2 * L)
     ratio = [wishart.least_loss(m, d, L) / constant * float(m) ** L for m in (n, 4 * n)]
-    yield Evidence(
+    yield known(
         "least-loss-rate",
         f"The least loss is {constant}/n^{L} for large n, E tr H^{2 * L} of a symmetric Gaussian "
         f"matrix: ratio at n = {n:.0e}",
@@ -110,7 +102,7 @@ def asymptotics(study: Study) -> Iterator[Evidence]:
             for m in (size, 4 * size)
         ]
     )
-    yield Evidence(
+    yield known(
         "proportional-limit",
         f"a* -> 1/(1 + d/n) for d/n = 1/10 and 1: its error falls fourfold from d = {size} to "
         f"{4 * size}",

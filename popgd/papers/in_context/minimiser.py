@@ -5,7 +5,7 @@ from math import comb
 
 import numpy as np
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, estimated, known
 from popgd.papers.in_context import wishart
 from popgd.papers.in_context.common import ROUNDED, Study, heavy_tails, sampled_law
 from popgd.papers.in_context.descents import REPLICAS, WIDTH, sampled_steps
@@ -26,24 +26,19 @@ def forward(study: Study) -> Iterator[Evidence]:
     not.
     """
     L, values = study.setting.L, study.values
-    common = {
-        "predicted": 0.0,
-        "error": 0.0,
-        "resolution": 1e-10,
-        "statistical": False,
-        "origin": "derived",
-    }
-    yield Evidence(
+    common = {"resolution": 1e-10}
+    yield known(
         "forward-descent",
         "TF_L = (w + u)^T (I - (I - SA)^L) x_q for every prompt, A not symmetric, u not 0, L = "
         f"{L}",
         "Section 2",
+        origin="derived",
         measured=float(values["sampled/identity"]),
         allowance=FORWARD,
         reason="rounding of the forward pass",
         **common,
     )
-    yield Evidence(
+    yield known(
         "odd-gradient-zero",
         "At u = 0 the gradients of P12, P21 (that is u), Q12 and Q21 of the prompts (X, w) and "
         "(X, -w) cancel: their population "
@@ -54,7 +49,7 @@ def forward(study: Study) -> Iterator[Evidence]:
         reason="rounding of the backward pass",
         **common,
     )
-    yield Evidence(
+    yield known(
         "scale-gradient",
         "At u = 0 the gradient of P22 is <A, grad_A> for every prompt: P22 = 1 is frozen, not "
         "invariant",
@@ -78,14 +73,8 @@ def engines(study: Study) -> Iterator[Evidence]:
         float(values["sampled/heavy"].max()),
         WIDTH * wishart.a_star(few.n, few.d, study.setting.L),
     )
-    common = {
-        "predicted": 0.0,
-        "allowance": 0.0,
-        "origin": "derived",
-        "excuse": heavy,
-        "self_check": "engines",
-    }
-    yield Evidence(
+    common = {"excuse": heavy, "self_check": "engines"}
+    yield estimated(
         "engines-agree-loss",
         "The sampled loss of the transformer is the polynomial of Wishart moments, at three A "
         f"with n = {n}: relative gap",
@@ -99,7 +88,7 @@ def engines(study: Study) -> Iterator[Evidence]:
         **common,
     )
     scale = np.abs(grad[:, 2]).max(axis=(1, 2))[:, None, None]
-    yield Evidence(
+    yield estimated(
         "engines-agree-gradient-A",
         "The sampled gradient of A is that of the polynomial, entry by entry, at three A with n "
         f"= {n}: relative gap",
@@ -126,7 +115,7 @@ def engines(study: Study) -> Iterator[Evidence]:
         if scatter.all()
         else "the Monte Carlo descents differ by less than rounding: take a larger eta"
     )
-    yield Evidence(
+    yield estimated(
         "engines-agree-descent-A",
         f"Monte Carlo descent on (A, u), n = {n}, follows the exact one: tr A/d and u after "
         f"{sampled_steps(study.setting)} "
@@ -140,9 +129,7 @@ def engines(study: Study) -> Iterator[Evidence]:
         "order",
         degrees=REPLICAS - 1,
         excuse=excuse,
-        predicted=0.0,
         allowance=np.abs(bias / wanted) / 2,
-        origin="derived",
         self_check="engines",
     )
 
@@ -197,35 +184,29 @@ def arrival(study: Study) -> Iterator[Evidence]:
     late = (
         f"still moving after step {step:,}: take more steps" if moving(gaps, step * rate_A) else ""
     )
-    yield Evidence(
+    yield known(
         "minimiser-symmetric",
         f"Gradient descent on symmetric A from 0 and from random starts ends at a* Sigma^-1, a* = "
         f"{wishart.a_star(n, d, L):.16g}: largest entry of Sigma^1/2 A Sigma^1/2/a* - I at step "
         f"{step}",
         "Theorem 3.2 for symmetric A; that the minimiser is a multiple of I is numerical for L >= "
         "2",
-        predicted=0.0,
         measured=gaps[-1],
-        error=0.0,
         allowance=ARRIVED,
         resolution=1e-6,
         reason="descent stops where rounding stops it",
-        statistical=False,
         excuse=excuse or late,
     )
     u = values["exact/u"]
     falling = moving(u, step * min(rate_A, rate_u))
-    yield Evidence(
+    yield known(
         "u-vanishes",
         f"Gradient descent on (A, u) ends with u = 0: |u|, whitened, at step {step} from each axis",
         "Theorem 3.2; for every n derived: the loss is l(A) + u^T H(A) u",
-        predicted=0.0,
         measured=u[-1],
-        error=0.0,
         allowance=ARRIVED,
         resolution=1e-6,
         reason="descent stops where rounding stops it",
-        statistical=False,
         excuse=excuse
         or ("" if u[0].any() else "u is 0 from the start on")
         or (f"still falling after step {step:,}: take more steps" if falling else ""),
@@ -238,7 +219,7 @@ def local(study: Study) -> Iterator[Evidence]:
     if d == 1:
         return
     h = wishart.hessian(n, d, L, wishart.minimiser(n, d, L))
-    yield Evidence(
+    yield known(
         "minimiser-local",
         f"The Hessian at a* I is positive on symmetric matrices: h_tr = {h.h_tr:.10g}, h_sym = "
         f"{h.h_sym:.10g}; over their sum",
@@ -246,10 +227,7 @@ def local(study: Study) -> Iterator[Evidence]:
         predicted=2 * ROUNDED,
         measured=np.array([h.h_tr, h.h_sym]) / (abs(h.h_tr) + abs(h.h_sym)),
         error=ROUNDED,
-        allowance=0.0,
         resolution=1e-6,
         reason="rounded once; the prediction is twice that, as 0 itself refutes",
         sense="at least",
-        origin="derived",
-        statistical=False,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, estimated, known
 from popgd.descent.memory import Memory
 from popgd.papers.in_context import pictures, wishart
 from popgd.papers.in_context.common import ROUNDED, Study, hypotheses
@@ -90,7 +90,7 @@ def loops(study: Study) -> Iterator[Evidence]:
     """Row 12, the median."""
     errors, L = study.values["errors"], study.setting.L
     share = float(np.mean(errors[-1] < GONE * np.minimum(1.0, errors[0])))
-    yield Evidence(
+    yield estimated(
         "median-vanishes",
         f"Trained for {L} loops, the median error goes to 0 with more: the share of prompts whose "
         "error is "
@@ -101,11 +101,9 @@ def loops(study: Study) -> Iterator[Evidence]:
         predicted=0.5,
         measured=share,
         error=0.5 / PROMPTS**0.5,
-        allowance=0.0,
         resolution=0.25,
         reason="binomial, the largest there is",
         sense="at least",
-        origin="derived",
     )
 
 
@@ -123,14 +121,13 @@ def free_steps(study: Study) -> Iterator[Evidence]:
     """Row 7: what equal steps cost."""
     n, d, L = study.sizes
     ratio, lost = looped_over_unlooped(n, d, L)
-    common = {"predicted": 1.0, "error": 4 * ROUNDED, "origin": "derived", "statistical": False}
-    yield Evidence(
+    common = {"predicted": 1.0, "error": 4 * ROUNDED}
+    yield known(
         "looped-above-unlooped",
         f"{L} equal steps are not better than {L} free ones: the least loss "
         f"{wishart.least_loss(n, d, L):.10g} over theirs",
         "derived: d/(e_0^T M^-1 e_0), M_jk = m_{j+k}",
         measured=ratio,
-        allowance=0.0,
         resolution=1e-3,
         reason="rounded once",
         sense="at least",
@@ -139,7 +136,7 @@ def free_steps(study: Study) -> Iterator[Evidence]:
     )
     catalan = comb(2 * L, L) // (L + 1)
     (near, lost), (nearer, _) = (looped_over_unlooped(m * LONG, m, L) for m in (WIDE, 4 * WIDE))
-    yield Evidence(
+    yield known(
         "catalan-ratio",
         f"Looped over unlooped tends to the Catalan number {catalan} for d -> infinity, d/n -> 0: "
         f"ratio at d = {WIDE:.0e}, "
@@ -172,7 +169,7 @@ def mean_error(study: Study) -> Iterator[Evidence]:
     )
     least = int(np.argmin(mean)) + 1
     end = "that is exact" if len(mean) == MEAN_LOOPS else "at which float64 holds it"
-    yield Evidence(
+    yield known(
         "mean-keeps-falling",
         f"Trained for {L} loops, more loops at test never raise the mean error: the largest ratio "
         "of one to the next, up to "
@@ -181,11 +178,9 @@ def mean_error(study: Study) -> Iterator[Evidence]:
         predicted=1.0,
         measured=growth,
         error=4 * ROUNDED,
-        allowance=0.0,
         resolution=1e-3,
         reason="exact moments, rounded once",
         sense="at most",
-        statistical=False,
         excuse=still
         or (
             f"it falls up to {least} loops, the most {end}, and diverges later: its least is not "

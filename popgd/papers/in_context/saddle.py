@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, known
 from popgd.descent.memory import Memory
 from popgd.descent.recorded import columns, recorded
 from popgd.descent.recursion import log_grid
@@ -130,18 +130,15 @@ def over_all_matrices(study: Study) -> Iterator[Evidence]:
     h = wishart.hessian(n, d, L, wishart.minimiser(n, d, L))
     values = study.values
     step, blocks, ratio = (values[f"escape/{name}"] for name in ("step", "blocks", "ratio"))
-    yield Evidence(
+    yield known(
         "no-descent-direction",
         f"No direction of negative curvature at a* I: h_asym = {h.h_asym:.10g}, relative to h_sym",
         "Theorem 3.2, as transcribed: the global minimiser",
-        predicted=0.0,
         measured=h.h_asym / abs(h.h_sym) if h.h_sym else np.nan,
         error=ROUNDED,
-        allowance=0.0,
         resolution=1e-6,
         reason="exact rational numbers, rounded once",
         sense="at least",
-        statistical=False,
         excuse=""
         if abs(h.h_asym) > 2 * ROUNDED * abs(h.h_sym)
         else "the curvature is 0 up to rounding: it has no sign",
@@ -156,7 +153,7 @@ def over_all_matrices(study: Study) -> Iterator[Evidence]:
     moving = abs(ratio[-1] - ratio[-2]) > 1e-9 if len(ratio) > 1 else True
     early = moving or (grown < GROWN if h.h_asym < 0 else grown > SHRUNK)
     other = "" if abs(ratio[0] - 1) <= NEAR else "the descent does not start next to a* I"
-    yield Evidence(
+    yield known(
         "least-over-all-matrices",
         f"Descent from a* I + {kick(n):g} K, K antisymmetric, finds no lower loss: that at step "
         f"{step[-1]} over l(a* I)",
@@ -168,7 +165,6 @@ def over_all_matrices(study: Study) -> Iterator[Evidence]:
         resolution=1e-6,
         reason="rounding of the polynomial",
         sense="at least",
-        statistical=False,
         excuse=excuse
         or other
         or ("the perturbation is still moving: take more steps" if early else ""),
@@ -180,18 +176,15 @@ def over_all_matrices(study: Study) -> Iterator[Evidence]:
         else np.nan
     )
     wanted = 1 - study.setting.eta * h.h_asym
-    yield Evidence(
+    yield known(
         "antisymmetric-growth",
         "An antisymmetric perturbation of a* I changes by the factor 1 - eta h_asym = "
         f"{wanted:.10g} in a step",
         "derived: Hessian at a* I",
-        predicted=0.0,
         measured=(growth - wanted) / (study.setting.eta * size),
         error=ROUNDED / (study.setting.eta * size) / kick(n),
         allowance=QUADRATIC * kick(n) ** 2 * max(1.0, n / KICK_EXAMPLES) / size,
         resolution=0.1,
         reason="second order in K; rounding. Relative to eta |h_asym|",
-        origin="derived",
-        statistical=False,
         excuse=excuse,
     )

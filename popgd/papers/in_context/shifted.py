@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, estimated, known
 from popgd.descent import gradient
 from popgd.descent.memory import Memory
 from popgd.papers.in_context import model as in_context
@@ -197,8 +197,8 @@ def ood(study: Study) -> Iterator[Evidence]:
     mean, stderr, at_few = values["sampled"]
     few, a = sampled_law(study.law).n, wishart.a_star(*study.sizes)
     trained = wishart.isotropic_loss(few, d, L, a)
-    common = {"predicted": 1.0, "origin": "derived"}
-    yield Evidence(
+    common = {"predicted": 1.0}
+    yield known(
         "shifted-loss",
         "Tested on N(0, Sigma_test), the loss is l(diag(a* mu)) = "
         f"{float(values['reduced']):.10g}, mu the eigenvalues of "
@@ -212,17 +212,15 @@ def ood(study: Study) -> Iterator[Evidence]:
             1e-6, SHARE * abs(1 - wishart.least_loss(*study.sizes) / float(values["direct"]))
         ),
         reason="rounding of mu, which grows with the condition number of Sigma",
-        statistical=False,
         **common,
     )
-    yield Evidence(
+    yield estimated(
         "engines-agree-shifted",
         f"The transformer's sampled loss on that law, n = {few}, over the exact one",
         "derived: exact moments",
         measured=float(mean / at_few),
         error=float(stderr / at_few),
         skewness=abs(float(values["skewness"])),
-        allowance=0.0,
         resolution=min(0.25, abs(1 - trained / at_few) / 2),
         reason="sampling error; the loss on the law of training must be told from it",
         excuse=heavy_tails(study, float(values["heavy"]), a * float(values["mu"].max())),
@@ -234,7 +232,7 @@ def ood(study: Study) -> Iterator[Evidence]:
         wishart.isotropic_loss(INFINITE, d, L + 1, x) / wishart.isotropic_loss(INFINITE, d, L, x)
         for x in line
     ]
-    yield Evidence(
+    yield known(
         "loops-converge",
         f"At n = {INFINITE:.0e} a further loop changes the loss at A = mu Sigma^-1 by (1 - mu)^2, "
         "converging iff 0 < mu < 2: "
@@ -245,7 +243,6 @@ def ood(study: Study) -> Iterator[Evidence]:
         allowance=1e3 * L * d / INFINITE,
         resolution=1e-3,
         reason="finite n",
-        statistical=False,
         **common,
     )
 
@@ -259,7 +256,7 @@ def every_prompt(study: Study) -> Iterator[Evidence]:
         if contract
         else "rho is 1 or more on every prompt: an output of 0 is within the bound too"
     )
-    yield Evidence(
+    yield known(
         "prompt-bound",
         "|TF_T - w.x_q| <= rho^T |A^-1/2 w| |A^1/2 x_q|, rho = |I - A^1/2 S A^1/2|, for "
         f"{BOUNDED} prompts with heavy tails and "
@@ -267,13 +264,10 @@ def every_prompt(study: Study) -> Iterator[Evidence]:
         "derived: Cauchy-Schwarz",
         measured=study.values["share"],
         error=1e-9,
-        allowance=0.0,
         resolution=1e-3,
         reason="rounding of the loops is taken off",
         sense="at most",
-        statistical=False,
         predicted=1.0,
-        origin="derived",
         excuse=excuse
         or ("" if reached else "no prompt reaches the bound, which a quarter of them should"),
     )

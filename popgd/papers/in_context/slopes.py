@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, known
 from popgd.descent import gradient
 from popgd.descent.chunks import chunk_size
 from popgd.descent.memory import Memory
@@ -138,7 +138,7 @@ def curvatures(study: Study) -> Iterator[Evidence]:
     h = wishart.hessian(n, d, L, wishart.minimiser(n, d, L))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.divide(by_power_sums(n, d, L), [h.h_tr, h.h_sym])
-    yield Evidence(
+    yield known(
         "curvatures-agree",
         "h_tr and h_sym of the loss as a polynomial in power sums of a* I - A are those of "
         "moments split by Schur's "
@@ -147,11 +147,8 @@ def curvatures(study: Study) -> Iterator[Evidence]:
         predicted=1.0,
         measured=ratio,
         error=2 * ROUNDED,
-        allowance=0.0,
         resolution=1e-9,
         reason="both are rounded once",
-        origin="derived",
-        statistical=False,
         self_check="engines",
     )
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, estimated
 from popgd.claims.sampling import KNOWN, skewness, too_many, two_stages, wanted_of
 from popgd.descent import gradient
 from popgd.descent.chunks import chunk_size
@@ -154,7 +154,7 @@ def agree(
         for x in (exact.value, exact.bound)
     )
     scale = np.maximum(abs(value), start)
-    return Evidence(
+    return estimated(
         name,
         f"The slope of the loss, sampled, is that of the exact engine {where}: ratio",
         "derived: the slope of a mean is the mean of slopes",
@@ -166,7 +166,6 @@ def agree(
         resolution=RESOLUTION,
         reason=f"bound of the exact slope; sampling error of {slopes.samples.max():.2g} samples "
         "at most",
-        origin="derived",
         excuse=excuse or slopes.blind(),
         self_check="slope",
     )

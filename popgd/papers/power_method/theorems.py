@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, known
 from popgd.descent.memory import Memory
 from popgd.papers.power_method import curve as curves
 from popgd.papers.power_method.data import UniformSphere, UnitColumns
@@ -154,7 +154,7 @@ def positive_limit(study: Study) -> Iterator[Evidence]:
     best = int(np.argmin(rounding + allowed))
     c = float(points[best])
     excess = (float(losses.value[best]) - float(limit.value)) * c / float(K.value)
-    yield Evidence(
+    yield known(
         "loss-excess",
         f"(l(c) - l_inf) c -> kappa = {float(K.value):.10g}, so the loss excess falls like "
         f"t^(-1/2): ratio at c = {c:.4g}",
@@ -166,8 +166,6 @@ def positive_limit(study: Study) -> Iterator[Evidence]:
         resolution=1e-4,
         reason=f"1/c term {k2 / (2 * c):.1e} removed, next orders allowed; error: quadrature "
         "bound of the difference",
-        origin="derived",
-        statistical=False,
     )
 
 
@@ -179,7 +177,7 @@ def vanishing_loss(study: Study) -> Iterator[Evidence]:
     loss = exact.curve.loss(jnp.asarray([near.c]))
     value, bound = float(loss.value[0]) * near.c**2, float(loss.bound[0]) * near.c**2
     half = float(C1.value) / 2
-    yield Evidence(
+    yield known(
         "loss-vanishes",
         f"l c^2 -> C1/2 = {half:.10g}, so the loss falls to 0 like t^(-2/3): ratio at step "
         f"{near.t:.3g}, 1/c term removed",
@@ -191,7 +189,6 @@ def vanishing_loss(study: Study) -> Iterator[Evidence]:
         resolution=growth.SIX_DIGITS,
         reason=near.numbers,
         origin="derived",
-        statistical=False,
     )
     cap = 2 * float(exact.curve.mean_inverse_square().value)
     off = abs(float(exact.losses[-1]) / float(loss.value[0]) - 1) if loss.value[0] else np.inf
@@ -203,25 +200,22 @@ def vanishing_loss(study: Study) -> Iterator[Evidence]:
     ratio = exact.losses * exact.records.c**2 / cap
     # Losses above the bound refute it, whatever they are
     unlike = off > SAME_LOSS and np.max(ratio) <= 1 + LOSS_BOUND
-    yield Evidence(
+    yield known(
         "loss-bound",
         "l(c) <= 2 E[1/||Sq||^2]/c^2 at every recorded step: the ratio",
         "derived: sin of the angle is at most 1/(c ||Sq||)",
         predicted=1.0,
         measured=ratio,
         error=1e-9,
-        allowance=0.0,
         resolution=LOSS_BOUND,
         reason="the losses are integrals of the fitted slope, good to 1e-9",
-        origin="derived",
         sense="at most",
-        statistical=False,
         excuse=still
         or ("the recorded losses are not those of the curve at the recorded c" if unlike else ""),
     )
     slope = float(exact.curve.slope(jnp.asarray([near.c])).value[0])
     rate = -slope * near.dc * near.t / float(loss.value[0]) if loss.value[0] else 0.0
-    yield Evidence(
+    yield known(
         "time-to-loss",
         f"eps is reached after order eps^(-3/2) steps: -d log t/d log l at step {near.t:.3g}",
         "number of iterations",
@@ -233,7 +227,6 @@ def vanishing_loss(study: Study) -> Iterator[Evidence]:
         resolution=0.25,
         reason=f"{near.numbers}; three times the 1/c term. Resolution: half the distance to 2, "
         "the exponent of t^(1/2)",
-        statistical=False,
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, known
 from popgd.papers.power_method.looping import inference
 from popgd.papers.power_method.looping.study import START, TRUSTED, Inference, Run
 from popgd.papers.power_method.looping.trained import Trained
@@ -90,18 +90,16 @@ def _compare(
     excuse = words.pop("excuse", "") * bool(
         np.max(values, initial=0.0) <= 1 + BOUND_RESOLUTION
     ) or ("" if np.any(abs(unmoved) > MOVED * resolution) else IDLE)
-    return Evidence(
+    return known(
         f"{name}-{trained.name}",
         predicted=0.0 if name == "loop-output" else 1.0,
         measured=values if values.size else 0.0,
-        error=0.0,
         allowance=allowed if values.size else 0.0,
         resolution=resolution if values.size else AGREE,
         reason=f"rounding of every loop, derived; {_ends(runs, study.depths)}",
-        sense=sense,  # pyright: ignore
-        statistical=False,
+        sense=sense,
         excuse=_excuse(values) or excuse,
-        **words,  # pyright: ignore
+        **words,
     )
 
 
@@ -278,7 +276,7 @@ def falling(study: Inference) -> Iterator[Evidence]:
             measured.append((-np.diff(value) / expected)[good])
             errors.append(seen[good])
         fall, error = np.concatenate(measured), np.concatenate(errors)
-        yield Evidence(
+        yield known(
             f"factor-falls-{trained.name}",
             f"{trained.name}: more training makes the factor a loop smaller: its fall from "
             "snapshot to snapshot, in units of "
@@ -287,11 +285,9 @@ def falling(study: Inference) -> Iterator[Evidence]:
             predicted=1.0,
             measured=fall if fall.size else 0.0,
             error=error if fall.size else 0.0,
-            allowance=0.0,
             resolution=FALL,
             reason=f"rounding; {fall.size} falls between snapshots at steps "
             + ", ".join(f"{t:.2g}" for t in trained.snapshots[0]),
-            statistical=False,
             excuse="" if fall.size else "no two snapshots differ by more than rounding",
         )
 
@@ -314,7 +310,7 @@ def to_the_limit(study: Inference) -> Iterator[Evidence]:
             measured.append((value - R) / (1 - R) * lam * scale * (1 + corrections) + 1 / (c * lam))
             errors.append(error / (1 - R) * lam * scale)
         good = np.isfinite(errors) & (np.array(errors) <= CLOSED / 4)
-        yield Evidence(
+        yield known(
             f"factor-limit-{trained.name}",
             f"{trained.name}: the factor falls to lam_(r+1)/lam_1, the power method's, like "
             f"t^(-1/{trained.power}): its distance "
@@ -328,7 +324,6 @@ def to_the_limit(study: Inference) -> Iterator[Evidence]:
             reason=f"1/c terms removed, next order allowed; float64 resolves it on {good.sum()} "
             f"of {good.size} matrices",
             origin="derived",
-            statistical=False,
             excuse="" if good.any() else "float64 does not resolve the distance from the limit",
         )
 
@@ -399,7 +394,7 @@ def stuck(study: Inference) -> Iterator[Evidence]:
             seen.append(SHARE * min(1.0, abs(float(star.value)) * run.test.spectrum.lam[0]))
         value, error, resolution = np.concatenate(measured), np.concatenate(errors), np.array(seen)
         good = np.isfinite(error) & (error <= resolution / 4)
-        yield Evidence(
+        yield known(
             f"factor-stuck-{trained.name}",
             f"{trained.name}: the factor at step {trained.snapshots[0][-1]:.3g} is gamma(c*) with "
             f"c* = {float(star.value):.8g}, "
@@ -414,7 +409,6 @@ def stuck(study: Inference) -> Iterator[Evidence]:
             reason=f"c_t has {left:.1e} to go; resolution: a tenth of the distance to the power "
             "method's factor, "
             "and to that at c = 0",
-            statistical=False,
             excuse=""
             if good.any()
             else "float64 does not tell gamma(c*) from the power method's factor here",

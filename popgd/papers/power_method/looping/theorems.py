@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, known
 from popgd.descent.memory import Memory
 from popgd.papers.power_method import slopes
 from popgd.papers.power_method.looping import claims as angles
@@ -124,20 +124,18 @@ def power_limit(study: Inference) -> Iterator[Evidence]:
         ),
     }
     for name, (statement, sense, origin) in told.items():
-        yield Evidence(
+        yield known(
             f"{name}-{trained.name}",
             f"{trained.name}: {statement}: ratio at step {trained.snapshots[0][-1]:.3g}, its 1/c "
             "term removed",
             "limit t -> infinity",
             predicted=1.0,
             measured=np.array(found[name]) if allowed.size else 0.0,
-            error=0.0,
             allowance=allowed if allowed.size else 0.0,
             resolution=LIMIT_RESOLUTION,
             reason=f"at c = {trained.c[-1]:.4g}: terms in 1/c^2, and rounding",
-            origin=origin,  # pyright: ignore
-            sense=sense,  # pyright: ignore
-            statistical=False,
+            origin=origin,
+            sense=sense,
             excuse=(still or ("" if sense == "equal" or beyond(found[name]) else away))
             if allowed.size
             else "float64 ends before the last loop",

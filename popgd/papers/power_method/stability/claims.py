@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, estimated, known
 from popgd.papers.power_method import one_layer, slopes
 from popgd.papers.power_method.kronecker import ACTIVE
 from popgd.papers.power_method.stability.hessian import SECTORS
@@ -78,19 +78,15 @@ def sectors_split(study: Stability) -> Iterator[Evidence]:
     """
     mean = np.asarray(study.found.mean)
     where = f"at c = {study.theta[2] * study.theta[5]:.4g}"
-    yield Evidence(
+    yield known(
         "hessian-does-not-mix",
         f"The Hessian has no entry between active and inactive blocks {where}, in any sector, "
         "sample by sample: the largest",
         "inactive gradients are 0 for all active blocks",
-        predicted=0.0,
         measured=float(np.abs(mean[:, ACTIVE][:, :, INACTIVE]).max()),
-        error=0.0,
-        allowance=0.0,
         resolution=np.finfo(float).tiny,
         reason="the zeros are structural",
         origin="derived",
-        statistical=False,
         excuse="" if mean.any() else "the whole Hessian is 0",
     )
     yield from _closed_forms(study, where)
@@ -103,7 +99,7 @@ def _closed_forms(study: Stability, where: str) -> Iterator[Evidence]:
     law, c = study.setting.law, float(study.theta[2] * study.theta[5])
     value, outer = (float(x[0]) / law.d for x in study.h)
     form = "-c l'(c)/d" if study.objective.layer_norm else "2 E[(f - y).q]/d"
-    yield Evidence(
+    yield estimated(
         "hessian-coupling",
         f"H_(P22,Q22) = {form} = {value:.6g} {where}, multiples of I: ratio",
         "closed form",
@@ -122,7 +118,7 @@ def _closed_forms(study: Stability, where: str) -> Iterator[Evidence]:
     )
     if study.turned:
         value, error = study.turned
-        yield Evidence(
+        yield estimated(
             "hessian-p12-q21",
             f"H_(P12,Q21) = {value:.6g} {where}, multiples of I, by its closed form, the query "
             "moving the data tokens: ratio",
@@ -130,7 +126,6 @@ def _closed_forms(study: Stability, where: str) -> Iterator[Evidence]:
             predicted=1.0,
             measured=float(mean[0, P12, Q21]) / value,
             error=float(np.hypot(stderr[0, P12, Q21], error)) / abs(value),
-            allowance=0.0,
             resolution=HESSIAN_RESOLUTION,
             drawn=("samples", study.setting.samples),
             reason="sampling error of both",
@@ -146,12 +141,11 @@ def _exact_entries(study: Stability, where: str) -> Iterator[Evidence]:
         once = np.triu(
             np.ones((8, 8), bool)
         )  # every other entry stands twice in a symmetric matrix
-        yield Evidence(
+        yield estimated(
             "engines-agree-hessian",
             f"Every entry of the sampled Hessian {where}, multiples of I, is that of the exact "
             "loss on N, over the largest",
             "two engines",
-            predicted=0.0,
             measured=(mean[0] - exact)[once] / scale,
             error=np.hypot(stderr[0], outer)[once] / scale,
             # Both losses are sums of terms of order one, which cancel where all eigenvalues are
@@ -173,15 +167,13 @@ def saddle(study: Stability) -> Iterator[Evidence]:
     v, sign = np.zeros(8), 1 if study.h[0][0] >= 0 else -1
     v[[P22, Q22]] = 0.5**0.5, -sign * 0.5**0.5
     mean, stderr = (np.asarray(x)[0] for x in study.found[:2])
-    yield Evidence(
+    yield estimated(
         "saddle",
         f"The manifold runs along a saddle: the curvature along P22 {'-' if sign > 0 else '+'} "
         "Q22, multiples of I, is negative",
         "h = d H_(P22,Q22) is not 0",
-        predicted=0.0,
         measured=float(v @ mean @ v),
         error=float(abs(v) @ stderr @ abs(v)),
-        allowance=0.0,
         resolution=seen(float(v @ mean @ v)),
         drawn=("samples", study.setting.samples),
         reason="sampling error, which must be smaller than the curvature itself",
@@ -207,19 +199,16 @@ def grows(study: Stability) -> Iterator[Evidence]:
     )
     statement = "From p22 = r22 the sum p22 + r22 shrinks by 1 - eta h/d a step"
     yield _growth("shrinking-rate", statement, both, inside.grows[1], inside.held.step)
-    yield Evidence(
+    yield known(
         "symmetric-start-stays",
         f"From p22 = r22 = {SMALL:g} descent never leaves p22 = r22: the largest |p22 - r22| over "
         f"{SMALL:g}",
         "symmetry of F in p22 r22",
-        predicted=0.0,
         measured=float(np.abs(held[P22] - held[Q22]).max()) / SMALL,
         error=SYMMETRY,
-        allowance=0.0,
         resolution=0.01,
         reason="rounding, which grows as p22 - r22 does",
         origin="derived",
-        statistical=False,
         excuse=motionless(held[[P22, Q22]].T),
     )
     yield from _p11(inside)
@@ -258,7 +247,7 @@ def sectors(study: Stability) -> Iterator[Evidence]:
             else min(growth.resolution()[last, k], abs(wanted) / 2)
         )
         # The logarithm of a mean with relative error e is off by e^2/2.
-        yield Evidence(
+        yield estimated(
             f"growth-{sector.replace(' ', '-')}",
             "By tangent maps of fresh samples along the descent on the manifold a perturbation "
             f"of all entries, {sector}, grows "
@@ -306,7 +295,7 @@ def _growth(
     last = linear[-1]
     measured, wanted = float(np.log(abs(x[last] / x[0]))), float(predicted[last])
     short = abs(wanted) < EFOLD
-    return Evidence(
+    return known(
         name,
         f"{statement}: log of the factor {np.exp(wanted):.4g} after {step[last]} steps, over that "
         "of first order",
@@ -314,11 +303,9 @@ def _growth(
         predicted=1.0,
         measured=measured / wanted if wanted else np.nan,
         error=GROWTH_ROUNDING / abs(wanted) if wanted else np.inf,
-        allowance=0.0,
         resolution=GROWTH_RESOLUTION,
         reason=f"rounding and the series of h and k11; the amplitude is {SMALL:g} at first",
         origin="derived",
-        statistical=False,
         excuse="too few steps: less than a tenth of an e-fold" if short else "",
     )
 
@@ -337,7 +324,7 @@ def ends(study: Stability) -> Iterator[Evidence]:
     name = (
         "limit of the theorem" if limit else "loss of the descent on the manifold at the same step"
     )
-    yield Evidence(
+    yield known(
         "falls-below",
         f"From {study.setting['size']:g} beside the manifold the loss falls below the {name}: "
         f"{study.loss[-1]:.4g} over "
@@ -346,12 +333,10 @@ def ends(study: Stability) -> Iterator[Evidence]:
         predicted=BELOW,
         measured=float(share[-1]),
         error=LOSS_ROUNDING / (limit or beside[-1]),
-        allowance=0.0,
         resolution=1 - BELOW,
         reason="quadrature of the exact loss",
         origin="derived",
         sense="at most",
-        statistical=False,
         excuse=already(study, limit or beside[-1])
         or ("" if share[-1] <= BELOW else unfinished(study, share)),
     )
@@ -366,19 +351,17 @@ def ends(study: Stability) -> Iterator[Evidence]:
         with np.errstate(divide="ignore", invalid="ignore"):
             gaps = gaps / scale[:, None]
         worst = np.abs(gaps).max(axis=0)
-        yield Evidence(
+        yield known(
             "learns-best-fit",
             f"Descent finds the best fit of y by q and S q, m = {goal_m:.6g}, c = {goal_c:.6g}, "
             f"loss {least:.6g}: what is left, over what was at the start",
             "least squares; for y = S q it is exact: m = -1, c = 1, loss 0",
-            predicted=0.0,
             measured=gaps[:, -1],
             error=LOSS_ROUNDING / scale,
             allowance=SETTLED,
             resolution=2 * SETTLED,
             reason="what descent has left after its steps",
             origin="derived",
-            statistical=False,
             excuse="" if worst[-1] <= SETTLED else unfinished(study, worst),
         )
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, known
 from popgd.descent import recursion
 from popgd.descent.memory import FORGETFUL, Memory
 from popgd.descent.recursion import Records
@@ -243,7 +243,7 @@ def convergence(study: Study) -> Iterator[Evidence]:
     star, least = curve.c_star(), curve.limit()
     c_star, t = float(star.value), int(records.step[-1])
     left, distance = remaining(study), abs(float(records.c[0]) - c_star)
-    yield Evidence(
+    yield known(
         "limit-c",
         f"a_t b_t converges to c* = {c_star:.10g}: c at step {t}",
         "main theorem: convergence",
@@ -255,12 +255,11 @@ def convergence(study: Study) -> Iterator[Evidence]:
         reason=f"what linear convergence leaves after {t} steps, and rounding; {regime(study)}. "
         "Resolution: a share of the "
         f"distance {distance:.3g} from the start",
-        statistical=False,
         excuse=excuse or unfinished(study),
     )
     loss = curve.loss(jnp.asarray(records.c[-1]))
     excess = exact.curvature / 2 * distance**2
-    yield Evidence(
+    yield known(
         "limit-loss",
         f"The loss converges to L* = {float(least.value):.10g}: the loss at step {t}",
         "main theorem: convergence",
@@ -272,7 +271,6 @@ def convergence(study: Study) -> Iterator[Evidence]:
         reason="the parabola over what linear convergence leaves of c - c*. Resolution: a share "
         f"of the {excess:.3g} by which "
         "the loss falls",
-        statistical=False,
         excuse=excuse or unfinished(study),
     )
     limit = float(least.value)
@@ -384,13 +382,13 @@ def contraction(study: Study, excuse: str) -> Iterator[Evidence]:
     star = exact.curve.c_star()
     gap = records.c - float(star.value)
     etat = setting.eta * exact.curvature / setting.law.d
-    known = float(star.bound) + rounding_of(study)
-    seen = abs(gap) > max(READ_AT * abs(gap[0]), 1e6 * known)
+    doubt = float(star.bound) + rounding_of(study)
+    seen = abs(gap) > max(READ_AT * abs(gap[0]), 1e6 * doubt)
     i = int(np.flatnonzero(seen)[-1]) if seen.any() else 0
     s = float(np.hypot(2 * records.c[-1], records.Delta[-1]))
     here = float(np.hypot(2 * records.c[i], records.Delta[i]))
     factor = 1 - etat * s
-    yield Evidence(
+    yield known(
         "contraction",
         f"c_t - c* contracts by 1 - etat s_inf = {factor:.10g} a step (the loss excess by its "
         "square): factor at step "
@@ -398,36 +396,31 @@ def contraction(study: Study, excuse: str) -> Iterator[Evidence]:
         "main theorem: linear rate; factor derived",
         predicted=factor,
         measured=1 + float(records.dc[i] / gap[i]) if gap[i] else np.nan,
-        error=2 * known / abs(gap[i]) if gap[i] else np.inf,
+        error=2 * doubt / abs(gap[i]) if gap[i] else np.inf,
         allowance=2 * etat * abs(here - s)
         + etat**2 * abs(gap[i]) * (abs(gap[i]) + abs(float(star.value))),
         resolution=1e-2 * etat * s,
         reason=f"c is {gap[i]:.1e} from c*: s differs by {here - s:.1e} from its limit, and the "
         "term quadratic in etat",
         origin="derived",
-        statistical=False,
         excuse=excuse or ("" if converges(study) else "c does not converge: there is no rate"),
     )
     monotone = sufficient(setting.eta, exact.curvature / 2, float(star.value), setting.law.d) <= 1
     if monotone:
         far = abs(gap) > READ_AT * abs(gap[0])
-        error = known / abs(gap[far]).min() if far.any() else np.inf
+        error = doubt / abs(gap[far]).min() if far.any() else np.inf
         taken = -records.dc[far] / gap[far]
-        yield Evidence(
+        yield known(
             "monotone",
             "c_t moves monotonically towards c*, as it must at step sizes within the sufficient "
             "bound: the share of its "
             "distance that a step takes off, and the share that it leaves",
             "derived: sufficient step size",
-            predicted=0.0,
             measured=np.concatenate([taken - 2 * error, 1 - taken]) if far.any() else np.nan,
             error=error,
-            allowance=0.0,
             resolution=1e-2 * etat * s,
             reason="rounding, and twice that off the first share, as 0 itself refutes. "
             "Resolution: a percent of the rate",
-            origin="derived",
             sense="at least",
-            statistical=False,
             excuse=excuse,
         )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, known
 from popgd.descent import leap, recursion, recursion_optax
 from popgd.descent.interpolant import evaluate, interpolate
 from popgd.descent.memory import FORGETFUL, Memory
@@ -236,7 +236,7 @@ def growth(study: Study) -> Iterator[Evidence]:
     allowed = near.next_order * (1 + np.log(near.t)) + 2 * near.settled
     rival = abs(1 / 2 - 1 / 3) / 2
     measured = near.t * near.dc / near.c - near.k2 / near.c / (p * (p - 1))
-    yield Evidence(
+    yield known(
         "exponent-c",
         f"c_t grows like t^({shown}): local exponent at step {near.t:.3g}, its 1/c term removed",
         "main theorem: growth",
@@ -247,11 +247,10 @@ def growth(study: Study) -> Iterator[Evidence]:
         resolution=rival,
         reason=f"{near.numbers}; early steps {near.settled:.1e}. Resolution: half the distance "
         "between 1/2 and 1/3",
-        statistical=False,
         excuse=excuse,
     )
     for name, value in zip("ab", block_exponents(exact.records), strict=True):
-        yield Evidence(
+        yield known(
             f"exponent-{name}",
             f"{name}_t grows like t^({shown / 2}): local exponent, its 1/c term removed",
             "main theorem: growth",
@@ -261,7 +260,6 @@ def growth(study: Study) -> Iterator[Evidence]:
             allowance=allowed / (2 * p) + abs(float(exact.records.Delta[-1])) / near.c,
             resolution=rival / 2,
             reason=f"{near.numbers}; and |a^2 - b^2|/c",
-            statistical=False,
             excuse=excuse,
         )
     yield from increments(study, near, excuse)
@@ -287,7 +285,7 @@ def increments(study: Study, near: Asymptote, excuse: str) -> Iterator[Evidence]
         p = 1 / setting["claim.exponent"]
     step = near.c ** (p - 1) * near.dc * p * (1 + (p - 1) / 2 * near.dc / near.c)
     constant = 2 * exact.power * setting.eta * near.K / setting.law.d
-    yield Evidence(
+    yield known(
         "increment-constant",
         f"c^{p:.3g} grows by 2 p eta K/d = {constant:.10g} a step in the limit: ratio at step "
         f"{near.t:.3g}, 1/c term removed",
@@ -299,6 +297,5 @@ def increments(study: Study, near: Asymptote, excuse: str) -> Iterator[Evidence]
         resolution=SIX_DIGITS,
         reason=f"{near.numbers}. Resolution: six digits",
         origin="derived",
-        statistical=False,
         excuse=excuse,
     )

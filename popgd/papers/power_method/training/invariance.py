@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, estimated, known
 from popgd.descent import gradient
 from popgd.papers.power_method import model
 from popgd.papers.power_method.data import Sample, UnitColumns
@@ -132,49 +132,38 @@ def structure(study: Study) -> Iterator[Evidence]:
     setting = study.setting
     inactive, gap, active = samplewise(study)
     tiny = float(jnp.finfo(setting.dtype).tiny)
-    yield Evidence(
+    yield known(
         "inactive-gradient-zero",
         "Sample by sample, the gradient of all six inactive blocks is exactly 0, for random "
         "active blocks A, B too",
         "invariance: inactive blocks",
-        predicted=0.0,
         measured=float(inactive),
-        error=0.0,
-        allowance=0.0,
         resolution=tiny,
         reason="exact: the zeros are structural, in floating point too",
-        statistical=False,
         excuse=""
         if active
         else "the active blocks have no gradient either: there is none to be 0 in the others alone",
     )
     each = max(FORWARD_ROUNDING, SUM_ROUNDING * setting.law.n)
     rounding = each * study.objective.L * study.eps
-    yield Evidence(
+    yield known(
         "forward-reduced",
         "The transformer's output is that of q <- N(q + A S B q), L times (N = identity without "
         "LN)",
         "reduction to the power iteration",
-        predicted=0.0,
         measured=float(gap),
-        error=0.0,
         allowance=rounding,
         resolution=min(max(1e-10, 2 * rounding), FORWARD_RESOLUTION),
         reason=f"rounding of the forward pass: {each} eps a loop, times the output's sensitivity "
         "to its inputs",
-        statistical=False,
     )
-    yield Evidence(
+    yield known(
         "inactive-blocks-zero",
         f"All six inactive blocks stay exactly 0 along {study.raw.step[-1]} steps of raw descent",
         "invariance: inactive blocks",
-        predicted=0.0,
         measured=float(study.raw.inactive[-1]),
-        error=0.0,
-        allowance=0.0,
         resolution=tiny,
         reason="exact: a block with gradient 0 does not move",
-        statistical=False,
         excuse=motionless(study.raw.coordinates),
     )
 
@@ -199,16 +188,14 @@ def schur(study: Study) -> Iterator[Evidence]:
             measured.append(np.array([np.inf]))
         measured.append(value[moving] / (error[moving] * np.sqrt(samples)))
     z = np.concatenate(measured)
-    yield Evidence(
+    yield estimated(
         "active-gradient-scalar",
         f"On the manifold the gradient of each active block is a multiple of I: {z.size} entries "
         "jointly, in units of "
         "the spread of one sample",
         "invariance: Schur's lemma",
-        predicted=0.0,
         measured=z,
         error=1 / np.sqrt(study.setting.samples),
-        allowance=0.0,
         resolution=SPREAD_RESOLUTION,
         drawn=("samples", study.setting.samples),
         reason="sampling error only: unbiased at exact points of the manifold",

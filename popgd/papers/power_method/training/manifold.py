@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, estimated, known
 from popgd.descent import gradient
 from popgd.descent.descent import Trajectory
 from popgd.papers.power_method import slopes
@@ -82,15 +82,13 @@ def negative_slope(study: Study) -> Iterator[Evidence]:
     early and last steps.
     """
     found = study.slopes
-    yield Evidence(
+    yield estimated(
         "gradient-negative",
         f"The slope l'(c) of the population loss is negative at steps {found.listed()}, beyond "
         "its sampling error",
         "the loss falls in c",
-        predicted=0.0,
         measured=found.value,
         error=found.stderr,
-        allowance=0.0,
         resolution=seen(found.value),
         reason="sampling error only; it must be smaller than the slope itself",
         sense="at most",
@@ -130,19 +128,17 @@ def positive(name: str, statement: str, limit: float, error: float, excuse: str 
     """The limit of the loss is positive: REFUTED at 0 and below, INCONCLUSIVE where its error hides
     its sign.
     """
-    return Evidence(
+    return known(
         name,
         statement,
         "limit of the loss",
         predicted=max(2 * error, np.finfo(float).tiny),
         measured=limit,
         error=error,
-        allowance=0.0,
         resolution=max(abs(limit), LOSS_RESOLUTION),
         reason="error: quadrature bound, and what descent has left; the prediction is twice that, "
         "as 0 itself refutes",
         sense="at least",
-        statistical=False,
         excuse=excuse,
     )
 
@@ -202,21 +198,17 @@ def _same_samples(study: Study) -> Iterator[Evidence]:
     allowed = SAME_UNITS * study.eps * (1 + study.objective.L * law.n / law.d / size.max())
     seen = SAME_SHARE * share > 2 * allowed
     shown = ", ".join(f"{p.c:.3g}" for p, there in zip(study.points, seen, strict=True) if there)
-    yield Evidence(
+    yield known(
         "engines-agree-samples",
         "The gradient of the full model along the manifold is that of the loss of q <- N(q + c S "
         "q), in (a, b) and over d, for "
         f"the same {SAME} samples at c = {shown}: means and mean squares",
         "derived: grad_P21 = (b l'(c)/d) I, sample by sample",
-        predicted=0.0,
         measured=(gap / size.max())[seen],
-        error=0.0,
         allowance=allowed,
         resolution=(SAME_SHARE * share)[seen],
         reason=f"rounding of both: {SAME_UNITS} eps of the gradient and of its terms; where it is "
         "smaller nothing is compared",
-        origin="derived",
-        statistical=False,
         self_check="engines",
     )
 
@@ -230,7 +222,7 @@ def _whole_gradients(study: Study) -> Iterator[Evidence]:
     exact = study.exact.wide.slope(np.array([p.c for p in study.points]))
     wanted, bound, outer, skewed = (np.broadcast_to(x, value.shape) for x in exact)
     scale = np.maximum(abs(wanted), slopes.start_of(study.exact.wide))
-    yield Evidence(
+    yield estimated(
         "engines-agree-gradient",
         "The sampled gradient of the full model has the slope l'(c) of the exact engine, at exact "
         "points of the manifold",
@@ -245,7 +237,6 @@ def _whole_gradients(study: Study) -> Iterator[Evidence]:
         drawn=("samples", study.setting.samples),
         reason="quadrature bound and rounding (that of float32 measured); sampling error of the "
         "gradient and of the spectra",
-        origin="derived",
         excuse=blind(study),
         self_check="engines",
     )
@@ -277,7 +268,7 @@ def _trajectories(study: Study) -> Iterator[Evidence]:
     projected = study.projected
     gap, c, noise, outer = deviation(study, projected)
     rounding = descent_rounding(study, projected)
-    yield Evidence(
+    yield estimated(
         "engines-agree-descent",
         "Monte Carlo descent along the manifold follows the exact recursion: c at step "
         f"{projected.step[-1]}, as a ratio",
@@ -298,7 +289,6 @@ def _trajectories(study: Study) -> Iterator[Evidence]:
         drawn=("batch", study.setting.batch),
         reason="second order in the noise, rounding, bound of exact slopes; error: noise of all "
         "steps, and the sampled spectra",
-        origin="derived",
         excuse=blind(study, projected),
         self_check="engines",
     )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, estimated
 from popgd.claims.sampling import SEEN
 from popgd.descent import descent, gradient
 from popgd.descent.descent import Trajectory
@@ -89,7 +89,7 @@ def pilot(study: Study) -> Evidence:
     once, c, noise, outer = deviation(study, raw)
     twice, *_ = deviation(study, double)
     bias = 2 * (once - twice)
-    return Evidence(
+    return estimated(
         "engines-agree-raw",
         f"The raw descent at step {raw.step[-1]}, less its O(eta/batch) bias from two batch "
         "sizes, follows the recursion",
@@ -115,7 +115,6 @@ def pilot(study: Study) -> Evidence:
         reason=f"bias {bias / c:+.1%} of c taken off, but noise in the blocks moves the slopes by "
         f"{shifts[0]:.1%} and "
         f"{shifts[1]:.1%} in these very runs, and c by as much; second order; rounding",
-        origin="derived",
         excuse=blind(study, raw) or broken_off(double.diverged_at),
         self_check="engines",
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from popgd.claims.evidence import Evidence
+from popgd.claims.evidence import Evidence, known
 from popgd.descent.recursion import Records
 from popgd.papers.power_method.training.manifold import broken_off, motionless
 from popgd.papers.power_method.training.study import Study
@@ -42,7 +42,7 @@ def single_steps(study: Study) -> Iterator[Evidence]:
         np.concatenate(x) for x in zip(*(kept_between(study, x) for x in both), strict=True)
     )
     told = np.full(ratio.shape, np.minimum(STEP_RESOLUTION, SHARE * taken.max(initial=0.0)))
-    yield Evidence(
+    yield known(
         "reduced-dynamics",
         "Exact descent takes the steps a - eta b l'(c)/d, b - eta a l'(c)/d: a + b and a - b "
         "after the first ones, as ratios; "
@@ -55,27 +55,21 @@ def single_steps(study: Study) -> Iterator[Evidence]:
         resolution=np.concatenate([told, np.full(kept.shape, SHARE)]),
         reason="bounds of the slope and of its interpolant, and rounding of one step; between "
         "records what their steps change",
-        origin="derived",
-        statistical=False,
         excuse=broken_off(int(exact.records.stopped) if exact.records.stopped >= 0 else None),
         self_check="dynamics",
     )
     run = study.projected
     rounding = ON_MANIFOLD * study.eps * float(np.linalg.norm(run.coordinates, axis=1).max())
     gone = float(np.abs(run.coordinates - run.coordinates[0]).max())
-    yield Evidence(
+    yield known(
         "projected-on-manifold",
         f"The projected descent stays on the manifold: its distance from it along {run.step[-1]} "
         "steps",
         "derived: Schur projection",
-        predicted=0.0,
         measured=run.distance,
-        error=0.0,
         allowance=rounding,
         resolution=min(max(1e-9, 2 * rounding), SHARE * gone),
         reason=f"rounding of sums: {ON_MANIFOLD} eps; the descent has gone {gone:.3g}",
-        origin="derived",
-        statistical=False,
         excuse=broken_off(run.diverged_at) or motionless(run.coordinates),
         self_check="rounding",
     )
