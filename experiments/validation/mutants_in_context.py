@@ -60,8 +60,8 @@ def escape(study: Study) -> Study:
 
 
 def shift(study: Study) -> Study:
-    found = shifted.shifted(study.setting, study.objective, study.law, quiet)
-    return values(study, **found._asdict())
+    found = shifted.shifted_study(study.setting, study.objective, quiet, FORGETFUL)
+    return values(study, **found.values)
 
 
 # --- model and law

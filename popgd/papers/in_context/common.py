@@ -2,8 +2,9 @@
 reported numbers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from popgd.papers.in_context.options import LAW
 from popgd.problem.errors import SettingError
 from popgd.problem.law import Hypothesis
 from popgd.problem.numeric import UNIT
-from popgd.theorem.base import Setting, fits
+from popgd.theorem.base import Setting, Unfolding, fits
 
 NUMBER = "arXiv 2410.08292"
 #: The covariance where nothing is given: d = 5, condition number 4.
@@ -120,13 +121,41 @@ def hypotheses(setting: Setting) -> list[Hypothesis]:
     ]
 
 
+class Parts(Mapping[str, np.ndarray]):
+    """Arrays by name; those called "part/name" are measured when one of them is first read, and so
+    are all that belong to no such part, the part "".
+    """
+
+    def __init__(self, measure: Mapping[str, Callable[[], Mapping[str, Any]]]) -> None:
+        self._measure = measure
+        self._known: dict[str, Mapping[str, Any]] = {}
+
+    def _part(self, name: str) -> Mapping[str, Any]:
+        if name not in self._known:
+            found, before = self._measure[name](), f"{name}/" if name else ""
+            if not isinstance(found, Parts):
+                found = {before + key: np.asarray(value) for key, value in found.items()}
+            self._known[name] = found
+        return self._known[name]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        part = name.partition("/")[0]
+        return self._part(part if part in self._measure else "")[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(map(self._part, self._measure))
+
+    def __len__(self) -> int:
+        return sum(len(self._part(name)) for name in self._measure)
+
+
 @dataclass(frozen=True)
-class Study:
+class Study(Unfolding):
     """What was measured, as named arrays, and how to draw it."""
 
     setting: Setting
     objective: SquaredError
-    values: dict[str, np.ndarray]
+    values: Parts | dict[str, np.ndarray]
     draw: Callable[["Study", str], dict[str, Any]]
 
     @property
@@ -138,8 +167,11 @@ class Study:
         """(n, d, L), in the order that `wishart` takes them."""
         return self.law.n, self.law.d, self.setting.L
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        return self.values
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        return dict(self.values)
+
+    def whole(self) -> None:
+        self.arrays()
 
     def figures(self, title: str) -> dict[str, Any]:
         return self.draw(self, title)

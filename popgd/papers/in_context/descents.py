@@ -17,7 +17,7 @@ from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context import pictures, wishart
 from popgd.papers.in_context import wishart_bias as bias
 from popgd.papers.in_context import wishart_loss as exact
-from popgd.papers.in_context.common import Study, sampled_law
+from popgd.papers.in_context.common import Parts, Study, sampled_law
 from popgd.papers.in_context.model import InContext, SquaredError
 from popgd.theorem.base import Progress, Setting
 
@@ -261,12 +261,11 @@ def random_weights(setting: Setting, law: InContext) -> tuple[Any, Any]:
 
 def study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
     law = setting.law
-    found = memory.part("descents").once(
+    descended = lambda: memory.part("descents").once(
         lambda: descend(setting, law, progress), Descents(*range(7))
     )
-    seen = memory.part("sampled").once(
+    seen = lambda: memory.part("sampled").once(
         lambda: sample(setting, objective, sampled_law(law), progress, memory), Sampled(*range(9))
     )
-    values = {f"exact/{k}": np.asarray(v) for k, v in found._asdict().items()}
-    values |= {f"sampled/{k}": np.asarray(v) for k, v in seen._asdict().items()}
-    return Study(setting, objective, values, pictures.minimiser)
+    parts = {"exact": lambda: descended()._asdict(), "sampled": lambda: seen()._asdict()}
+    return Study(setting, objective, Parts(parts), pictures.minimiser)

@@ -10,7 +10,7 @@ from popgd.claims.evidence import Evidence, known
 from popgd.descent.memory import Memory
 from popgd.papers.in_context import pictures
 from popgd.papers.in_context import wishart_loss as exact
-from popgd.papers.in_context.common import Study, hypotheses
+from popgd.papers.in_context.common import Parts, Study, hypotheses
 from popgd.papers.in_context.integrator import COARSE, INTEGRATOR, MOST_STEPS, integrate
 from popgd.papers.in_context.model import SquaredError
 from popgd.problem.law import Hypothesis
@@ -53,7 +53,7 @@ def flow_study(
     lam = jnp.asarray(np.linalg.eigvalsh(law.Sigma))
     n, L = law.n, setting.L
 
-    def measure() -> Flow:
+    def solve() -> Flow:
         last = horizon(n, lam, L)
         times = jnp.concatenate([jnp.zeros(1), jnp.geomspace(last * 1e-9, last, TIMES - 1)])
         progress("gradient flow", 0, 3)
@@ -63,13 +63,8 @@ def flow_study(
         progress("gradient flow", 2, 3)
         return Flow(times, loss, more, integrate(n, lam, L, times, COARSE))
 
-    found = memory.part("flow").once(measure, Flow(*range(4)))
-    return Study(
-        setting,
-        objective,
-        {f"flow/{k}": np.asarray(v) for k, v in found._asdict().items()},
-        pictures.flow,
-    )
+    flow = lambda: memory.part("flow").once(solve, Flow(*range(4)))._asdict()
+    return Study(setting, objective, Parts({"flow": flow}), pictures.flow)
 
 
 def many_examples(setting: Setting) -> list[Hypothesis]:

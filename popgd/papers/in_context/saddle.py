@@ -16,7 +16,7 @@ from popgd.descent.recorded import columns, recorded
 from popgd.descent.recursion import log_grid
 from popgd.papers.in_context import pictures, wishart
 from popgd.papers.in_context import wishart_normal as normal
-from popgd.papers.in_context.common import ROUNDED, Study, hypotheses
+from popgd.papers.in_context.common import ROUNDED, Parts, Study, hypotheses
 from popgd.papers.in_context.model import InContext, SquaredError
 from popgd.problem.law import Hypothesis
 from popgd.problem.numeric import UNIT
@@ -93,10 +93,9 @@ def start(setting: Setting, n: int, d: int, a: float) -> Any:
 
 
 def study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
-    law = setting.law
-    found = memory.part("escape").once(partial(escape, setting, law, progress), Escape(*range(4)))
-    values = {f"escape/{k}": np.asarray(v) for k, v in found._asdict().items()}
-    return Study(setting, objective, values, pictures.escape)
+    work = partial(escape, setting, setting.law, progress)
+    escaped = lambda: memory.part("escape").once(work, Escape(*range(4)))._asdict()
+    return Study(setting, objective, Parts({"escape": escaped}), pictures.escape)
 
 
 def final_loss(study: Study) -> tuple[float, float]:

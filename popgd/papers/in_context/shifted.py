@@ -14,7 +14,7 @@ from popgd.descent.memory import Memory
 from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context import pictures, wishart
 from popgd.papers.in_context import wishart_loss as exact
-from popgd.papers.in_context.common import INFINITE, Study, heavy_tails, sampled_law
+from popgd.papers.in_context.common import INFINITE, Parts, Study, heavy_tails, sampled_law
 from popgd.papers.in_context.model import InContext, Prompt, SquaredError
 from popgd.problem.errors import SettingError
 from popgd.problem.numeric import UNIT
@@ -74,24 +74,10 @@ def shift(setting: Setting) -> tuple[float, ...]:
 def shifted_study(
     setting: Setting, objective: SquaredError, progress: Progress, memory: Memory
 ) -> Study:
-    law = setting.law
-    found = memory.part("shifted").once(
-        partial(shifted, setting, objective, law, progress), Shifted(*range(7))
-    )
-    return Study(
-        setting, objective, {k: np.asarray(v) for k, v in found._asdict().items()}, pictures.ood
-    )
-
-
-def shifted(
-    setting: Setting, objective: SquaredError, law: InContext, progress: Progress
-) -> Shifted:
     import scipy.linalg  # slow to import, and no other theorem needs it
 
-    n, d, L = law.n, law.d, setting.L
+    law = setting.law
     other = test_law(setting, law)
-    A = jnp.asarray(wishart.a_star(n, d, L) * np.linalg.inv(law.Sigma))
-    direct, reduced = jax.jit(exact.loss_with_covariance), jax.jit(exact.loss)
     try:
         mu = scipy.linalg.eigh(other.Sigma, law.Sigma, eigvals_only=True)
     except np.linalg.LinAlgError as error:
@@ -99,6 +85,17 @@ def shifted(
             f"covariance: it has no Cholesky factor in float64 ({error}); take a smaller "
             "condition number"
         ) from None
+    work = partial(shifted, setting, objective, other, mu, progress)
+    found = lambda: memory.part("shifted").once(work, Shifted(*range(7)))._asdict()
+    return Study(setting, objective, Parts({"": found}), pictures.ood)
+
+
+def shifted(
+    setting: Setting, objective: SquaredError, other: InContext, mu: Any, progress: Progress
+) -> Shifted:
+    n, d, L = setting.law.n, setting.law.d, setting.L
+    A = jnp.asarray(wishart.a_star(n, d, L) * np.linalg.inv(setting.law.Sigma))
+    direct, reduced = jax.jit(exact.loss_with_covariance), jax.jit(exact.loss)
     polynomial = exact.polynomial(n, d, L)
     progress("prompts of another law", 0, 2)
     few, dtype = sampled_law(other), jnp.dtype(setting.dtype)

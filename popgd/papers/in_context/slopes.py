@@ -25,7 +25,7 @@ from popgd.descent.chunks import chunk_size
 from popgd.descent.memory import Memory
 from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context import wishart, wishart_loss
-from popgd.papers.in_context.common import ROUNDED, Study, sampled_law
+from popgd.papers.in_context.common import ROUNDED, Parts, Study, sampled_law
 from popgd.papers.power_method import slopes
 from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.slopes import CHEAPER, Slopes
@@ -80,11 +80,8 @@ def with_slopes(study: Callable[..., Study]) -> Callable[..., Study]:
 
     def measured(setting: Setting, objective: Any, progress: Progress, memory: Memory) -> Study:
         found = study(setting, objective, progress, memory)
-        sampled = measure(setting, progress, memory)._asdict()
-        return replace(
-            found,
-            values=found.values | {f"slopes/{name}": value for name, value in sampled.items()},
-        )
+        sampled = lambda: measure(setting, progress, memory)._asdict()
+        return replace(found, values=Parts({"slopes": sampled, "": lambda: found.values}))
 
     return measured
 

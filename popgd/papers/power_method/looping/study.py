@@ -26,7 +26,7 @@ from popgd.papers.power_method.looping.trained import Trained, train
 from popgd.papers.power_method.slopes import Slopes
 from popgd.problem.errors import SettingError
 from popgd.problem.law import Hypothesis
-from popgd.theorem.base import Progress, Setting, fits
+from popgd.theorem.base import Progress, Setting, Unfolding, fits
 
 #: Snapshots of a trained model, evenly spaced in the logarithm of the step, the last step among
 #: them.
@@ -101,7 +101,7 @@ class Run(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Inference:
+class Inference(Unfolding):
     """Everything measured: runs[model name] holds one `Run` for every test matrix; depths are
     numbers of loops.
 
@@ -355,16 +355,21 @@ def study(
     count = 1 if last_only else setting["loops"]
     depths = np.array([setting.L]) if last_only else np.arange(1, count + 1)
     models = tuple(train(setting, name, SNAPSHOTS, progress, memory.part(name)) for name in names)
-    runs, total = {}, len(models) * len(tests)
-    for number, trained in enumerate(models):
-        runs[trained.name] = []
-        for test in tests:
-            progress("looping on test data", number * len(tests) + len(runs[trained.name]), total)
-            runs[trained.name].append(run_on(trained, test, depths, last_only))
-    progress("looping on test data", total, total)
-    sampled = {m.name: slopes_of(setting, m, progress, memory.part(m.name)) for m in models}
-    return Inference(
-        setting, models, depths, {name: tuple(found) for name, found in runs.items()}, sampled
+
+    def runs() -> dict[str, tuple[Run, ...]]:
+        found, total = {}, len(models) * len(tests)
+        for number, trained in enumerate(models):
+            found[trained.name] = ()
+            for done, test in enumerate(tests):
+                progress("looping on test data", number * len(tests) + done, total)
+                found[trained.name] += (run_on(trained, test, depths, last_only),)
+        progress("looping on test data", total, total)
+        return found
+
+    sampled = lambda m: slopes_of(setting, m, progress, memory.part(m.name))
+    return Inference.of(
+        {"setting": setting, "models": models, "depths": depths},
+        {"slopes": lambda: {m.name: sampled(m) for m in models}, "runs": runs},
     )
 
 

@@ -4,7 +4,7 @@ order.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,7 @@ from popgd.papers.power_method.stability.growth import STEPS, Growth, lowest, se
 from popgd.papers.power_method.stability.prediction import P11, P22, Q22, Objective
 from popgd.papers.power_method.stability.sampling import beside, end_errors, losses_beside, shift_of
 from popgd.papers.power_method.training.study import curves_of, start_of
-from popgd.theorem.base import Progress, Setting
+from popgd.theorem.base import Progress, Setting, Unfolding
 from popgd.theorem.plot import BLUE, GREY, ORANGE
 
 INACTIVE = tuple(k for k in range(8) if k not in ACTIVE)
@@ -56,7 +56,7 @@ _PATH, _ESTIMATE, _GROWTH = Path(*range(3)), gradient.Estimate(*range(3)), Growt
 
 
 @dataclass(frozen=True)
-class Stability:
+class Stability(Unfolding):
     """Everything measured for one objective.
 
     known is the curve on the manifold (of the sampled spectra where they are random: every exact
@@ -166,78 +166,75 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
     theta = base.theta[np.searchsorted(base.step, max(1, setting.sampled_steps // EARLY))]
     c = theta[2] * theta[5]
     common = setting, objective, spectrum, known, cheap
-    pushes = objective.layer_norm and prediction.whole(objective, spectrum)
+    whole = prediction.whole(objective, spectrum)
+    pushes = objective.layer_norm and whole
     like = Inside(_PATH, _PATH, _PATH if pushes else None, 0, 0 if pushes else None)  # pyright: ignore
-    inside = (
-        part("descents in N", descend_inside, *common, base, pushes, like=like)
-        if objective.L == 1
-        else None
-    )
-    ended, loss, loss_error = part(
-        "descent beside the manifold", descend_beside, *common, like=(_PATH, 0, 0)
+    ended = cache(
+        lambda: part("descent beside the manifold", descend_beside, *common, like=(_PATH, 0, 0))
     )
     hessian_of = lambda at, key: hessian.population_hessian(
         objective, jnp.asarray(at), law, key, setting.samples
     )
-    end = ended.theta[-1]
-    moved = part(
-        "errors of ends", end_errors, setting, objective, known, cheap, end, run_beside, like=0
+    hessian_at = lambda k: part(
+        f"sampled Hessian {k}", hessian_of, theta, setting.key(6 + k), like=_ESTIMATE
     )
-    found, fresh = (
-        part(f"sampled Hessian {k}", hessian_of, theta, setting.key(6 + k), like=_ESTIMATE)
-        for k in (1, 2)
-    )
-    shifted = part(
-        "shifted Hessian",
-        shift_of,
-        setting,
-        known,
-        base,
-        theta,
-        partial(hessian_of, key=setting.key(8)),
-        np.asarray(fresh.mean),
-        like=0,
-    )
-    steps, vectors = min(setting.sampled_steps, STEPS), lowest(found, INACTIVE)
-    growth = part(
-        "tangent maps", sector_growth, setting, objective, slope, base, vectors, steps, like=_GROWTH
-    )
-    limit = known.limit()
     # A loss of 4.3 is a hundred slopes for each of the spectra: a few will do, among them the last.
-    some = (
-        slice(None)
-        if prediction.whole(objective, spectrum)
-        else slice((len(grid) - 1) % SPARSE, None, SPARSE)
-    )
+    some = slice(None) if whole else slice((len(grid) - 1) % SPARSE, None, SPARSE)
     position = base.theta[some, 2] * base.theta[some, 5]
-    return Stability(
-        setting,
-        objective,
-        known,
-        spectrum,
-        base,
-        inside,
-        ended,
-        theta,
-        found,
-        fresh,
-        exact=prediction.exact_hessian(objective, more, theta)
-        if prediction.whole(objective, spectrum)
-        else None,
-        h=prediction.coupling(wide, objective, np.array([c])),
-        turned=prediction.turned(setting, objective, float(c)) if objective.L > 1 else None,
-        growth=growth._replace(sharpest=float(growth.sharpest), overshoot=float(growth.overshoot)),
-        limit=(float(limit.value), float(limit.bound + limit.stderr)),
-        base_step=base.step[some],
-        base_loss=part(
-            "loss on the manifold", lambda: np.asarray(known.loss(position).value), like=0
-        ),
-        loss=loss,
-        loss_error=loss_error,
-        end_errors=moved,
-        shifted=shifted,
-        slopes=slopes_along(setting, objective, known, base, progress, memory),
+    limit = known.limit()
+
+    def growth() -> Growth:
+        steps, vectors = min(setting.sampled_steps, STEPS), lowest(found.found, INACTIVE)
+        how = setting, objective, slope, base, vectors, steps
+        grown = part("tangent maps", sector_growth, *how, like=_GROWTH)
+        return grown._replace(sharpest=float(grown.sharpest), overshoot=float(grown.overshoot))
+
+    def errors_of_ends() -> Any:
+        how = setting, objective, known, cheap, found.ended.theta[-1], run_beside
+        return part("errors of ends", end_errors, *how, like=0)
+
+    def shifted() -> Any:
+        again = partial(hessian_of, key=setting.key(8))
+        how = setting, known, base, theta, again, np.asarray(found.fresh.mean)
+        return part("shifted Hessian", shift_of, *how, like=0)
+
+    found = Stability.of(
+        {
+            "setting": setting,
+            "objective": objective,
+            "known": known,
+            "spectrum": spectrum,
+            "base": base,
+            "theta": theta,
+            "limit": (float(limit.value), float(limit.bound + limit.stderr)),
+            "base_step": base.step[some],
+        },
+        {
+            "slopes": lambda: slopes_along(setting, objective, known, base, progress, memory),
+            "inside": lambda: (
+                part("descents in N", descend_inside, *common, base, pushes, like=like)
+                if objective.L == 1
+                else None
+            ),
+            "ended": lambda: ended()[0],
+            "loss": lambda: ended()[1],
+            "loss_error": lambda: ended()[2],
+            "end_errors": errors_of_ends,
+            "found": lambda: hessian_at(1),
+            "fresh": lambda: hessian_at(2),
+            "shifted": shifted,
+            "exact": lambda: prediction.exact_hessian(objective, more, theta) if whole else None,
+            "h": lambda: prediction.coupling(wide, objective, np.array([c])),
+            "turned": lambda: (
+                prediction.turned(setting, objective, float(c)) if objective.L > 1 else None
+            ),
+            "growth": growth,
+            "base_loss": lambda: part(
+                "loss on the manifold", lambda: np.asarray(known.loss(position).value), like=0
+            ),
+        },
     )
+    return found
 
 
 def slopes_along(
