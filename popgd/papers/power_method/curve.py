@@ -60,9 +60,10 @@ class _Curve:
         seconds).
         """
         c = _in_range(c)
-        block = (
-            1 if name == "loss" else BLOCK
-        )  # a loss of 4.3 is a hundred slopes: no padding there
+        # A point of many spectra fills a block by itself, and a loss of 4.3 is a hundred slopes: no
+        # padding there
+        alone = name == "loss" or len(self.spectra.lam) >= BLOCK
+        block = 1 if alone else BLOCK
         flat = c.ravel() if c.size else np.zeros(1)  # no points: the shapes of one, and none kept
         rows = np.pad(flat, (0, -flat.size % block), mode="edge").reshape(-1, block)
         parts = [over_c(self.functions[name], self._options(), self.spectra, row) for row in rows]
