@@ -121,7 +121,8 @@ def test_plateaus_are_saddles_of_the_published_loss(K, loss):
 
 
 THEOREMS = [("zhang.flow", {}), ("saxe.flow", {}), ("committee.learns", {}),
-            ("committee.stays", {}), ("committee.learns", {"K": 3, "N": 5})]  # fmt: skip
+            ("committee.stays", {}), ("committee.learns", {"K": 3, "N": 5}),
+            ("benarous.flow", {}), ("benarous.flow", {"k": 2, "d": 3})]  # fmt: skip
 
 
 @pytest.mark.slow

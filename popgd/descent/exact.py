@@ -44,8 +44,8 @@ RESTING = 3
 TOLERANCE, COARSE = 1e-12, 1e-10
 #: Products of smaller numbers underflow: a weight that falls to 0 stops somewhere below.
 SMALLEST = 1e-300
-#: Steps of the integrator at most.
-INTEGRATED = 2 * 10**4
+#: Steps of the integrator at most; a span that takes more is halved, so often at most.
+INTEGRATED, HALVINGS = 2 * 10**4, 20
 
 Field = Callable[[Float[Array, " k"]], Float[Array, " k"]]
 Enough = Callable[[Float[np.ndarray, " k"]], bool]
@@ -316,12 +316,18 @@ def flow(
     moved = lambda: np.asarray(_moves(field, fine))[0]
     rows = [(0.0, np.asarray(fine)[0], UNIT * abs(np.asarray(fine)[0]), moved())]
     for t, when in pairwise(map(float, times)):
-        span = jnp.asarray([t, when])
-        fine, coarse = solve(fine, span, TOLERANCE), solve(coarse, span, COARSE)
-        if not (np.all(np.isfinite(fine)) and np.all(np.isfinite(coarse))):
-            return _path(rows, when, "the integrator gave up")
+        now, ahead = t, [when]
+        while ahead and not (now > t and enough(np.asarray(fine)[0])):
+            span = jnp.asarray([now, ahead[-1]])
+            both = solve(fine, span, TOLERANCE), solve(coarse, span, COARSE)
+            if np.all(np.isfinite(both)):
+                (fine, coarse), now = both, ahead.pop()
+            elif len(ahead) > HALVINGS:
+                return _path(rows, when, "the integrator gave up")
+            else:
+                ahead.append((now + ahead[-1]) / 2)
         x, other, move = np.asarray(fine)[0], np.asarray(coarse)[0], moved()
-        rows.append((when, x, abs(x - other) + UNIT * abs(x) + _late(when, move), move))
+        rows.append((now, x, abs(x - other) + UNIT * abs(x) + _late(now, move), move))
         if enough(x):
             break
         if _at_rest(field, rows, key):
