@@ -280,7 +280,7 @@ def test_no_program_of_a_run_calls_lapack_or_an_fft(theorem, tmp_path):
         *own,
         *SMALL,
         f"out={tmp_path / 'run'}",
-        timeout=600,
+        timeout=3000,
         XLA_FLAGS=f"--xla_dump_to={tmp_path / 'programs'} --xla_dump_hlo_as_text",
     )
     assert ended.returncode in (0, 1, 3), ended.stderr
