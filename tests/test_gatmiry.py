@@ -268,12 +268,12 @@ def test_reference_descent():
     values = found.studies[""].values
     for step, wanted in ((10, 0.6947791961), (100, 0.09610652229), (1000, 0.03453689135)):
         assert values["exact/loss"][list(values["exact/step"]).index(step)] == pytest.approx(
-            wanted, rel=2e-10
+            wanted, rel=2e-10, abs=0
         )
     numbers = found.quantities
-    assert numbers["loss_final"][0] == pytest.approx(0.03413262592086276, rel=1e-13)
+    assert numbers["loss_final"][0] == pytest.approx(0.03413262592086276, rel=1e-13, abs=0)
     for name, wanted in (("a_star", 0.8637515118477838), ("loss_min", 0.03413262592086276)):
-        assert numbers[name][0] == pytest.approx(wanted, rel=LAST_DIGIT)
+        assert numbers[name][0] == pytest.approx(wanted, rel=LAST_DIGIT, abs=0)
     for name, wanted in (("h_tr", 0.679627), ("h_sym", 0.388008), ("h_asym", -0.023518)):
         assert numbers[name][0] == pytest.approx(wanted, abs=5e-7)
 

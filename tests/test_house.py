@@ -91,3 +91,14 @@ def test_pytrees_are_registered_where_their_classes_are_told_apart():
     own = ROOT / "problem" / "pytree.py"
     found = [file for file in files if "register_dataclass" in file.read_text(encoding="utf-8")]
     assert found == [own]
+
+
+def test_tolerances_are_stated():
+    """pytest.approx(rel=...) allows 1e-12 beside that, for whoever does not say abs=0: of numbers
+    that are smaller it would say nothing.
+    """
+    for file in Path(__file__).parent.glob("*.py"):
+        calls = [n for n in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(n, ast.Call)]
+        for call in calls:
+            if ast.unparse(call.func) == "pytest.approx":
+                assert "abs" in {k.arg for k in call.keywords}, f"{file.name}:{call.lineno}"

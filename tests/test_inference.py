@@ -176,16 +176,16 @@ def test_the_angle_does_not_cancel_for_near_eigenvalues():
     with mp.workdps(40):
         for c in (1e-3, 1.0, 1e9):
             wanted = float(mp.log((1 + mp.mpf(c) * mp.mpf(S.lam[1])) / (1 + mp.mpf(c))))
-            assert inference.log_factor(S, c) == pytest.approx(wanted, rel=1e-9)
+            assert inference.log_factor(S, c) == pytest.approx(wanted, rel=1e-9, abs=0)
 
 
 def test_small_eigenvalues_keep_their_factor_at_large_c():
     S = inference.Split(np.array([8.0, 1e-13, 0.0]), np.eye(3), 1, 1, 0.0)
     assert np.exp(inference.log_weights(S, 1e12)) == pytest.approx(
-        [1, 1.1 / (8e12 + 1), 1 / (8e12 + 1)], rel=1e-13
+        [1, 1.1 / (8e12 + 1), 1 / (8e12 + 1)], rel=1e-13, abs=0
     )
     assert inference.log_factor(S, 0.0) == 0
-    assert S.ratio == pytest.approx(1e-13 / 8, rel=1e-13)
+    assert S.ratio == pytest.approx(1e-13 / 8, rel=1e-13, abs=0)
 
 
 @pytest.mark.parametrize("second", [0.9, 0.3, 1e-2, 1e-9])
@@ -314,9 +314,9 @@ def test_laws_have_unit_columns_and_a_gap(name, d, n):
     np.testing.assert_allclose(np.linalg.norm(X, axis=0), 1, atol=1e-12)
     S = inference.split(X)
     assert S.r == (2 if name == "repeated" else 1) and S.r < S.d
-    assert S.lam.sum() == pytest.approx(n, rel=1e-12)
+    assert S.lam.sum() == pytest.approx(n, rel=1e-12, abs=0)
     if name == "near":
-        assert 1 - S.ratio == pytest.approx(inference_data.NEAR, rel=1e-3)
+        assert 1 - S.ratio == pytest.approx(inference_data.NEAR, rel=1e-3, abs=0)
     if name == "deficient":
         assert S.lam[-1] <= 1e-25
     if name == "axes":

@@ -153,7 +153,7 @@ def test_projection_is_the_nearest_point():
         np.allclose(x, y, atol=1e-15) for x, y in zip(near, along(Active(3), weights), strict=True)
     )
     wanted = np.sqrt(sum(float(jnp.sum((x - y) ** 2)) for x, y in zip(weights, near, strict=True)))
-    assert float(distance(Active(3), weights)) == pytest.approx(wanted, rel=1e-14)
+    assert float(distance(Active(3), weights)) == pytest.approx(wanted, rel=1e-14, abs=0)
     a, b = (float(x) for x in Active(3).coordinates(weights))
     for da, db in [(1e-3, 0), (0, 1e-3), (-1e-3, 1e-3)]:
         other = embed(jnp.asarray(a + da), jnp.asarray(b + db), 3)

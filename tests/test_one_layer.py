@@ -138,4 +138,4 @@ def test_without_layer_norm_one_row_of_constants_does_for_many(target):
     each, at = jnp.asarray(rng.normal(size=(7, 4))), jnp.asarray(rng.normal(size=8))
     mean = np.mean([float(one_layer.linear_loss(target, row, at)) for row in each])
     found = float(one_layer.linear_loss(target, one_layer.mean_constants(each), at))
-    assert found == pytest.approx(mean, rel=1e-13)
+    assert found == pytest.approx(mean, rel=1e-13, abs=0)

@@ -154,7 +154,7 @@ def test_descent_is_that_of_numpy_step_by_step(name):
         assert near(jax.tree.map(lambda x, i=step: x[i], found.weights), at)
         each = one_by_one(name, at, jax.random.fold_in(KEY, step))
         loss, mean = jax.tree.map(lambda *x: np.mean(np.stack(x), axis=0), *each)
-        assert found.loss[step] == pytest.approx(loss, rel=1e-12)
+        assert found.loss[step] == pytest.approx(loss, rel=1e-12, abs=0)
         velocity = mean if step == 0 else jax.tree.map(lambda v, g: 0.9 * v + g, velocity, mean)
         at = jax.tree.map(lambda w, v: w - ETA * v, at, velocity)
     assert found.coordinates.shape == found.slope.shape == found.slope_stderr.shape == (6, 0)
@@ -231,14 +231,16 @@ def test_a_plane_of_a_nested_pytree():
     assert isinstance(Equal(), Plane)
     nearest = project(Equal(), off)
     assert np.array_equal(nearest["v"], np.full(4, 3.0)) and not np.any(nearest["inner"][0])
-    assert float(distance(Equal(), off)) == pytest.approx((4 + 1 + 0 + 9 + 8) ** 0.5, rel=1e-15)
+    assert float(distance(Equal(), off)) == pytest.approx(
+        (4 + 1 + 0 + 9 + 8) ** 0.5, rel=1e-15, abs=0
+    )
     assert near(along(Equal(), off), nearest)
     loss = lambda w, x: jnp.sum((w["inner"][0] @ x + w["v"]) ** 2)
     how, start = Descent(loss, optax.sgd(ETA), Equal()), Equal().embed(jnp.ones(1))
     run = descend(how, lambda key: jax.random.normal(key, (2,)), start, 4, 8, KEY, projected=True)
     assert not run.distance.any() and not run.inactive.any()
     # the loss along v is v^2 in every sample, and its gradient 2v
-    assert run.coordinates[:, 0] == pytest.approx((1 - 2 * ETA) ** np.arange(5), rel=1e-14)
+    assert run.coordinates[:, 0] == pytest.approx((1 - 2 * ETA) ** np.arange(5), rel=1e-14, abs=0)
 
 
 # --- the size of chunks

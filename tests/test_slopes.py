@@ -138,7 +138,7 @@ def test_a_second_stage_is_as_large_as_the_pilot_asks_for(spread, stages, to_a_p
         sizes[-1] == max(2**18, int(np.ceil(wanted)))
         and sizes[-1] <= sampling.SHARE * sizes[-2] * 1.2
     )
-    assert wanted == pytest.approx((sampling.SEEN * spread / 0.01) ** 2, rel=0.1)
+    assert wanted == pytest.approx((sampling.SEEN * spread / 0.01) ** 2, rel=0.1, abs=0)
 
 
 @pytest.mark.parametrize(("spread", "why"), [(1e4, "can be numbered"), (10.0, "budget")])

@@ -119,8 +119,8 @@ def test_quantities_are_the_closed_forms():
     infinity: below the start 2/3.
     """
     values = report("4.2").quantities
-    assert values["c_star_unnormalised"][0] == pytest.approx(4 / 7, rel=QUANTITY)
-    assert values["loss_min_unnormalised"][0] == pytest.approx(1 / 7, rel=QUANTITY)
+    assert values["c_star_unnormalised"][0] == pytest.approx(4 / 7, rel=QUANTITY, abs=0)
+    assert values["loss_min_unnormalised"][0] == pytest.approx(1 / 7, rel=QUANTITY, abs=0)
     growing = report("4.1").quantities
     assert 0 < growing["loss_limit"][0] < 2 / 3
     assert growing["exponent_c"][0] == pytest.approx(1 / 2, abs=1e-6)
@@ -137,7 +137,7 @@ def test_step_rate_of_the_constants():
     for theorem, p, constant in (("4.1", 2, "kappa"), ("4.3", 3, "C1")):
         found = report(theorem)
         wanted = 2 * p * found.setting.eta * found.quantities[constant][0] / 3
-        assert found.quantities["increment_limit"][0] == pytest.approx(wanted, rel=1e-14)
+        assert found.quantities["increment_limit"][0] == pytest.approx(wanted, rel=1e-14, abs=0)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_noise_of_a_mean_over_the_last_records_where_descent_damps_it():
         sum((1 - rate) ** (t - 1 - j) for t in step[-late:] if j < t) / late for j in range(40)
     ]
     found = damped_noise(np.full(8, kick), np.full(8, rate), step, late)
-    assert found == pytest.approx(kick * np.sqrt(np.sum(np.square(weights))), rel=1e-12)
+    assert found == pytest.approx(kick * np.sqrt(np.sum(np.square(weights))), rel=1e-12, abs=0)
 
 
 # --- the order of work
@@ -350,7 +350,9 @@ def test_rounding_and_multiplicative_noise_refute_nothing():
 def test_settings_fill_in():
     setting = report("4.1").setting
     assert isinstance(setting, Setting) and isinstance(setting.law, Rotated)
-    assert theorems()["4.1"].step_size(setting.law, 3) == pytest.approx(3 / (14 / 3))
+    assert theorems()["4.1"].step_size(setting.law, 3) == pytest.approx(
+        3 / (14 / 3), rel=1e-6, abs=0
+    )
     assert report("4.2").studies["@normalised"].objective == PowerIteration(
         "normalised", layer_norm=False
     )
@@ -408,6 +410,6 @@ def test_what_sampled_spectra_do_to_a_descent_that_converges():
     )
     star = whole.c_star()
     assert c[0] == error[0] == 0 and error[1] < 0.2 * star.stderr
-    assert c[-1] == pytest.approx(float(star.value), rel=1e-12) and error[-1] == pytest.approx(
-        float(star.stderr), rel=1e-2
-    )
+    assert c[-1] == pytest.approx(float(star.value), rel=1e-12, abs=0) and error[
+        -1
+    ] == pytest.approx(float(star.stderr), rel=1e-2, abs=0)

@@ -60,8 +60,8 @@ def test_quantile(tail):
 
 
 def test_quantile_is_not_that_of_a_student_or_of_the_other_tail():
-    assert z_score(0.025) == pytest.approx(1.959963984540054, rel=1e-14)
-    assert z_score(0.975) == pytest.approx(-1.959963984540054, rel=1e-14)
+    assert z_score(0.025) == pytest.approx(1.959963984540054, rel=1e-14, abs=0)
+    assert z_score(0.975) == pytest.approx(-1.959963984540054, rel=1e-14, abs=0)
 
 
 # --- outcomes
@@ -96,7 +96,7 @@ def test_deterministic_error_is_a_bound_and_is_taken_once():
         verdict(statistical=False, error=0.1, allowance=0.05, measured=1.151).outcome
         is Outcome.REFUTED
     )
-    assert claim.detectable == pytest.approx(0.25)
+    assert claim.detectable == pytest.approx(0.25, rel=1e-6, abs=0)
 
 
 def test_an_exact_claim_refutes_the_least_difference():
@@ -176,7 +176,9 @@ def test_the_rate_is_split_over_entries():
         return high
 
     for entries in (1, 7):
-        assert threshold(entries) == pytest.approx(0.01 * z_score(1e-3 / 2 / entries), rel=1e-9)
+        assert threshold(entries) == pytest.approx(
+            0.01 * z_score(1e-3 / 2 / entries), rel=1e-9, abs=0
+        )
 
 
 def test_not_applicable_and_overall():
@@ -431,7 +433,7 @@ def test_the_order_of_entries_does_not_matter(measured, order):
     assert one.outcome is other.outcome
     if one.measured is not None and other.measured is not None:
         # Of entries that are as far over up to rounding either may be shown
-        assert abs(one.measured - 1) == pytest.approx(abs(other.measured - 1), rel=1e-12)
+        assert abs(one.measured - 1) == pytest.approx(abs(other.measured - 1), rel=1e-12, abs=0)
 
 
 def test_claim_and_evidence_are_plain_data():

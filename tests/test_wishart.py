@@ -277,5 +277,5 @@ def test_deviation_of_a_prompt():
     """d = 1: E (w x (1 - a s)^L)^4 = 9 E (1 - a s)^{4L}; at a = 0 it is 3 (1 + 2/d) of d^2."""
     for n, L, a in ((1, 1, 0.4), (7, 2, 0.8)):
         wanted = 9 * w.isotropic_loss(n, 1, 2 * L, a) / w.isotropic_loss(n, 1, L, a) ** 2 - 1
-        assert w.deviation(n, 1, L, a) == pytest.approx(wanted**0.5, rel=1e-14)
-    assert w.deviation(9, 4, 3, 0.0) == pytest.approx((3 * 1.5 - 1) ** 0.5, rel=1e-15)
+        assert w.deviation(n, 1, L, a) == pytest.approx(wanted**0.5, rel=1e-14, abs=0)
+    assert w.deviation(9, 4, 3, 0.0) == pytest.approx((3 * 1.5 - 1) ** 0.5, rel=1e-15, abs=0)
