@@ -186,6 +186,8 @@ def sizes(theorem: str) -> dict[str, Any]:
         return {}
     if theorems()[theorem] in in_context.THEOREMS:
         return {**IN_CONTEXT_SIZES, **IN_CONTEXT_OWN.get(theorem, {})}
+    if theorem.endswith(".stability"):  # step by step, and sampled ones follow what grows
+        return {"spectrum": SIZES["spectrum"]}
     return {**SIZES, **OWN.get(theorem, {})}
 
 
