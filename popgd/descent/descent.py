@@ -164,10 +164,13 @@ def descend(
         )
     rows: list[tuple] = []
     grid = log_grid(steps, per_decade) if steps else np.array([0])
-    # `_advance` is looked up at each step, so that it can be replaced
-    advance = lambda at, _, then: _advance(how, projected, estimate, at, then)
+
+    def step_to(at: _At, _: int, then: int) -> _At:
+        # Looked up at each step, so that it can be replaced
+        return _advance(how, projected, estimate, at, then)
+
     finite = lambda at: at.finite and np.isfinite(at.mean.loss)
-    for step, at in recorded(advance, begun, grid, rows, longest=1, finite=finite,
+    for step, at in recorded(step_to, begun, grid, rows, longest=1, finite=finite,
                              progress=progress, memory=memory):  # fmt: skip
         where, off = how.place(at.state.weights)
         losses, slopes = (
