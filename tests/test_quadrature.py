@@ -69,7 +69,7 @@ SLOW = (
 )  # each case compiles for seconds; its siblings in the default suite keep the formula honest
 
 
-@pytest.mark.parametrize("name", ["A", pytest.param("B", marks=SLOW)])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW) for name in "AB"])
 def test_reference_values(name):
     entry, spec = REFERENCE[name], spectra[name]
     L = entry["loops_L"]

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import hermite_e
-from scipy.integrate import quad
 
 from popgd import Hypothesis, Option, Problem, about, claims, symmetry
 
@@ -40,6 +39,8 @@ def problem(k, d, m0):
 
 def rise(m):
     """The time to LEVEL over its integral."""
+    from scipy.integrate import quad  # slow to import
+
     k, m0 = of(m, "k"), of(m, "m0")
     whole, _ = quad(lambda u: 1 / (k * u ** (k - 1) * (1 - u * u)), m0, LEVEL, epsrel=1e-12)
     time, error = m.crossing(overlap, LEVEL, m.path)
