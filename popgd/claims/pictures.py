@@ -24,11 +24,12 @@ def _loss(measured: Any, title: str) -> Figure:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes, loss = figure.subplots(), measured.loss()
     late = loss.t > 0
-    axes.loglog(loss.t[late], np.maximum(loss.value[late], 1e-300), "o-", ms=3)
-    axes.fill_between(
-        loss.t[late], *(np.maximum(loss.value + s * loss.error, 1e-300)[late] for s in (-1, 1)),
-        alpha=0.2,
-    )  # fmt: skip
+    t, value, error = (x[late] for x in (loss.t, loss.value, loss.error))
+    # A loss below its error, 0 above all, is drawn a decade below what can be told from it
+    known = np.maximum(value, error)
+    floor = np.min(known[known > 0], initial=1.0) / 10
+    axes.loglog(t, np.maximum(value, floor), "o-", ms=3)
+    axes.fill_between(t, *(np.maximum(value + s * error, floor) for s in (-1, 1)), alpha=0.2)
     axes.set(xlabel=_time(measured), ylabel="population loss", title=title)
     return figure
 
