@@ -99,7 +99,9 @@ def one(
         }
     else:
         rate = (
-            eta * float(prediction.coupling(known(objective), objective, b[-1:] * a[-1:])[0][0]) / D
+            eta
+            * float(prediction.coupling(known(objective), objective, b[-1:] * a[-1:]).value[0])
+            / D
         )
         late = grid > 200
         line = seen[late][0] * (1 + rate) ** (grid[late] - grid[late][0])

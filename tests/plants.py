@@ -94,7 +94,7 @@ def runs(study, factor):
     changed = {
         name: moved(getattr(study, name), factor) for name in ("raw", "raw_double", "projected")
     }
-    c, _ = study.exact.c_at(int(study.raw.step[-1]))
+    c = study.exact.c_at(int(study.raw.step[-1])).value
     seeds = (study.seeds + c) * (0.0 if factor is STILL else factor) - c
     return dataclasses.replace(study, seeds=seeds, **changed)
 

@@ -69,7 +69,7 @@ def test_verdicts(name):
     assert all(claim.outcome is Outcome.REFUTED for claim in found.claims if claim.id in wrong)
     assert found.outcome is (Outcome.REFUTED if wrong else Outcome.SUPPORTED)
     json.dumps(found.to_json(), allow_nan=False)
-    assert all(np.isfinite(value) and error >= 0 for value, error in found.quantities.values())
+    assert all(np.isfinite(x.value) and x.error >= 0 for x in found.quantities.values())
     assert {"a_star", "loss_min", "h_tr", "h_sym", "h_asym"} <= set(found.quantities)
 
 

@@ -223,9 +223,9 @@ def test_the_example_whose_sign_was_lost():
     found = check(
         "4.2", spectrum=[3, 1], target="normalised", eta=0.7, samples=64, sampled_steps=4, batch=8
     )
-    a, error = found.quantities["a_final"]
-    assert abs(a + 0.2598870298) < 1e-9 and error < 1e-9
-    assert found.quantities["b_final"][0] < 0
+    a, b = (found.quantities[name] for name in ("a_final", "b_final"))
+    assert abs(a.value + 0.2598870298) < 1e-9 and a.error < 1e-9
+    assert b.value < 0
 
 
 def test_affine_slope_converges_oscillates_and_diverges_with_a_status():

@@ -93,6 +93,12 @@ def numbers(theorem, seed, target="", **own):
     return found.quantities(halved(exact=exact, setting=setting))
 
 
+def told(number):
+    """The value and the stated error."""
+    number = number.plain()
+    return number.value, number.error
+
+
 def ratios(theorem, seeds=SEEDS, **own):
     """Scatter over the root mean square of the stated errors, number by number; 0 where nothing
     scatters.
@@ -100,7 +106,7 @@ def ratios(theorem, seeds=SEEDS, **own):
     found = [numbers(theorem, seed, **own) for seed in range(seeds)]
     result = {}
     for name in found[0]:
-        values, errors = np.array([run[name] for run in found]).T
+        values, errors = np.array([told(run[name]) for run in found]).T
         assert np.isfinite(errors).all(), name
         scatter, error = values.std(ddof=1), np.sqrt(np.mean(errors**2))
         result[name] = scatter / error if error else (np.inf if scatter else 0.0)
@@ -236,15 +242,17 @@ def test_numbers_in_context_are_the_same_for_every_seed(theorem):
     many = {"n": 10**14} if "flow" in theorem else {}
     found = []
     for seed in range(3):
-        setting, told = (
+        setting, theory = (
             resolve({"theorem": theorem, "seed": seed, **SMALL, **many}),
             find_theorem(theorem),
         )
         found.append(
-            told.quantities(told.study(setting, told.objective(setting, ""), quiet, FORGETFUL))
+            theory.quantities(
+                theory.study(setting, theory.objective(setting, ""), quiet, FORGETFUL)
+            )
         )
     for name in found[0]:
-        values, errors = np.array([run[name] for run in found]).T
+        values, errors = np.array([told(run[name]) for run in found]).T
         assert np.isfinite(errors).all() and np.ptp(values) <= 2 * errors.min(), (
             name,
             values,
@@ -277,7 +285,7 @@ def test_the_coupling_of_a_normalised_target_near_isotropy(apart):
 
         mean = mpmath.quad(cosine, mpmath.linspace(0, mpmath.pi / 2, 5)) * 2 / mpmath.pi
         wanted = float(2 * (1 - mean + c * (high + low) / 2))
-    found, _ = prediction.coupling(
+    found = prediction.coupling(
         known, PowerIteration("normalised", layer_norm=False), np.array([c])
     )
-    assert found[0] == pytest.approx(wanted, rel=1e-10, abs=0)
+    assert found.value == pytest.approx(wanted, rel=1e-10, abs=0)

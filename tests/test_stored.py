@@ -53,7 +53,8 @@ def test_a_run_is_read_as_it_was_judged(judged):
         and read.claims
         and read.self_checks
     )
-    assert read.quantities == dict(found.quantities)
+    told = lambda quantities: {name: (x.value, x.error) for name, x in quantities.items()}
+    assert told(read.quantities) == told(found.quantities)
     assert restore(read.settings).describe() == found.setting.describe()
     wanted = store.trajectories(found)
     assert read.path.keys() == wanted.keys()

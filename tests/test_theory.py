@@ -127,8 +127,7 @@ def test_quantities_are_the_closed_forms():
     assert report("4.3").quantities["exponent_c"][0] == pytest.approx(1 / 3, abs=1e-5)
     for theorem in NAMES:
         assert all(
-            np.isfinite(value) and error >= 0
-            for value, error in report(theorem).quantities.values()
+            np.isfinite(x.value) and x.error >= 0 for x in report(theorem).quantities.values()
         )
 
 

@@ -8,7 +8,7 @@ concluded.
 
 from collections.abc import Callable, Iterator
 from math import log
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from popgd.claims.evidence import Evidence
 from popgd.claims.limits import MORE, RATE, Claim, _evidence, _source, unread
 from popgd.claims.measured import Measured, Reading, ReadOut, called, increments, read_out
 from popgd.problem.errors import SettingError
+from popgd.problem.number import Number
 
 #: Records, eight a decade, from one point of an extrapolation to the next, and back to the earlier
 #: one whose rho it is compared with: t/17.8.
@@ -31,37 +32,33 @@ CONSTANT = 1e-3
 EARLIEST = 1e2
 
 
-class Limit(NamedTuple):
-    """An extrapolated value, an estimate of its error, and why it means nothing, or empty."""
-
-    value: float
-    error: float
-    excuse: str = ""
+#: A limit, and why it means nothing, or empty.
+Limit = tuple[Number, str]
+UNKNOWN = Number(np.nan, np.nan)
 
 
 def extrapolate(v: np.ndarray, e: np.ndarray) -> Limit:
     """The limit of a sequence over a log grid with errors e, from its last values."""
     if len(v) < 2 * STRIDE + BACK + 2 or not np.all(np.isfinite(v[-2 * STRIDE - BACK - 1 :])):
-        return Limit(np.nan, np.nan, f"too few records: {MORE}")
+        return UNKNOWN, f"too few records: {MORE}"
     at = lambda k: v[[k - 2 * STRIDE, k - STRIDE, k]]
     last = len(v) - 1
     noise = float(np.max(e[last - 2 * STRIDE - BACK :]))
     a, b, c = at(last)
     if abs(c - b) <= 4 * noise and abs(b - a) <= 4 * noise:
-        return Limit(float(c), noise + abs(c - a))
+        return Number(float(c), noise + abs(c - a)), ""
     now, rho = _aitken(a, b, c)
     if not 0 < rho < GEOMETRIC:
-        return Limit(
-            float(c), np.nan, f"not yet near a limit (differences fall by {rho:.3g}): {MORE}"
-        )
+        why = f"not yet near a limit (differences fall by {rho:.3g}): {MORE}"
+        return Number(float(c), np.nan), why
     _, early = _aitken(*at(last - BACK))
     doublings = BACK / 8 * log(10, 2)
     rise = (1 / (1 - rho) - 1 / (1 - early)) / doublings if early < 1 else np.inf
     if abs(rise) > RISE:
-        return Limit(now, np.nan, "a logarithm, or small powers of t, would look like this")
+        return Number(now, np.nan), "a logarithm, or small powers of t, would look like this"
     before, _ = _aitken(*at(last - 2))
     amplified = noise * (1 + 2 / (1 - rho)) ** 2
-    return Limit(now, max(abs(now - c) / 2, abs(now - before)) + amplified)
+    return Number(now, max(abs(now - c) / 2, abs(now - before)) + amplified), ""
 
 
 def _aitken(a: float, b: float, c: float) -> tuple[float, float]:
@@ -155,10 +152,10 @@ def increments_converge(
         x, e = abs(reading.value[late]), reading.error[late]
         with np.errstate(all="ignore"):
             error = left[late] + abs(steps[late]) * (abs(power) + 2) * e / x
-        found = extrapolate(steps[late], error)
+        found, excuse = extrapolate(steps[late], error)
         word, wanted = name or called(of), to if to is not None else found.value
         scale = abs(wanted) or 1.0
-        found = Limit(found.value / scale, found.error / scale, found.excuse)
+        found = Number(found.value / scale, found.error / scale), excuse
         yield _judged(
             measured,
             reading,
@@ -179,10 +176,11 @@ def _judged(
     id: str,
     statement: str,
     predicted: float,
-    found: Limit,
+    limit: Limit,
     resolution: float,
     source: str,
 ) -> Evidence:
+    found, excuse = limit
     return _evidence(
         measured,
         reading,
@@ -194,7 +192,7 @@ def _judged(
         allowance=0.0,
         resolution=resolution,
         reason="extrapolated: half of its correction, and its change",
-        excuse=found.excuse,
+        excuse=excuse,
         **_source(source),
     )
 
@@ -227,8 +225,8 @@ def time_to(
         if measured.without_exact:
             yield unread(measured, f"time-{word}", f"time of {word} to {level:g}", source)
             return
-        times, errors = zip(*(measured.hits(of, level, starts(s)) for s in sizes), strict=True)
-        T, e = np.array(times), np.array(errors)
+        times = [measured.hits(of, level, starts(s)) for s in sizes]
+        T, e = (np.array(x) for x in zip(*((t.value, t.error) for t in times), strict=True))
         with np.errstate(all="ignore"):
             span = np.diff(np.log(sizes))
             if like is not None:
@@ -240,7 +238,7 @@ def time_to(
                 what, wanted, resolution = "rate times its growth with log(1/size)", 1.0, RATE
         yield _judged(
             measured,
-            Reading(T, T, e),
+            Reading(T, Number(T, e)),
             f"time-{word}",
             f"time of {word} to {level:g}: {what}",
             wanted,
@@ -255,13 +253,12 @@ def time_to(
 def _of_few(p: np.ndarray, noise: np.ndarray) -> Limit:
     """The limit of a few local exponents or slopes: differences must fall from each to the next."""
     if not np.all(np.isfinite(p)):
-        return Limit(np.nan, np.nan, f"not every start gets there: {MORE}")
+        return UNKNOWN, f"not every start gets there: {MORE}"
     d = abs(np.diff(p))
     if d[-1] <= 4 * np.max(noise):
-        return Limit(float(p[-1]), float(np.max(noise) + d[-1]))
+        return Number(float(p[-1]), float(np.max(noise) + d[-1])), ""
     if not np.all(d[-2:] < d[-3:-1] / 2):
-        return Limit(
-            float(p[-1]), np.nan, "no such law yet, or another one: smaller starts would tell"
-        )
+        why = "no such law yet, or another one: smaller starts would tell"
+        return Number(float(p[-1]), np.nan), why
     value, _ = _aitken(*p[-3:])
-    return Limit(value, abs(value - p[-1]) + 4 * float(np.max(noise)))
+    return Number(value, abs(value - p[-1]) + 4 * float(np.max(noise))), ""

@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from popgd.claims.evidence import Evidence
 from popgd.claims.measured import Measured, Reading, ReadOut, called
+from popgd.problem.number import Number
 
 #: A limit must be told from one that is off by this share, or by this share of the way from the
 #: start.
@@ -43,7 +44,9 @@ def _evidence(study: Measured, reading: Reading, **rest: Any) -> Evidence:
     """With the kind of error that the reading has, and the excuse of a path that broke off."""
     excuse = study.unfinished or rest.pop("excuse", "")
     rest.pop("excuse", None)
-    return Evidence(excuse=excuse, statistical=reading.statistical, degrees=reading.degrees, **rest)
+    return Evidence(
+        excuse=excuse, statistical=reading.statistical, degrees=reading.number.degrees, **rest
+    )
 
 
 def unread(measured: Measured, id: str, statement: str, source: str) -> Evidence:
@@ -286,22 +289,24 @@ def _number(to: Any, measured: Measured) -> float:
 def agrees(
     name: str,
     statement: str,
-    of: Callable[[Measured], tuple[Any, Any]],
+    of: Callable[[Measured], Number | tuple[Any, Any]],
     to: Any,
     resolution: float,
     source: str = "",
     sense: Literal["equal", "at least", "at most"] = "equal",
 ) -> Claim:
-    """A number of one's own: of(measured) returns (value, error), and `to` is what is predicted."""
+    """A number of one's own: of(measured) returns a `Number`, or (value, error), and `to` is what
+    is predicted.
+    """
 
     def claim(measured: Measured) -> Iterator[Evidence]:
-        value, error = of(measured)
+        found = Number(*of(measured))
         yield Evidence(
             name,
             statement,
             predicted=_number(to, measured),
-            measured=value,
-            error=error,
+            measured=found.value,
+            error=found.error,
             allowance=0.0,
             resolution=resolution,
             reason="as stated",

@@ -15,6 +15,7 @@ from popgd.descent import exact, replicas
 from popgd.descent.exact import Path
 from popgd.descent.replicas import Replicas
 from popgd.problem.errors import SettingError
+from popgd.problem.number import Number
 from popgd.problem.numeric import UNIT
 from popgd.problem.problem import Problem
 from popgd.symmetry.silent import Zeros, why_zero
@@ -89,8 +90,8 @@ class Dynamics:
         return replicas.descend(slope, x, self.eta, setting.sampled_steps, setting.batch, count,
                                 setting.key(24), retract, progress)  # fmt: skip
 
-    def crossing(self, reads: Any, level: float, path: Path, k: int) -> tuple[float, float]:
-        """When a scalar read-out crosses the level between the records k - 1 and k, and the error
+    def crossing(self, reads: Any, level: float, path: Path, k: int) -> Number:
+        """When a scalar read-out crosses the level between the records k - 1 and k, with the error
         of what is between two steps.
         """
         at = jax.jit(lambda x: reads(self.plane.embed(x)) - level)
@@ -107,9 +108,9 @@ class Dynamics:
             return float(at(solve(jnp.asarray(path.x[k - 1])[None], span, exact.TOLERANCE)[0]))
 
         found: Any = brentq(gap, path.t[k - 1], path.t[k], xtol=1e-300, rtol=1e-12)  # pyright: ignore
-        return float(found), 0.0
+        return Number(float(found))
 
-    def _step_of(self, at: Any, x: Any, t: float) -> tuple[float, float]:
+    def _step_of(self, at: Any, x: Any, t: float) -> Number:
         """Of a descent: by the polynomial through the read-out's values at the last step before
         and the next ones, and by that of a lower degree, whose difference is the error.
         """
@@ -125,7 +126,7 @@ class Dynamics:
         along = lambda x, _: (x + self.move(x), at(x))
         values = np.asarray(jax.jit(lambda x: jax.lax.scan(along, x, None, POINTS)[1])(before))
         roots = [_root(values[: POINTS - fewer]) for fewer in (0, 1)]
-        return t + float(count) - 1 + roots[0], abs(roots[0] - roots[1])
+        return Number(t + float(count) - 1 + roots[0], abs(roots[0] - roots[1]))
 
 
 def _root(values: np.ndarray) -> float:
@@ -148,23 +149,32 @@ def _root(values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Reading:
-    """A read-out at the recorded times, with its error: a bound or an estimate of rounding along an
-    exact path, a standard error with `degrees` of freedom along a sampled one. `even` are the
-    records on an even grid in log t, where others are closer.
+    """A read-out at the recorded times: with a bound, or an estimate of rounding, along an exact
+    path, with a standard error along a sampled one. `even` are the records on an even grid in
+    log t, where others are closer.
     """
 
     t: Float[np.ndarray, " records"]
-    value: np.ndarray
-    error: np.ndarray
-    degrees: float = np.inf
-    statistical: bool = False
+    number: Number
     even: np.ndarray | None = None
+
+    @property
+    def value(self) -> np.ndarray:
+        return self.number.value
+
+    @property
+    def error(self) -> np.ndarray:
+        return self.number.error
+
+    @property
+    def statistical(self) -> bool:
+        return self.number.degrees < np.inf
 
     def thinned(self) -> "Reading":
         """The records on an even grid in log t, for what extrapolates from one to the next."""
         if (pick := self.even) is None:
             return self
-        return replace(self, t=self.t[pick], value=self.value[pick], error=self.error[pick])
+        return replace(self, t=self.t[pick], number=self.number.at(pick))
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,23 +226,23 @@ class Measured:
         """A read-out of the weights along the path."""
         reads = read_out(self.start, of)
         if self.path is not None:
-            value, error = _along(self.dynamics, reads, self.path)
-            return Reading(self.path.t, value, error)
+            return Reading(self.path.t, _along(self.dynamics, reads, self.path))
         assert self.replicas is not None
         seen = np.asarray(_of_replicas(self.plane, reads, jnp.asarray(self.replicas.x)))
         count = seen.shape[1]
         mean, spread = seen.mean(axis=1), seen.std(axis=1, ddof=1) / np.sqrt(count)
         error = np.sqrt(4 * spread[1] ** 2 + spread[0] ** 2)
-        return Reading(self.replicas.step, 2 * mean[1] - mean[0], error, count - 1.0, True)
+        found = Number(2 * mean[1] - mean[0], stderr=error, degrees=count - 1.0)
+        return Reading(self.replicas.step, found)
 
     def loss(self) -> Reading:
         """The exact population loss along the path."""
         assert self.path is not None
         found = self.read(lambda w: self.problem.exact_of(w)[0])
         bound = self.read(lambda w: self.problem.exact_of(w)[1])
-        return Reading(found.t, found.value, found.error + abs(bound.value))
+        return replace(found, number=found.number.moved(abs(bound.value)))
 
-    def hits(self, of: ReadOut, level: float, start: Any) -> tuple[float, float]:
+    def hits(self, of: ReadOut, level: float, start: Any) -> Number:
         """When the path from another start first reaches the level, as `crossing`. Raises
         SettingError for a start off the plane.
         """
@@ -249,20 +259,21 @@ class Measured:
         run = self.dynamics.run(start, self.setting.steps, self.setting.key(23), enough=enough)
         return self.crossing(of, level, run)
 
-    def crossing(self, of: ReadOut, level: float, path: Path) -> tuple[float, float]:
+    def crossing(self, of: ReadOut, level: float, path: Path) -> Number:
         """When a scalar read-out first crosses the level along a path, between two steps of a
         descent by the curve through the next ones, and the error of that; NaN where it does not.
         """
-        value, error = _along(self.dynamics, read_out(self.start, of), path)
+        value, error = _along(self.dynamics, read_out(self.start, of), path)[:2]
         if value.ndim > 1:
             raise SettingError(f"{called(of)} has shape {value.shape[1:]}: give one number")
         beyond = np.flatnonzero((value - level) * (value[0] - level) <= 0)
         if not beyond.size or beyond[0] == 0:
-            return np.nan, np.nan
+            return Number(np.nan, np.nan)
         k = int(beyond[0])
-        found, between = self.dynamics.crossing(read_out(self.start, of), level, path, k)
+        found = self.dynamics.crossing(read_out(self.start, of), level, path, k)
         speed = abs(value[k] - value[k - 1]) / (path.t[k] - path.t[k - 1])
-        return found, float((error[k] + error[k - 1]) / speed + 1e-11 * found + between)
+        off = float((error[k] + error[k - 1]) / speed)
+        return found.moved(off + 1e-11 * found.value)
 
     def arrays(self) -> dict[str, np.ndarray]:
         kept = {f"check/{name}": value for name, value in self.checks.items()}
@@ -303,13 +314,14 @@ def called(of: ReadOut) -> str:
     )
 
 
-def _along(dynamics: Dynamics, reads: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Values at the records, and what the path's errors and rounding make of them, to first
+def _along(dynamics: Dynamics, reads: Any, path: Path) -> Number:
+    """Values at the records, with what the path's errors and rounding make of them, to first
     order.
     """
     keys = jax.random.split(jax.random.key(0), len(path.t))
     x, error = jnp.asarray(path.x), jnp.asarray(path.error)
-    return jax.tree.map(np.asarray, _with_errors(dynamics.plane, reads, x, error, keys))
+    value, off = _with_errors(dynamics.plane, reads, x, error, keys)
+    return Number(np.asarray(value), np.asarray(off))
 
 
 @partial(jax.jit, static_argnames=("plane", "reads"))

@@ -10,7 +10,6 @@ float64.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 from zipfile import BadZipFile
@@ -22,6 +21,7 @@ from jaxtyping import Float
 
 from popgd.claims.measured import Measured, Reading, ReadOut, read_out
 from popgd.problem.errors import SettingError
+from popgd.problem.number import Number
 
 #: A record this near to a point of an even grid in log t, relatively, counts as on it.
 ON_GRID = 5e-3
@@ -98,17 +98,12 @@ class Recorded(Measured):
         reads = read_out(self.start, of)
         wide = [jax.tree.map(lambda leaf: leaf.astype(float), run) for run in self.weights]
         values = np.stack([_at_each(reads, run) for run in wide])
-        reading = Reading(self.t, values[0], np.zeros_like(values[0]), even=_even(self.t))
         if len(values) == 1:
-            return replace(reading, error=self._rounding(reads, wide[0], values[0]))
+            found = Number(values[0], self._rounding(reads, wide[0], values[0]))
+            return Reading(self.t, found, even=_even(self.t))
         spread = values.std(axis=0, ddof=1) / np.sqrt(len(values))
-        return replace(
-            reading,
-            value=values.mean(axis=0),
-            error=spread,
-            degrees=len(values) - 1.0,
-            statistical=True,
-        )
+        found = Number(values.mean(axis=0), stderr=spread, degrees=len(values) - 1.0)
+        return Reading(self.t, found, even=_even(self.t))
 
     def _rounding(self, reads: Any, run: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
         """What random roundings of the weights do to a read-out."""

@@ -112,7 +112,7 @@ def _judged(
         allowance=ROUNDED,
         resolution=OFF,
         reason=why or reason,
-        degrees=reading.degrees,
+        degrees=reading.number.degrees,
         excuse=measured.unfinished,
         **_source(source),
     )

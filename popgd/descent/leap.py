@@ -56,7 +56,7 @@ FLOW_ROUNDING = (
 )  # of log c <= 50 over the few steps of STEP that the contracting flow remembers
 
 
-class Bounded(NamedTuple):
+class Enclosed(NamedTuple):
     """A state of the descent with bounds on the absolute errors of c and Delta."""
 
     state: State
@@ -113,19 +113,19 @@ def trajectory(
     return parts[-1]._replace(**columns)
 
 
-def _begin(start: tuple[float, float]) -> Bounded:
+def _begin(start: tuple[float, float]) -> Enclosed:
     state = start_state(start)
     if state.c.ndim or not (float(state.c) >= 0 and np.any(np.asarray(start) != 0)):
         raise ValueError(
             f"start (a0, b0) = {start}: wanted two numbers, not both 0, with a0 b0 >= 0"
         )
-    return Bounded(
+    return Enclosed(
         state,
         *(jnp.asarray(UNIT * abs(np.asarray(x))) for x in (state.c, 3 * np.asarray(state.Delta))),
     )
 
 
-def _step_by_step(slope, eta, d, begun: Bounded, records, callback) -> tuple[Records, Bounded]:
+def _step_by_step(slope, eta, d, begun: Enclosed, records, callback) -> tuple[Records, Enclosed]:
     rows, now, advance = [], begun, partial(_advance_bounded, slope, eta, d)
     first = int(begun.step)
     for _, now in recorded(advance, begun, records, first=first, progress=callback):
@@ -141,7 +141,7 @@ def _step_by_step(slope, eta, d, begun: Bounded, records, callback) -> tuple[Rec
 
 
 @jax.jit
-def _advance_bounded(slope: Interpolant, eta, d, now: Bounded, first, end) -> Bounded:
+def _advance_bounded(slope: Interpolant, eta, d, now: Enclosed, first, end) -> Enclosed:
     one = jnp.ones_like(now.error)
     # l' enters dc once and twice, dDelta twice: (1 + error)^2 - 1
     share = slope.error * (2 + slope.error) + STEP_ROUNDING
@@ -162,14 +162,14 @@ def _advance_bounded(slope: Interpolant, eta, d, now: Bounded, first, end) -> Bo
         c, c_low = add(c, c_low, dc)
         Delta, Delta_low = add(Delta, Delta_low, dDelta)
         state = State(at + 1, c, c_low, Delta, Delta_low, sign, finite + jnp.isfinite(c))
-        return Bounded(state, error, error_Delta)
+        return Enclosed(state, error, error_Delta)
 
     return jax.lax.fori_loop(first, end, step, now)
 
 
 def leap(
     slope,
-    now: Bounded,
+    now: Enclosed,
     eta: float | np.ndarray,
     d: int,
     records: np.ndarray,

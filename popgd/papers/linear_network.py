@@ -42,9 +42,8 @@ def half(m):
     """The last half-rise time over its closed form."""
     s, a0 = min(of(m, "s")), of(m, "a0")
     i = int(np.argmin(strengths(m)))
-    time, error = m.crossing(lambda w: modes(w)[i], s / 2, m.path)
     closed = np.log(s / a0 - 1) / (2 * s)
-    return time / closed, error / closed
+    return m.crossing(lambda w: modes(w)[i], s / 2, m.path).over(closed)
 
 
 def small(p):

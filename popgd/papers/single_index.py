@@ -43,8 +43,7 @@ def rise(m):
 
     k, m0 = of(m, "k"), of(m, "m0")
     whole, _ = quad(lambda u: 1 / (k * u ** (k - 1) * (1 - u * u)), m0, LEVEL, epsrel=1e-12)
-    time, error = m.crossing(overlap, LEVEL, m.path)
-    return time / whole, error / whole + 1e-11
+    return m.crossing(overlap, LEVEL, m.path).over(whole).moved(1e-11)
 
 
 def escape(m):

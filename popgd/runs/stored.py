@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from popgd.problem.errors import SettingError
+from popgd.problem.number import Number
 from popgd.runs import store
 from popgd.theorem.verdict import Claim, Outcome
 
@@ -18,9 +19,9 @@ from popgd.theorem.verdict import Claim, Outcome
 class Stored:
     """What a run directory holds, as `check` would have returned it but for the studies.
 
-    quantities are pairs (value, error), None where there was no finite number; path has the
-    recorded arrays by their names in trajectory.npz; figures are files by their names without .png;
-    settings and environment are plain data.
+    quantities are numbers with their errors, as bounds, NaN where there was no finite one; path
+    has the recorded arrays by their names in trajectory.npz; figures are files by their names
+    without .png; settings and environment are plain data.
     """
 
     theorem: str
@@ -28,7 +29,7 @@ class Stored:
     reason: str
     claims: tuple[Claim, ...]
     self_checks: tuple[Claim, ...]
-    quantities: Mapping[str, tuple[float | None, float | None]]
+    quantities: Mapping[str, Number]
     settings: Mapping[str, Any]
     environment: Mapping[str, Any]
     path: Mapping[str, np.ndarray]
@@ -68,13 +69,18 @@ def _whole(report: Mapping[str, Any], directory: Path) -> Stored:
         claims=tuple(_claim(row) for row in report["claims"]),
         self_checks=tuple(_claim(row) for row in report["self_checks"]),
         quantities={
-            name: (pair["value"], pair["error"]) for name, pair in report["quantities"].items()
+            name: Number(*(_finite(pair[key]) for key in ("value", "error")))
+            for name, pair in report["quantities"].items()
         },
         settings=report["settings"],
         environment=report["environment"],
         path=stored_arrays(directory),
         figures={file.stem: file for file in sorted(directory.glob("*.png"))},
     )
+
+
+def _finite(x: float | None) -> float:
+    return np.nan if x is None else x
 
 
 def _claim(row: Mapping[str, Any]) -> Claim:

@@ -13,6 +13,7 @@ from popgd.claims.evidence import Evidence
 from popgd.descent.memory import FORGETFUL, Memory
 from popgd.problem.errors import SettingError, TooLarge
 from popgd.problem.law import Hypothesis, Law, Objective
+from popgd.problem.number import Number
 from popgd.theorem import settings as config
 from popgd.theorem.settings import Option
 
@@ -139,7 +140,7 @@ class Theorem:
     claims      functions from that study to evidence, in the order in which they are judged
     sampled     the ids of all evidence that may rest on sampling, at any setting: they share the
                 false-alarm rate, and share it before anything is drawn
-    quantities  named numbers of the study: (value, error)
+    quantities  named numbers of the study: `Number`, or (value, error)
     targets     the values of the setting `target`; a theorem with targets is judged once for each
 
     Raises SettingError if an option hides a setting that every run has, or is none.
@@ -157,7 +158,7 @@ class Theorem:
     hypotheses: Callable[[Setting], list[Hypothesis]]
     study: Callable[[Setting, Any, Progress, Memory], Any]
     claims: tuple[Callable[[Any], Iterable[Evidence]], ...]
-    quantities: Callable[[Any], Mapping[str, tuple[float, float]]]
+    quantities: Callable[[Any], Mapping[str, Number | tuple[float, float]]]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
     sampled: tuple[str, ...] = ()
@@ -186,9 +187,9 @@ class Theorem:
 
 @dataclass(frozen=True)
 class Findings:
-    """The named numbers (value, error), and the studies behind them by suffix."""
+    """The named numbers, and the studies behind them by suffix."""
 
-    quantities: dict[str, tuple[float, float]] = field(default_factory=dict)
+    quantities: dict[str, Number] = field(default_factory=dict)
     studies: dict[str, Any] = field(default_factory=dict)
 
 
@@ -212,8 +213,8 @@ def examine(
                 yield replace(e, id=e.id + suffix, source=f"{theorem.source}: {e.source}")
         if isinstance(study, Unfolding):
             study.whole()
-        for name, value in theorem.quantities(study).items():
-            findings.quantities[name + suffix.replace("@", "_")] = value
+        for name, number in theorem.quantities(study).items():
+            findings.quantities[name + suffix.replace("@", "_")] = Number(*number).plain()
 
 
 def fits(what: str, size: float) -> None:

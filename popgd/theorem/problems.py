@@ -64,7 +64,7 @@ def about(
     options     settings of its own: name -> Option(default, reader, help)
     hypotheses  the assumptions of the theorem, whether each holds for a problem and its options
     quantities  named numbers to report beside the first and the last loss, where that is exact:
-                name -> function of what was measured -> (value, error)
+                name -> function of what was measured -> `Number`, or (value, error)
     defaults    of common settings, such as samples=2**15
     """
     own = dict(options or {})
@@ -84,7 +84,7 @@ def about(
             return named
         loss = measured.loss()
         ends = {"loss_start": 0, "loss_end": -1}
-        return {key: (loss.value[at], loss.error[at]) for key, at in ends.items()} | named
+        return {key: loss.number.at(at) for key, at in ends.items()} | named
 
     return Theorem(
         name=name,

@@ -15,6 +15,7 @@ from popgd.descent.budget import Budget, Cut
 from popgd.descent.interpolant import Unresolved
 from popgd.descent.memory import FORGETFUL, Memory
 from popgd.problem.errors import SettingError
+from popgd.problem.number import Number
 from popgd.theorem import settings as config
 from popgd.theorem.base import COMMON, Findings, Progress, Setting, Theorem, examine
 from popgd.theorem.readers import nearest
@@ -29,7 +30,7 @@ _DEAF: Callable[[Claim], None] = lambda claim: None
 @dataclass(frozen=True)
 class Report:
     """What `check` found: the outcome, the judged claims of the theorem and popgd's checks of
-    itself, named quantities (value, error), and the studies behind them; `unfinished` is what its
+    itself, named numbers with their errors, and the studies behind them; `unfinished` is what its
     budget had no time for.
     """
 
@@ -39,7 +40,7 @@ class Report:
     reason: str
     claims: tuple[Claim, ...]
     self_checks: tuple[Claim, ...]
-    quantities: Mapping[str, tuple[float, float]]
+    quantities: Mapping[str, Number]
     studies: Mapping[str, Any]
     unfinished: tuple[Cut, ...] = ()
 
@@ -57,8 +58,8 @@ class Report:
             "self_checks": _rows(self.self_checks),
             "unfinished": [cut._asdict() for cut in self.unfinished],
             "quantities": {
-                name: {"value": _plain(value), "error": _plain(error)}
-                for name, (value, error) in self.quantities.items()
+                name: {"value": _plain(number.value), "error": _plain(number.error)}
+                for name, number in self.quantities.items()
             },
         }
 

@@ -35,6 +35,7 @@ from popgd.papers.in_context.options import LAW, LOOPS, SHIFT
 from popgd.papers.in_context.wishart import LARGEST_K
 from popgd.papers.in_context.wishart_loss import LARGEST_L
 from popgd.papers.in_context.wishart_normal import LARGEST_L as LARGEST_NORMAL_L
+from popgd.problem.number import Number
 from popgd.theorem.base import Theorem
 from popgd.theorem.settings import Option
 
@@ -46,20 +47,20 @@ TITLE = (
 )
 
 
-def descent_quantities(study: Study) -> dict[str, tuple[float, float]]:
-    loss, error = (float(study.values[f"exact/{name}"][-1]) for name in ("loss", "loss_error"))
-    return {**quantities(study), "loss_final": (loss, error)}
+def descent_quantities(study: Study) -> dict[str, Number]:
+    loss, error = (study.values[f"exact/{name}"][-1] for name in ("loss", "loss_error"))
+    return {**quantities(study), "loss_final": Number(loss, error)}
 
 
-def escape_quantities(study: Study) -> dict[str, tuple[float, float]]:
+def escape_quantities(study: Study) -> dict[str, Number]:
     return {**quantities(study), "loss_final": saddle.final_loss(study)}
 
 
-def flow_quantities(study: Study) -> dict[str, tuple[float, float]]:
+def flow_quantities(study: Study) -> dict[str, Number]:
     return {**quantities(study), "loss_final": flow.final_loss(study)}
 
 
-def loops_quantities(study: Study) -> dict[str, tuple[float, float]]:
+def loops_quantities(study: Study) -> dict[str, Number]:
     return {**quantities(study), **prompts.loops_quantities(study)}
 
 

@@ -14,6 +14,7 @@ from popgd.papers.in_context.model import InContext, SquaredError
 from popgd.papers.in_context.options import LAW
 from popgd.problem.errors import SettingError
 from popgd.problem.law import Hypothesis
+from popgd.problem.number import Number
 from popgd.problem.numeric import UNIT
 from popgd.theorem.base import Setting, Unfolding, fits
 
@@ -209,11 +210,11 @@ def heavy_tails(study: Study, worst: float, a: float) -> str:
     return ""
 
 
-def quantities(study: Study) -> dict[str, tuple[float, float]]:
+def quantities(study: Study) -> dict[str, Number]:
     """a*, the least loss and the Hessian at a* I: rational numbers, rounded once."""
     n, d, L = study.sizes
     a = wishart.minimiser(n, d, L)
     found = {"a_star": wishart.a_star(n, d, L), "loss_min": wishart.least_loss(n, d, L)}
     if d > 1:
         found |= wishart.hessian(n, d, L, a)._asdict()
-    return {name: (value, abs(value) * ROUNDED) for name, value in found.items()}
+    return {name: Number(value, abs(value) * ROUNDED) for name, value in found.items()}

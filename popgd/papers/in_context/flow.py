@@ -14,6 +14,7 @@ from popgd.papers.in_context.common import Parts, Study, hypotheses
 from popgd.papers.in_context.integrator import COARSE, INTEGRATOR, MOST_STEPS, integrate
 from popgd.papers.in_context.model import SquaredError
 from popgd.problem.law import Hypothesis
+from popgd.problem.number import Number
 from popgd.theorem.base import Progress, Setting
 
 #: A flow is followed as long as b^2 = (l/d)^{1/L} >= d/(n FOLLOWED): corrections of finite n are of
@@ -126,12 +127,12 @@ def flow(study: Study) -> Iterator[Evidence]:
     )
 
 
-def final_loss(study: Study) -> tuple[float, float]:
-    """The loss at the end and its error: what the coarser tolerance changes, and the finer one
+def final_loss(study: Study) -> Number:
+    """The loss at the end, with its error: what the coarser tolerance changes, and the finer one
     itself.
     """
     loss, coarse = (float(study.values[f"flow/{name}"][-1]) for name in ("loss", "coarse"))
-    return loss, abs(loss - coarse) + INTEGRATOR * loss
+    return Number(loss, abs(loss - coarse) + INTEGRATOR * loss)
 
 
 def rate(study: Study) -> tuple[float, float]:

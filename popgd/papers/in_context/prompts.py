@@ -13,6 +13,7 @@ from popgd.papers.in_context import pictures, wishart
 from popgd.papers.in_context.common import ROUNDED, Study, hypotheses
 from popgd.papers.in_context.model import SquaredError
 from popgd.problem.law import Hypothesis
+from popgd.problem.number import Number
 from popgd.theorem.base import Progress, Setting
 
 #: Prompts whose errors are followed over loops; their share is known to 1/sqrt(4 PROMPTS).
@@ -191,7 +192,7 @@ def mean_error(study: Study) -> Iterator[Evidence]:
     )
 
 
-def loops_quantities(study: Study) -> dict[str, tuple[float, float]]:
+def loops_quantities(study: Study) -> dict[str, Number]:
     """The least mean error and its number of loops; neither where the search ended before the mean
     rose.
     """
@@ -199,6 +200,6 @@ def loops_quantities(study: Study) -> dict[str, tuple[float, float]]:
     if open_end(mean):
         return {}
     return {
-        "best_loops": (float(np.argmin(mean) + 1), 0.0),
-        "mean_error_least": (float(mean.min()), ROUNDED * float(mean.min())),
+        "best_loops": Number(np.argmin(mean) + 1),
+        "mean_error_least": Number(mean.min(), ROUNDED * mean.min()),
     }

@@ -116,7 +116,7 @@ def shifted(
     )
 
 
-class Bounded(NamedTuple):
+class BoundedPrompts(NamedTuple):
     """Prompts of any kind, A^1/2, rho, |A^-1/2 w| |A^1/2 x_q| and T; a quarter of them reach the
     bound.
     """
@@ -130,7 +130,7 @@ class Bounded(NamedTuple):
     T: Any
 
 
-def bounded(setting: Setting, d: int) -> Bounded:
+def bounded(setting: Setting, d: int) -> BoundedPrompts:
     """The BOUNDED prompts of a setting, d features each: the same whenever they are drawn."""
     rng = np.random.default_rng([setting.seed, 14])
     n = min(sampled_law(setting.law).n, 4 * d)
@@ -154,7 +154,7 @@ def bounded(setting: Setting, d: int) -> Bounded:
     left, right = (np.where(aligned, worst, rng.normal(size=(BOUNDED, d))) for _ in range(2))
     w, x_q = (np.einsum("pij,pj->pi", M, x) for M, x in ((roots, left), (inverse, right)))
     sizes = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return Bounded(X, w, x_q, roots, rho, sizes, 1 + np.arange(BOUNDED) % BOUND_LOOPS)
+    return BoundedPrompts(X, w, x_q, roots, rho, sizes, 1 + np.arange(BOUNDED) % BOUND_LOOPS)
 
 
 def prompt_bounds(setting: Setting, d: int) -> Any:

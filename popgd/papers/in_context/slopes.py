@@ -29,9 +29,9 @@ from popgd.papers.in_context.common import ROUNDED, Parts, Study, sampled_law
 from popgd.papers.power_method import slopes
 from popgd.papers.power_method.model import Weights
 from popgd.papers.power_method.slopes import CHEAPER, Slopes
-from popgd.papers.power_method.spectra import Quantity
 from popgd.papers.power_method.tilted import Slope
 from popgd.problem.normal import normal
+from popgd.problem.number import Number
 from popgd.theorem.base import Progress, Setting
 
 #: Points on the line, over a*: nearer to it, and for many loops, rare matrices carry the mean.
@@ -117,7 +117,7 @@ def agreement(study: Study) -> Iterator[Evidence]:
     found = Slopes(*(study.values[f"slopes/{name}"] for name in Slopes._fields))
     exact = np.array([slope_on_the_line(n, d, L, Fraction(float(a))) for a in found.c])
     where = f"on the line A = a Sigma^-1, a = {', '.join(f'{a:.3g}' for a in found.c)}, n = {n}"
-    exact = Quantity(exact, ROUNDED * abs(exact), 0.0, 0.0)
+    exact = Number(exact, ROUNDED * abs(exact))
     yield slopes.agree(found, exact, 0.0, where, name="engines-agree-slope-a")
 
 

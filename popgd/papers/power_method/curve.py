@@ -23,7 +23,6 @@ from popgd.descent.interpolant import Unresolved
 from popgd.papers.power_method import quadrature as q
 from popgd.papers.power_method.quadrature import Bounded, Spectrum
 from popgd.papers.power_method.spectra import (
-    Quantity,
     Together,
     average,
     average_log,
@@ -36,6 +35,7 @@ from popgd.papers.power_method.spectra import (
     stderr,
     traces,
 )
+from popgd.problem.number import Number
 from popgd.problem.numeric import UNIT
 
 BLOCK = 8  # points in one call
@@ -74,34 +74,34 @@ class _Curve:
         return Bounded(*(x.reshape(*c.shape, x.shape[-1]) for x in joined))  # pyright: ignore[reportArgumentType]
 
     @cached_property
-    def _numbers(self) -> dict[str, Quantity]:
+    def _numbers(self) -> dict[str, Number]:
         """All constants, by one program: compiling one for each takes longer than they do."""
         found = over(Together(tuple(self.constants.values())), self._options(), self.spectra)
         return {name: average(x) for name, x in zip(self.constants, found, strict=True)}
 
-    def loss(self, c: Any) -> Quantity:
+    def loss(self, c: Any) -> Number:
         """l(c), 0 <= c <= 1e90; ValueError beyond, NaN for a c that is not finite. So for `slope`
         and `log_slope`.
         """
         return average(self._at("loss", c))
 
-    def slope(self, c: Any) -> Quantity:
+    def slope(self, c: Any) -> Number:
         """l'(c) < 0 by its closed form."""
         return average(self._at("slope", c))
 
-    def log_slope(self, c: Any) -> Quantity:
+    def log_slope(self, c: Any) -> Number:
         """log(-l'(c)), for 4.1 also where l' is below the smallest normal float64."""
         return average_log(self._at("slope", c))
 
-    def constant(self) -> Quantity:
+    def constant(self) -> Number:
         """kappa = lim -c^2 l'(c) for 4.1, C1 = lim -c^3 l'(c) for 4.3."""
         return self._numbers["constant"]
 
-    def correction(self) -> Quantity:
+    def correction(self) -> Number:
         """K2 in -c^2 l' = kappa - K2/c + ... for 4.1, D in -c^3 l' = C1 - D/c + ... for 4.3."""
         return self._numbers["correction"]
 
-    def mean_square(self) -> Quantity:
+    def mean_square(self) -> Number:
         """A = E||Sq||^2."""
         return exact(jax.vmap(q.moments)(self.spectra).A)
 
@@ -150,7 +150,7 @@ class Looped(_Curve):
     def _options(self) -> tuple:
         return (("L", self.L), ("cond", self.cond))
 
-    def limit(self) -> Quantity:
+    def limit(self) -> Number:
         """l_inf, the loss of the L-step power method."""
         return self._numbers["limit"]
 
@@ -179,13 +179,13 @@ class Layer(_Curve):
     def _options(self) -> tuple:
         return (("cond", self.cond),)
 
-    def mean_inverse_square(self) -> Quantity:
+    def mean_inverse_square(self) -> Number:
         """E[1/||Sq||^2]: l(c) <= 2 E[1/||Sq||^2]/c^2."""
         return self._numbers["inverse_square"]
 
-    def limit(self) -> Quantity:
+    def limit(self) -> Number:
         """0: the layer learns the power step itself."""
-        return Quantity(np.zeros(()), np.zeros(()), np.zeros(()))
+        return Number(np.zeros(()), np.zeros(()), np.zeros(()))
 
 
 def _with_gap(spectra: Spectrum) -> Spectrum:
@@ -252,42 +252,42 @@ class Linear:
         """A and N of each spectrum: l'(c) = 2 (A c - N)."""
         return self._parts[:2]
 
-    def mean_square(self) -> Quantity:
+    def mean_square(self) -> Number:
         """A = E||Sq||^2; l''(c) = 2A."""
         return exact(jax.vmap(q.moments)(self.spectra).A)
 
-    def c_star(self) -> Quantity:
+    def c_star(self) -> Number:
         """The ratio of averages N/A; stderr from the residuals N_k - c* A_k (delta method)."""
         A, N, N_bound = self._parts
         value = N.mean() / A.mean()
-        return Quantity(
+        return Number(
             value,
             N_bound.mean() / A.mean() + 16 * UNIT * abs(value),
             stderr(N - value * A) / A.mean(),
         )
 
-    def limit(self) -> Quantity:
+    def limit(self) -> Number:
         """L* = l(c*): the averaged loss at the c* of the whole law, not the average of the
         spectra's own minima.
         """
         return self.loss(self.c_star().value)
 
-    def loss(self, c: Any) -> Quantity:
+    def loss(self, c: Any) -> Number:
         """l(c), the average of L*_k + A_k (c - c*_k)^2: no cancellation at c*."""
         (A, N, N_bound), least = self._parts, self._least
         away = np.asarray(c, dtype=float)[..., None] - N / A
         value = least.value + A * away**2
         slip = N_bound + 4 * UNIT * A * np.abs(away)
         bound = least.bound + 2 * np.abs(away) * slip + slip**2 / A + 8 * UNIT * value
-        return Quantity(value.mean(-1), bound.mean(-1), stderr(value))
+        return Number(value.mean(-1), bound.mean(-1), stderr(value))
 
-    def slope(self, c: Any) -> Quantity:
+    def slope(self, c: Any) -> Number:
         """l'(c) = 2A (c - c*)."""
         A, N, N_bound = self._parts
         c = np.asarray(c, dtype=float)[..., None]
         bound = 2 * N_bound + 8 * UNIT * (np.abs(c) * A + np.abs(N))
         slopes = 2 * (c * A - N)
-        return Quantity(slopes.mean(-1), bound.mean(-1), stderr(slopes), skewness(slopes))
+        return Number(slopes.mean(-1), bound.mean(-1), stderr(slopes), skewness(slopes))
 
 
 def uniform_c_star(d: int, n: int) -> float:

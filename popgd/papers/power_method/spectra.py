@@ -5,7 +5,7 @@ error.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from popgd.papers.power_method.quadrature import Bounded, Spectrum
+from popgd.problem.number import Number
 from popgd.problem.numeric import UNIT
 
 CHUNK = 8  # evaluations in flight: keeps the nodes of one chunk in cache
-
-
-class Quantity(NamedTuple):
-    """A number, its deterministic error bound, its standard error over the sampled spectra, and the
-    skewness of that mean.
-    """
-
-    value: Any
-    bound: Any
-    stderr: Any
-    skewness: Any = 0.0
 
 
 def sample_condition(spectra: Spectrum) -> float:
@@ -88,19 +78,19 @@ def skewness(x: Float[np.ndarray, "*c K"]) -> Float[np.ndarray, "*c"]:
     )
 
 
-def average(x: Bounded) -> Quantity:
+def average(x: Bounded) -> Number:
     """The mean of x over its last axis, the spectra."""
     value, bound = np.asarray(x.value), np.asarray(x.bound)
-    return Quantity(value.mean(-1), bound.mean(-1), stderr(value), skewness(value))
+    return Number(value.mean(-1), bound.mean(-1), stderr(value), skewness(value))
 
 
-def average_log(x: Bounded) -> Quantity:
+def average_log(x: Bounded) -> Number:
     """log of the mean of |x|, from the logarithms; stderr by the delta method."""
     log, log_bound = np.asarray(x.log), np.asarray(x.log_bound)
     top = log.max(-1, keepdims=True)
     size = np.exp(log - top)
     mean = size.mean(-1)
-    return Quantity(
+    return Number(
         np.log(mean) + top[..., 0], (size * log_bound).mean(-1) / mean, stderr(size) / mean
     )
 
@@ -137,7 +127,7 @@ def over_c(
     return Bounded(*(x.reshape(*c.shape, K) for x in result))
 
 
-def exact(x: Any) -> Quantity:
+def exact(x: Any) -> Number:
     """Average over K of closed forms with positive terms only, good to 16 units."""
     x = np.asarray(x)
-    return Quantity(x.mean(), 16.0 * UNIT * np.abs(x).mean(), stderr(x))
+    return Number(x.mean(), 16.0 * UNIT * np.abs(x).mean(), stderr(x))

@@ -31,6 +31,7 @@ from popgd.papers.power_method.training.laws import make_law
 from popgd.papers.power_method.training.measure import sampled
 from popgd.papers.power_method.training.study import Study
 from popgd.problem.law import Hypothesis
+from popgd.problem.number import Number
 from popgd.theorem.base import Progress, Setting, Theorem
 
 PAPER = "arXiv 2606.00605"
@@ -230,14 +231,14 @@ def vanishing_loss(study: Study) -> Iterator[Evidence]:
     )
 
 
-def growth_quantities(study: Study) -> dict[str, tuple[float, float]]:
+def growth_quantities(study: Study) -> dict[str, Number]:
     exact, near = study.exact, growth.Asymptote.of(study)
     setting, p = study.setting, exact.power
     K, K2, limit = exact.curve.constant(), exact.curve.correction(), exact.curve.limit()
     a, b, c = growth.ends_of(exact.records)
     from_a, from_b, from_c = growth.sampling_errors(exact)
     bound = growth.bound_of_c(exact.records)
-    loss, slope = exact.curve.loss(np.array([c])), exact.curve.slope(np.array([c]))
+    loss, slope = exact.curve.loss(np.array([c])).at(0), exact.curve.slope(np.array([c]))
     factor = 2 * p * setting.eta / setting.law.d
     # t dc/c = (1 + (k2/c)/(p - 1))/p up to higher orders
     second = (
@@ -247,34 +248,26 @@ def growth_quantities(study: Study) -> dict[str, tuple[float, float]]:
     )
     return {
         ("kappa" if p == 2 else "C1"): _constant(study),
-        "loss_limit": _pair(limit),
-        "exponent_c": (near.t * near.dc / c, near.error + second),
-        "increment_limit": (factor * float(K.value), factor * float(K.bound + K.stderr)),
-        "c_final": (c, bound + from_c),
-        "a_final": (a, a * bound / c + 1e-16 * a + from_a),
-        "b_final": (b, b * bound / c + 1e-16 * b + from_b),
-        "loss_final": (
-            float(loss.value[0]),
-            float(loss.bound[0] + loss.stderr[0] + abs(slope.value[0]) * (bound + from_c)),
-        ),
+        "loss_limit": limit,
+        "exponent_c": Number(near.t * near.dc / c, near.error + second),
+        "increment_limit": Number(factor * K.value, factor * K.bound, factor * K.stderr),
+        "c_final": Number(c, bound, from_c),
+        "a_final": Number(a, a * bound / c + 1e-16 * a, from_a),
+        "b_final": Number(b, b * bound / c + 1e-16 * b, from_b),
+        "loss_final": loss.moved(abs(slope.value[0]) * (bound + from_c)),
     }
 
 
-def _constant(study: Study) -> tuple[float, float]:
+def _constant(study: Study) -> Number:
     """kappa or C1; its error is infinite where the sampled spectra have no variance to estimate it
     from.
     """
     law, exact = study.setting.law, study.exact
-    value, error = _pair(exact.curve.constant())
+    constant = exact.curve.constant()
     unknown = (
         exact.power == 3 and isinstance(law, UniformSphere) and curves.heavy_tailed(law.d, law.n)
     )
-    return value, np.inf if unknown else error
-
-
-def _pair(quantity) -> tuple[float, float]:
-    """(value, error): the deterministic bound and the sampling error added up."""
-    return float(quantity.value), float(quantity.bound + quantity.stderr)
+    return constant._replace(stderr=np.inf) if unknown else constant
 
 
 #: Claims of the whole model, for which it is sampled.

@@ -14,6 +14,7 @@ from popgd.claims.evidence import Evidence, known
 from popgd.papers.power_method.looping import inference
 from popgd.papers.power_method.looping.study import START, TRUSTED, Inference, Run
 from popgd.papers.power_method.looping.trained import Trained
+from popgd.papers.power_method.training import growth
 
 #: A formula and the loop must agree to this, or to twice float64's bound where that is larger;
 #: beyond `TRUSTED` nothing is claimed.
@@ -267,7 +268,7 @@ def falling(study: Inference) -> Iterator[Evidence]:
     for trained, runs in study.pairs(layer_norm=True):
         measured, errors = [], []
         for run in runs:
-            value, error = run.factors(study.depths)
+            value, error = run.factors(study.depths)[:2]
             expected = -np.diff(
                 [np.exp(inference.log_factor(run.test.spectrum, c)) for c in trained.c]
             )
@@ -305,7 +306,7 @@ def to_the_limit(study: Inference) -> Iterator[Evidence]:
         ) ** (1 / trained.power)
         measured, errors = [], []
         for run in runs:
-            value, error = (x[i] for x in run.factors(study.depths))
+            value, error = run.factors(study.depths).at(i)[:2]
             R, lam = run.test.spectrum.ratio, run.test.spectrum.lam[0]
             measured.append((value - R) / (1 - R) * lam * scale * (1 + corrections) + 1 / (c * lam))
             errors.append(error / (1 - R) * lam * scale)
@@ -353,7 +354,7 @@ def approach(study: Inference, trained: Trained) -> tuple[int, float, float]:
             (k2 / c) ** 2
             + float(records.imbalance[j])
             + abs(float(records.dc[j])) / c
-            + third(trained, c)
+            + growth.third_order(trained, c)
         )
         bound = float(records.bound[j]) / c if np.isfinite(records.bound[j]) else 0.0
         allowed = (
@@ -371,13 +372,6 @@ def _least(study: Inference, trained: Trained) -> float:
     return min(float(run.test.spectrum.lam[0]) for run in study.runs[trained.name])
 
 
-def third(trained: Trained, c: float) -> float:
-    """The relative term in 1/c^2 of -c^p l'(c), from its values at c, c/2 and c/4."""
-    at = np.array([c, c / 2, c / 4])
-    M = np.exp(np.asarray(trained.curve.log_slope(at).value) + trained.power * np.log(at))
-    return abs(2 * M[0] - 3 * M[1] + M[2]) / 6 / M[0]
-
-
 def stuck(study: Inference) -> Iterator[Evidence]:
     """Without LN the factor stops at gamma(c*) > R: no further training helps."""
     for trained, runs in study.pairs(layer_norm=False):
@@ -385,7 +379,7 @@ def stuck(study: Inference) -> Iterator[Evidence]:
         left = remaining(study, trained) + float(star.bound)
         measured, errors, seen = [], [], []
         for run in runs:
-            value, error = (x[-1:] for x in run.factors(study.depths))
+            value, error = run.factors(study.depths).at(slice(-1, None))[:2]
             R = run.test.spectrum.ratio
             gamma = float(np.exp(inference.log_factor(run.test.spectrum, float(star.value))))
             measured.append((value - R) / (gamma - R))

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from popgd.papers.power_method import model
 from popgd.papers.power_method.model import Weights
+from popgd.problem.number import Number
 from popgd.problem.numeric import UNIT, multiplicities
 
 #: Roundings of the singular value decomposition, per dimension.
@@ -202,7 +203,7 @@ def log_factor(spectrum: Split, c: float) -> float:
     return float(log_weights(spectrum, c)[spectrum.r])
 
 
-def factor(spectrum: Split, c: float) -> tuple[float, float]:
+def factor(spectrum: Split, c: float) -> Number:
     """gamma(c) and a bound on what float64 does to it. Raises ValueError as `log_factor`.
 
     Both eigenvalues may be off by e lam_1, e = `Split.rounding` (Weyl): d log gamma = c
@@ -212,8 +213,8 @@ def factor(spectrum: Split, c: float) -> tuple[float, float]:
     log_gamma = log_factor(spectrum, c)
     gamma, top = float(np.exp(log_gamma)), spectrum.lam[0]
     share = 1.0 if np.isinf(c) else c * top / (1 + c * top)
-    return gamma, float(
-        (1 + gamma) * spectrum.rounding * share + 4 * UNIT * gamma * (1 - log_gamma)
+    return Number(
+        gamma, (1 + gamma) * spectrum.rounding * share + 4 * UNIT * gamma * (1 - log_gamma)
     )
 
 

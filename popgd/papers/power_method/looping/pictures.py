@@ -80,7 +80,7 @@ def factor_picture(study: Any, title: str) -> Figure:
         gamma = np.exp([inference.log_factor(spectrum, c) for c in records.c[late]])
         axes.semilogx(records.step[late], gamma, color=colour, label=f"{trained.name}: gamma(c_t)")
         axes.semilogx(
-            trained.snapshots[0], runs[0].factors(study.depths)[0], "o", color=colour, ms=5
+            trained.snapshots[0], runs[0].factors(study.depths).value, "o", color=colour, ms=5
         )
     if spectrum is not None:
         axes.axhline(spectrum.ratio, ls="--", color=GREY, label="power method")

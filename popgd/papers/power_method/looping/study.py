@@ -26,6 +26,7 @@ from popgd.papers.power_method.looping.trained import Trained, train
 from popgd.papers.power_method.slopes import Slopes
 from popgd.problem.errors import SettingError
 from popgd.problem.law import Hypothesis
+from popgd.problem.number import Number
 from popgd.theorem.base import Progress, Setting, Unfolding, fits
 
 #: Snapshots of a trained model, evenly spaced in the logarithm of the step, the last step among
@@ -81,9 +82,9 @@ class Run(NamedTuple):
     rounding: Rounding
     trusted: np.ndarray
 
-    def factors(self, depths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The measured factor a loop of the worst query over all trusted loops, and its error, for
-        every snapshot; NaN if none.
+    def factors(self, depths: np.ndarray) -> Number:
+        """The measured factor a loop of the worst query over all trusted loops, for every
+        snapshot; NaN if none.
         """
         S = self.test.spectrum
         start = inference.angles(
@@ -97,7 +98,7 @@ class Run(NamedTuple):
                 k = seen[np.argmin((self.rounding.tan[i, -1] + START)[seen] / depths[seen])]
                 value[i] = np.exp((self.measured.tan[i, -1, k] - start) / depths[k])
                 error[i] = value[i] * (self.rounding.tan[i, -1, k] + START) / depths[k]
-        return value, error
+        return Number(value, error)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from popgd.papers.power_method.options import DEPTHS, DESCENT, LAW, LOOPING, LOO
 from popgd.papers.power_method.theorems import PAPER, contracting_step, natural_step
 from popgd.papers.power_method.training import convergence, growth
 from popgd.problem.errors import SettingError
+from popgd.problem.number import Number
 from popgd.theorem.base import Progress, Setting, Theorem
 
 #: A limit as t -> infinity must be met this closely, its first 1/c term removed.
@@ -142,22 +143,22 @@ def power_limit(study: Inference) -> Iterator[Evidence]:
         )
 
 
-def quantities(study: Inference) -> dict[str, tuple[float, float]]:
+def quantities(study: Inference) -> dict[str, Number]:
     """For every matrix its spectrum's split; for every model its last c, and its factor, slack and
     range on every matrix.
     """
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, Number] = {}
     for trained, runs in study.pairs():
         errors = errors_of_c(study.setting, trained)
-        found[f"c_{trained.name}"] = (float(trained.c[-1]), float(errors[-1]))
+        found[f"c_{trained.name}"] = Number(trained.c[-1], errors[-1])
         for run in runs:
             S, name = run.test.spectrum, run.test.name
             found |= {
-                f"r_{name}": (float(S.r), 0.0),
-                f"lambda_ratio_{name}": (S.ratio, 2 * S.rounding),
+                f"r_{name}": Number(S.r),
+                f"lambda_ratio_{name}": Number(S.ratio, 2 * S.rounding),
             }
             each = _of_run(run, study.depths, errors, trained.layer_norm)
-            found |= {f"{key}_{trained.name}_{name}": pair for key, pair in each.items()}
+            found |= {f"{key}_{trained.name}_{name}": number for key, number in each.items()}
     return found
 
 
@@ -173,9 +174,8 @@ def errors_of_c(setting: Setting, trained: Trained) -> Float[np.ndarray, " snaps
     if not trained.power:
         changed, star = convergence.Changed.of(trained.curve), trained.curve.c_star()
         values = changed.descend(setting, step).c
-        return changed.bound(
-            values, float(star.bound) / abs(star.value) if star.value else 0.0
-        ) + changed.sampling(values)
+        off = float(star.bound) / abs(star.value) if star.value else 0.0
+        return changed.number(values, off).error
     bound = np.where(np.isfinite(bound), bound, growth.STEPWISE_ROUNDING * c)
     if len(trained.curve.spectra.lam) == 1:
         return bound
@@ -195,22 +195,20 @@ def ends(c: Any, error: Any) -> tuple[Any, Any]:
 
 def _of_run(
     run: Run, depths: np.ndarray, errors: np.ndarray, layer_norm: bool
-) -> Mapping[str, tuple[float, float]]:
+) -> Mapping[str, Number]:
     """The last snapshot's measured factor and gamma(c); how close sin theta comes to its bounds (1:
     they are met); and the number of depths that float64 lasts, at the query that it serves worst.
     errors are those of c at the snapshots.
     """
     S, c, off = run.test.spectrum, float(run.c[-1]), float(errors[-1])
-    value, error = run.factors(depths)
     least, most = ends(c, off)
-    (low, _), (middle, of_gamma), (high, _) = (inference.factor(S, x) for x in (least, c, most))
-    moved = max(abs(high - middle), abs(low - middle)) if np.isfinite(off) else np.inf
+    low, gamma, high = (inference.factor(S, x) for x in (least, c, most))
+    moved = max(abs(x.value - gamma.value) for x in (high, low)) if np.isfinite(off) else np.inf
     found = {
-        "factor": (float(value[-1]), float(error[-1]) + moved),
-        "gamma": (middle, of_gamma + moved),
-        "float64_loops": (
-            float(run.trusted[-1].sum(axis=-1).min()),
-            _loops_off(run, depths, layer_norm, off),
+        "factor": run.factors(depths).at(-1).moved(moved),
+        "gamma": gamma.moved(moved),
+        "float64_loops": Number(
+            run.trusted[-1].sum(axis=-1).min(), _loops_off(run, depths, layer_norm, off)
         ),
     }
     trusted = run.trusted[:, :-1]  # the worst query meets its bounds by construction
@@ -230,7 +228,7 @@ def _of_run(
                 if np.isfinite(errors).all()
                 else np.inf
             )
-            found[name] = (ratio, rounding[name.partition("_")[0]] + moved)
+            found[name] = Number(ratio, rounding[name.partition("_")[0]] + moved)
     return found
 
 

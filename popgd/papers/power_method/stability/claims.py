@@ -97,7 +97,7 @@ def sectors_split(study: Stability) -> Iterator[Evidence]:
 def _closed_forms(study: Stability, where: str) -> Iterator[Evidence]:
     mean, stderr = (np.asarray(x) for x in study.found[:2])
     law, c = study.setting.law, float(study.theta[2] * study.theta[5])
-    value, outer = (float(x[0]) / law.d for x in study.h)
+    value, outer = (float(x[0]) / law.d for x in (study.h.value, study.h.stderr))
     form = "-c l'(c)/d" if study.objective.layer_norm else "2 E[(f - y).q]/d"
     yield estimated(
         "hessian-coupling",
@@ -117,7 +117,7 @@ def _closed_forms(study: Stability, where: str) -> Iterator[Evidence]:
         origin="derived",
     )
     if study.turned:
-        value, error = study.turned
+        value, error = study.turned.value, study.turned.stderr
         yield estimated(
             "hessian-p12-q21",
             f"H_(P12,Q21) = {value:.6g} {where}, multiples of I, by its closed form, the query "
@@ -136,7 +136,7 @@ def _closed_forms(study: Stability, where: str) -> Iterator[Evidence]:
 def _exact_entries(study: Stability, where: str) -> Iterator[Evidence]:
     mean, stderr = (np.asarray(x) for x in study.found[:2])
     if study.exact is not None:
-        exact, outer = study.exact
+        exact, outer = study.exact.value, study.exact.stderr
         scale = float(np.abs(exact).max())
         once = np.triu(
             np.ones((8, 8), bool)
@@ -164,7 +164,7 @@ def saddle(study: Stability) -> Iterator[Evidence]:
     """The curvature along P22 - Q22 is negative; where h < 0, without LN at small c, along P22 +
     Q22.
     """
-    v, sign = np.zeros(8), 1 if study.h[0][0] >= 0 else -1
+    v, sign = np.zeros(8), 1 if study.h.value[0] >= 0 else -1
     v[[P22, Q22]] = 0.5**0.5, -sign * 0.5**0.5
     mean, stderr = (np.asarray(x)[0] for x in study.found[:2])
     yield estimated(
@@ -317,7 +317,7 @@ def ends(study: Stability) -> Iterator[Evidence]:
     """
     if study.inside is None:
         return
-    (limit, _), step = study.limit, study.ended.step
+    limit, step = float(study.limit.value), study.ended.step
     # The loss on the manifold is known at fewer steps
     beside = np.exp(np.interp(np.log1p(step), np.log1p(study.base_step), np.log(study.base_loss)))
     share = study.loss / (limit or beside)

@@ -25,6 +25,7 @@ from popgd.papers.power_method.stability.growth import STEPS, Growth, lowest, se
 from popgd.papers.power_method.stability.prediction import P11, P22, Q22, Objective
 from popgd.papers.power_method.stability.sampling import beside, end_errors, losses_beside, shift_of
 from popgd.papers.power_method.training.study import curves_of, start_of
+from popgd.problem.number import Number
 from popgd.theorem.base import Progress, Setting, Unfolding
 from popgd.theorem.plot import BLUE, GREY, ORANGE
 
@@ -63,13 +64,12 @@ class Stability(Unfolding):
     descent is that of this set), spectrum its spectra where there is one layer. base starts on the
     manifold, ended at `size` beside it: exact for one layer, else on fresh samples. found and fresh
     are two independent sampled Hessians at theta, a point of base, exact the derivatives of the
-    exact loss there over d and their standard error over the spectra (None where it is not known),
-    h the closed form of d H_{P22,Q22} with its own. turned is the closed form of H_{P12,Q21} by
-    Monte Carlo (value, standard error), for L > 1. limit is what the theorem says that the loss
-    tends to; loss is that of ended, base_loss that of base at base_step. end_errors are the
-    standard errors of its ENDS (`end_errors`). shifted is what moving theta by its
-    standard error from those spectra does to fresh, on the same samples. slopes are sampled ones at
-    points of base.
+    exact loss there over d, with their standard error over the spectra (None where it is not
+    known), h the closed form of d H_{P22,Q22}, likewise. turned is the closed form of
+    H_{P12,Q21} by Monte Carlo, for L > 1. limit is what the theorem says that the loss tends to;
+    loss is that of ended, base_loss that of base at base_step. end_errors are the standard errors
+    of its ENDS (`end_errors`). shifted is what moving theta by its standard error from those
+    spectra does to fresh, on the same samples. slopes are sampled ones at points of base.
     """
 
     setting: Setting
@@ -82,11 +82,11 @@ class Stability(Unfolding):
     theta: Float[np.ndarray, "8"]
     found: gradient.Estimate
     fresh: gradient.Estimate
-    exact: tuple[Float[np.ndarray, "8 8"], Float[np.ndarray, "8 8"]] | None
-    h: tuple[Float[np.ndarray, "1"], Float[np.ndarray, "1"]]
-    turned: tuple[float, float] | None
+    exact: Number | None
+    h: Number
+    turned: Number | None
     growth: Growth
-    limit: tuple[float, float]
+    limit: Number
     base_step: Int[np.ndarray, " some"]
     base_loss: Float[np.ndarray, " some"]
     loss: Float[np.ndarray, " ended"]
@@ -132,9 +132,8 @@ class Stability(Unfolding):
         axes.errorbar(
             self.ended.step + 1, self.loss, 2 * self.loss_error, color=ORANGE, label=label
         )
-        axes.axhline(
-            self.limit[0], ls="--", color=GREY, label=f"limit of the theorem, {self.limit[0]:.4g}"
-        )
+        limit = float(self.limit.value)
+        axes.axhline(limit, ls="--", color=GREY, label=f"limit of the theorem, {limit:.4g}")
         axes.set(xscale="log", xlabel="gradient step t + 1", ylabel="population loss", title=title)
         if 0 < min(self.loss) < 1e-2 * max(self.loss):
             axes.set_yscale("log")
@@ -206,7 +205,7 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
             "spectrum": spectrum,
             "base": base,
             "theta": theta,
-            "limit": (float(limit.value), float(limit.bound + limit.stderr)),
+            "limit": limit,
             "base_step": base.step[some],
         },
         {

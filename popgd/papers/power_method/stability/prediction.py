@@ -27,6 +27,7 @@ from popgd.papers.power_method.spectra import stderr
 from popgd.papers.power_method.stability import hessian
 from popgd.papers.power_method.training import growth
 from popgd.papers.power_method.training.study import start_of
+from popgd.problem.number import Number
 from popgd.theorem.base import Setting
 
 #: Where the coordinates of the modes stand.
@@ -83,15 +84,13 @@ def whole(objective: Objective, spectrum: Spectrum) -> bool:
     return True
 
 
-def exact_hessian(
-    objective: Objective, spectrum: Spectrum, theta: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The Hessian of the exact loss at theta over d, and its standard error over the spectra."""
+def exact_hessian(objective: Objective, spectrum: Spectrum, theta: np.ndarray) -> Number:
+    """The Hessian of the exact loss at theta over d, with its standard error over the spectra."""
     at = jnp.asarray(theta)
     d = float(np.asarray(spectrum.mult).reshape(-1, spectrum.mult.shape[-1])[0].sum())
     if np.ndim(spectrum.lam) == 1:
         found = np.asarray(jax.jit(jax.hessian(one_layer.loss(objective, spectrum)))(at))
-        return found / d, np.zeros_like(found)
+        return Number(found / d, stderr=np.zeros_like(found))
     if isinstance(objective, PowerIteration):
         of = jax.hessian(partial(one_layer.linear_loss, objective.target), argnums=1)
         found = np.asarray(
@@ -104,26 +103,24 @@ def exact_hessian(
         found = np.asarray(
             jax.jit(lambda s: jax.lax.map(one, s, batch_size=spectra.CHUNK))(spectrum)
         )
-    return found.mean(axis=0) / d, stderr(np.moveaxis(found, 0, -1)) / d
+    return Number(found.mean(axis=0) / d, stderr=stderr(np.moveaxis(found, 0, -1)) / d)
 
 
-def coupling(
-    known: Any, objective: Objective, c: float | Float[np.ndarray, " points"]
-) -> tuple[Any, Any]:
-    """h(c) = d H_{P22,Q22} and its standard error over the spectra, by its closed form.
+def coupling(known: Any, objective: Objective, c: float | Float[np.ndarray, " points"]) -> Number:
+    """h(c) = d H_{P22,Q22}, with its standard error over the spectra, by its closed form.
 
     -c l'(c) with LN, 2 E[(f - y).q] = 2 (1 - E[y.q] + c n/d) without.
     """
     c = np.asarray(c, dtype=float)
     if objective.layer_norm:
         found = known.slope(c)
-        return -c * np.asarray(found.value), c * np.asarray(found.stderr)
+        return Number(-c * found.value, stderr=c * found.stderr)
     # 1 - E[y.q] as one number: near isotropy 1 and E[y.q] cancel to nothing
     target = objective.target if isinstance(objective, PowerIteration) else "unnormalised"
     mu, _, bent, _ = np.asarray(one_layer.linear_constants(known.spectra, target)).T
     if target == "normalised":
-        return 2 * (bent.mean() + c * mu.mean()), 2 * stderr(bent) + 0 * c
-    return 2 * (1 - mu.mean() + c * mu.mean()), 0 * c
+        return Number(2 * (bent.mean() + c * mu.mean()), stderr=2 * stderr(bent) + 0 * c)
+    return Number(2 * (1 - mu.mean() + c * mu.mean()), stderr=0 * c)
 
 
 @dataclass(frozen=True)
@@ -140,14 +137,14 @@ class _Turned:
         return hessian.p12_q21_coupling(self.objective, c, jnp.eye(d) / d**0.5, sample)
 
 
-def turned(setting: Setting, objective: Objective, c: float) -> tuple[float, float]:
-    """The closed form of H_{P12,Q21}, multiples of I, by Monte Carlo, and its standard error."""
+def turned(setting: Setting, objective: Objective, c: float) -> Number:
+    """The closed form of H_{P12,Q21}, multiples of I, by Monte Carlo."""
     law = setting.law
     at = model.embed(jnp.asarray(c), jnp.asarray(1.0), law.d)
     found = population_average(
         _Turned(objective), at, law, setting.key(11), CHEAPER * setting.samples
     )
-    return float(found.mean), float(found.stderr)
+    return Number(float(found.mean), stderr=float(found.stderr))
 
 
 def fitted(
@@ -185,7 +182,7 @@ def first_order(
     # were recorded
     ends = min(0.0, WIDER * float(passed.min())), WIDER * float(passed.max())
     slope = fitted(lambda c: np.asarray(known.slope(c).value), lam, *ends)
-    h = fitted(lambda c: coupling(known, objective, c)[0], lam, *ends)
+    h = fitted(lambda c: coupling(known, objective, c).value, lam, *ends)
     k11 = lambda c: jnp.nan
     if whole(objective, spectrum):
         loss = one_layer.loss(objective, spectrum)

@@ -37,6 +37,7 @@ from popgd.papers.power_method.stability.claims import (
 )
 from popgd.papers.power_method.stability.measure import Stability, study
 from popgd.papers.power_method.stability.sampling import ENDS, ends_at
+from popgd.problem.number import Number
 from popgd.theorem.base import Theorem
 from popgd.theorem.settings import Option
 
@@ -46,23 +47,20 @@ __all__ = ["FINDINGS"]
 TWO_LOOPS, EACH_MORE = 10.0, 100.0
 
 
-def quantities(study: Stability) -> dict[str, tuple[float, float]]:
+def quantities(study: Stability) -> dict[str, Number]:
     """Lowest curvature of each sector with the standard error of its own, independent estimate;
     where descent ended.
     """
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, Number] = {}
     modes = list(hessian.modes(study.found, study.fresh))
     for mode in modes:
-        found.setdefault(
-            "lowest_" + mode.sector.replace(" ", "_"), (mode.curvature, error_of(study, mode))
-        )
+        lowest = "lowest_" + mode.sector.replace(" ", "_")
+        found.setdefault(lowest, Number(mode.curvature, stderr=error_of(study, mode)))
     top = max(modes, key=lambda mode: mode.curvature)
-    found["highest"] = (top.curvature, error_of(study, top))
+    found["highest"] = Number(top.curvature, stderr=error_of(study, top))
     sampling = study.end_errors
-    found["end_loss"] = (
-        float(study.loss[-1]),
-        float(study.loss_error[-1]) + LOSS_ROUNDING + float(sampling[0]),
-    )
+    off = study.loss_error[-1] + LOSS_ROUNDING
+    found["end_loss"] = Number(study.loss[-1], off, sampling[0])
     found["limit_of_theorem"] = study.limit
     if study.inside is None:
         return found
@@ -70,7 +68,7 @@ def quantities(study: Stability) -> dict[str, tuple[float, float]]:
     every = zip(ENDS[1:], values[1:], sampling[1:], strict=True)
     reported = ENDS if study.objective.layer_norm else ENDS[:-1]
     return found | {
-        f"end_{name}": (float(x), LOSS_ROUNDING + float(error))
+        f"end_{name}": Number(x, LOSS_ROUNDING, error)
         for name, x, error in every
         if name in reported
     }

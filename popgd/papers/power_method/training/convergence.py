@@ -27,6 +27,7 @@ from popgd.papers.power_method.quadrature import Spectrum
 from popgd.papers.power_method.training import manifold
 from popgd.papers.power_method.training.manifold import broken_off
 from popgd.papers.power_method.training.study import Exact, Study, curves_of, exact_half, start_of
+from popgd.problem.number import Number
 from popgd.problem.numeric import UNIT
 from popgd.theorem.base import Progress, Setting
 
@@ -180,32 +181,27 @@ class Changed(NamedTuple):
             np.sqrt(np.maximum(by_A**2 + by_N**2 + 2 * self.correlation * by_A * by_N, 0.0))
         )
 
-    def bound(self, values: Float[np.ndarray, "*n 9"], error_N: float) -> Float[np.ndarray, "*n"]:
-        """What the relative error of N, and rounding, may do to a number; infinite where that is
-        not small.
+    def number(self, values: Float[np.ndarray, "*n 9"], error_N: float) -> Number:
+        """A number, what the relative error of N, and rounding, may do to it (infinite where that
+        is not small), and its standard error.
         """
         moved = np.stack([values[..., 5] - values[..., 6], values[..., 7] - values[..., 8]]) / 2
         small = np.all(abs(moved) <= LINEAR * abs(values[..., 0]), axis=0)
         rounding = ROUNDINGS * UNIT
         by_A, by_N = abs(moved) / CHANGE
-        return np.where(
-            small,
-            by_A * rounding + by_N * (error_N + rounding) + rounding * abs(values[..., 0]),
-            np.inf,
-        )
+        off = by_A * rounding + by_N * (error_N + rounding) + rounding * abs(values[..., 0])
+        return Number(values[..., 0], np.where(small, off, np.inf), self.sampling(values))
 
 
-def under(
-    curve: Linear, setting: Setting, steps: Int[np.ndarray, " short"]
-) -> tuple[np.ndarray, np.ndarray]:
-    """c at the steps of a descent under the curve of sampled spectra, and its standard error."""
+def under(curve: Linear, setting: Setting, steps: Int[np.ndarray, " short"]) -> Number:
+    """c at the steps of a descent under the curve of sampled spectra, with its standard error."""
     changed = Changed.of(curve)
     c = changed.descend(setting, steps).c
-    return c[:, 0], changed.sampling(c)
+    return Number(c[:, 0], stderr=changed.sampling(c))
 
 
-def quantities(study: Study) -> dict[str, tuple[float, float]]:
-    """(value, error): bounds and sampling errors added up."""
+def quantities(study: Study) -> dict[str, Number]:
+    """Numbers of c*, of where descent ends, and of how fast it comes there."""
     exact, setting = study.exact, study.setting
     curve, records = exact.curve, exact.records
     star, least = curve.c_star(), curve.limit()
@@ -222,17 +218,14 @@ def quantities(study: Study) -> dict[str, tuple[float, float]]:
         "b_final": b[0],
     }
     error_N = float((star.bound + rounding_of(study)) / abs(star.value)) if star.value else 0.0
-    errors = {name: changed.bound(x, error_N) + changed.sampling(x) for name, x in values.items()}
+    found = {name: changed.number(x, error_N) for name, x in values.items()}
     if not converges(study):
-        errors |= {name: np.inf for name in ("contraction", "stability")}  # of the limit
+        unknown = {name: found[name].moved(np.inf) for name in ("contraction", "stability")}
+        found |= unknown  # numbers of the limit
     loss = curve.loss(jnp.asarray(records.c[-1]))
-    found = {
-        "c_star": (float(star.value), float(star.bound + star.stderr)),
-        "loss_min": (float(least.value), float(least.bound + least.stderr)),
-        **{name: (float(x[0]), float(errors[name])) for name, x in values.items()},
-    }
-    moved = abs(float(curve.slope(jnp.asarray(records.c[-1])).value)) * found["c_final"][1]
-    return {**found, "loss_final": (float(loss.value), float(loss.bound + loss.stderr) + moved)}
+    slope = curve.slope(jnp.asarray(records.c[-1])).value
+    moved = abs(slope) * found["c_final"].error
+    return {"c_star": star, "loss_min": least, **found, "loss_final": loss.moved(moved)}
 
 
 def convergence(study: Study) -> Iterator[Evidence]:

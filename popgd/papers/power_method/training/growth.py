@@ -215,7 +215,7 @@ def bound_of_c(records: Records) -> float:
     return bound if np.isfinite(bound) else STEPWISE_ROUNDING * c
 
 
-def third_order(exact: Exact, c: Any) -> Any:
+def third_order(exact: Any, c: Any) -> Any:
     """|K3|/(K c^2) at each c, whatever K and K2 are: from M = -c^p l'(c) at c, c/2 and c/4."""
     at = np.array([c, c / 2, c / 4])
     M = np.exp(np.asarray(exact.curve.log_slope(at).value) + exact.power * np.log(at))

@@ -16,6 +16,7 @@ from popgd.descent.descent import Trajectory
 from popgd.papers.power_method import slopes
 from popgd.papers.power_method.training.noise import deviation, noise_skewness
 from popgd.papers.power_method.training.study import SAME, Point, Study
+from popgd.problem.number import Number
 
 #: Whole gradients must have the exact slopes this closely: half the distance to a ratio of 1/2, the
 #: least forgotten factor.
@@ -39,13 +40,12 @@ SLOPE_UNITS = 100
 LOSS_RESOLUTION = 1e-9
 
 
-def slope_of(point: Point, d: int) -> tuple[float, float]:
-    """l'(c) and its standard error from the gradient along (a, b): the one whose factor max(a, b)
-    is larger.
-    """
+def slope_of(point: Point, d: int) -> Number:
+    """l'(c) from the gradient along (a, b): the one whose factor max(a, b) is larger."""
     k = int(point.a >= point.b)  # the gradient of Q12 carries a, that of P21 carries b
-    factor, (mean, stderr) = max(point.a, point.b), point.estimate[:2]
-    return float(mean.coordinates[k]) * d / factor, float(stderr.coordinates[k]) * d / factor
+    factor, found = d / max(point.a, point.b), point.estimate
+    mean, stderr = (float(x.coordinates[k]) * factor for x in (found.mean, found.stderr))
+    return Number(mean, 0.0, stderr, float(gradient.skewness(found)[k]))
 
 
 def slope_rounding(point: Point, d: int) -> float:
@@ -64,7 +64,7 @@ def descent_rounding(study: Study, run: Trajectory) -> float:
     law, exact = study.setting.law, study.exact
     d = law.d
     slopes = [
-        slope_rounding(p, d) / max(abs(slope_of(p, d)[0]), 1e-300)
+        slope_rounding(p, d) / max(abs(slope_of(p, d).value), 1e-300)
         for p in study.points
         if slope_rounding(p, d)
     ]
@@ -215,12 +215,11 @@ def _same_samples(study: Study) -> Iterator[Evidence]:
 
 def _whole_gradients(study: Study) -> Iterator[Evidence]:
     d = study.setting.law.d
-    sampled = [slope_of(p, d) for p in study.points]
-    value, error = np.array(sampled).T
-    skewness = np.array([abs(gradient.skewness(p.estimate)[int(p.a >= p.b)]) for p in study.points])
+    sampled = Number(*np.array([slope_of(p, d) for p in study.points]).T)
+    value, error, skewness = sampled.value, sampled.stderr, abs(sampled.skewness)
     rounding = np.array([slope_rounding(p, d) for p in study.points])
     exact = study.exact.wide.slope(np.array([p.c for p in study.points]))
-    wanted, bound, outer, skewed = (np.broadcast_to(x, value.shape) for x in exact)
+    wanted, bound, outer, skewed = (np.broadcast_to(x, value.shape) for x in exact[:4])
     scale = np.maximum(abs(wanted), slopes.start_of(study.exact.wide))
     yield estimated(
         "engines-agree-gradient",

@@ -7,6 +7,7 @@ import numpy as np
 from popgd.descent import gradient
 from popgd.descent.descent import Trajectory
 from popgd.papers.power_method.training.study import Study, path_of
+from popgd.problem.number import Number
 
 
 def deviation(study: Study, run: Trajectory) -> tuple[float, float, float, float]:
@@ -16,13 +17,14 @@ def deviation(study: Study, run: Trajectory) -> tuple[float, float, float, float
     Where descent converges, the mean over the last decade of records.
     """
     exact = study.exact
-    c, outer = exact.c_at(int(run.step[-1]))
-    c = np.float64(c)  # 0 where steps are so large that it is lost
+    found = exact.c_at(int(run.step[-1]))
+    c, outer = np.float64(found.value), found.stderr  # 0 where steps are so large that it is lost
     if not exact.curvature or run.diverged_at is not None:
         return float(path_of(run)[2][-1]) - c, c, sampling_noise(study, run), outer
     late = run.step >= run.step[-1] / 10
-    path, outers = exact.under_wide or (exact.short.c, np.zeros(exact.short.c.shape))
-    gaps, outer = (path_of(run)[2] - path[: late.size])[late], outers[: late.size][late]
+    path = exact.under_wide or Number(exact.short.c, stderr=np.zeros(exact.short.c.shape))
+    gaps = (path_of(run)[2] - path.value[: late.size])[late]
+    outer = path.stderr[: late.size][late]
     return (
         float(np.mean(gaps)),
         c,

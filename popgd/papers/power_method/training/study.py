@@ -16,6 +16,7 @@ from popgd.descent.recursion import Records
 from popgd.papers.power_method.objectives import OfLoops
 from popgd.papers.power_method.quadrature import Spectrum
 from popgd.papers.power_method.slopes import Slopes
+from popgd.problem.number import Number
 from popgd.theorem.base import Setting, Unfolding
 
 #: Comparisons with sampling average over this many times more spectra than the recursion does.
@@ -83,10 +84,10 @@ class Exact:
     curvature: float
     power: int
     response: Float[np.ndarray, "3"]
-    under_wide: tuple[Float[np.ndarray, " short"], Float[np.ndarray, " short"]] | None = None
+    under_wide: Number | None = None
 
-    def c_at(self, step: int) -> tuple[float, float]:
-        """c at a step of the short descent under the wide curve, and its standard error from the
+    def c_at(self, step: int) -> Number:
+        """c at a step of the short descent under the wide curve, with its standard error from the
         sampled spectra.
 
         Where it grows: to first order a slope larger by the factor 1 + s moves c as 1 + s times as
@@ -95,13 +96,13 @@ class Exact:
         i = int(np.searchsorted(self.short.step, step))
         c, moved = float(self.short.c[i]), float(self.short.dc[i]) * step
         if self.under_wide is not None:
-            return float(self.under_wide[0][i]), float(self.under_wide[1][i])
+            return self.under_wide.at(i)
         if self.wide is self.curve:
-            return c, 0.0
+            return Number(c)
         wide, narrow = self.wide.slope(np.array([c, 0.0])), self.curve.slope(np.array([c, 0.0]))
         s = wide.value / narrow.value - 1
         error = float(wide.stderr[0] / abs(wide.value[0])) + abs(float(s[0] - s[1])) / 2
-        return c + moved * float(s[0]), abs(moved) * error
+        return Number(c + moved * float(s[0]), stderr=abs(moved) * error)
 
 
 @dataclass(frozen=True)
