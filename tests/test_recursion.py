@@ -16,7 +16,7 @@ from slopes import layer_log, looped_log, mp_descent, plane_looped
 
 from popgd.descent import leap as leaps
 from popgd.descent.interpolant import DEGREE, WIDTH, interpolate
-from popgd.descent.leap import Bounded, gauss, leap, newton_weights, trajectory
+from popgd.descent.leap import Enclosed, gauss, leap, newton_weights, trajectory
 from popgd.descent.recursion import log_grid, recurse, weights_of
 from popgd.descent.recursion_optax import recurse_optax
 
@@ -362,7 +362,7 @@ def test_a_lower_order_violates_the_tolerance_where_it_should(order, holds):
     """
     now = recurse(fit("4.1"), (1.0, 0.0), 1.0, DIM, np.array([300])).state
     steps = np.array([1000, 10**4, 10**5])
-    begin = Bounded(now, jnp.zeros(()), jnp.zeros(()))
+    begin = Enclosed(now, jnp.zeros(()), jnp.zeros(()))
     found = leap(fit("4.1"), begin, 1.0, DIM, steps, slope_error=0.0, order=order)
     brute = recurse(fit("4.1"), (1.0, 0.0), 1.0, DIM, steps)
     error = np.abs(found.c - brute.c)
