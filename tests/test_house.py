@@ -102,3 +102,28 @@ def test_tolerances_are_stated():
         for call in calls:
             if ast.unparse(call.func) == "pytest.approx":
                 assert "abs" in {k.arg for k in call.keywords}, f"{file.name}:{call.lineno}"
+
+
+def used_elsewhere(file: Path) -> set[str]:
+    """Names that a file imports, looks up in a module or says in a string."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value.rpartition(".")[2])
+    return found
+
+
+def test_functions_of_one_file_alone_are_private():
+    """But for papers of a single file, which read like a user's."""
+    files = [*ROOT.rglob("*.py"), *EXPERIMENTS.rglob("*.py"), *Path(__file__).parent.glob("*.py")]
+    used = {file: used_elsewhere(file) for file in files}
+    for file in ROOT.rglob("*.py"):
+        if file.name == "__init__.py" or file.parent.name == "papers" or file.parent == ROOT:
+            continue
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                assert any(node.name in used[other] for other in files), f"{file.name}: {node.name}"

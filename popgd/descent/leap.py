@@ -226,7 +226,7 @@ def leap(
 
 
 @partial(jax.jit, static_argnames="order")
-def velocity(slope, eta, d, c, Delta, order: int) -> tuple[Array, Array, Array]:
+def _velocity(slope, eta, d, c, Delta, order: int) -> tuple[Array, Array, Array]:
     """d/dt of (log c, log |Delta|) along the flow, and |first omitted term / F| of log c.
 
     F = sum_k weight_k f(M^k z),  f = the map's increment of (log c, log |Delta|)   (delta^n z =
@@ -265,7 +265,7 @@ def _flow(slope, eta, d, z, Delta0, relative_Delta, log_t, widths, steps, order)
 
     def field(s, z):
         c, Delta, t = jnp.exp(z[0]), Delta0 * jnp.exp(z[1]), jnp.exp(s)
-        F, F_Delta, defect = velocity(slope, eta, d, c, Delta, order)
+        F, F_Delta, defect = _velocity(slope, eta, d, c, Delta, order)
         lag = SLACK * defect + relative_Delta * Delta**2 / (4 * c**2 + Delta**2)
         return t * jnp.stack([F, F_Delta, lag])
 
@@ -305,4 +305,4 @@ def gauss(stages: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _close(slope, eta, d, state: State) -> bool:
     """Whether the first omitted term of F is small enough at this state to leap from it."""
-    return float(velocity(slope, eta, d, state.c, state.Delta, ORDER)[2]) <= CLOSE
+    return float(_velocity(slope, eta, d, state.c, state.Delta, ORDER)[2]) <= CLOSE

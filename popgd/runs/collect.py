@@ -40,7 +40,7 @@ def rows_of(directory: Path) -> list[dict[str, Any]]:
     return [_row(path.parent, directory) for path in sorted(directory.rglob(store.SETTINGS))]
 
 
-def reports_of(directory: Path, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _reports_of(directory: Path, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The reports of the finished runs among the rows."""
     finished = [row["run"] for row in rows if row["outcome"] not in (UNFINISHED, DAMAGED)]
     return {run: store.read(directory / run / store.REPORT) for run in finished}
@@ -80,28 +80,28 @@ def _plain(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list) else value
 
 
-def columns_of(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _columns_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as CSV."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
+    writer = csv.DictWriter(text, _columns_of(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
-def differing(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _differing(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The settings that are not the same in all runs."""
-    last = columns_of(rows).index("not supported")
+    last = _columns_of(rows).index("not supported")
     quantities = {
         name.removesuffix(" error") for row in rows for name in row if name.endswith(" error")
     }
     names = [
         name
-        for name in columns_of(rows)[last + 1 :]
+        for name in _columns_of(rows)[last + 1 :]
         if name not in quantities and not name.endswith(" error")
     ]
     return [name for name in names if len({row.get(name) for row in rows}) > 1]
@@ -112,7 +112,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
     from popgd.runs.screen import coloured, make_console
 
-    settings = differing(rows)
+    settings = _differing(rows)
     plotted = [name for name in PLOTTED if any(name in row for row in rows)]
     shown = Table()
     for name in ("run", *settings, "outcome", *plotted, "not supported"):
@@ -129,7 +129,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     make_console().print(shown)
 
 
-def figure(rows: Sequence[dict[str, Any]]) -> Any:
+def _figure(rows: Sequence[dict[str, Any]]) -> Any:
     """Every quantity of PLOTTED that some run has, with its error bar, against d, L and eta; a
     colour for each theorem.
     """
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         store.write(directory / CSV, table(rows).encode())
         store.write_through(
-            directory / FIGURE, lambda file: figure(rows).savefig(file, format="png", dpi=150)
+            directory / FIGURE, lambda file: _figure(rows).savefig(file, format="png", dpi=150)
         )
     except SettingError as error:
         print(f"popgd: {error}", file=sys.stderr)
@@ -197,6 +197,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     show(rows)
-    print(*joint.told(reports_of(directory, rows)), sep="\n")
+    print(*joint.told(_reports_of(directory, rows)), sep="\n")
     print(f"{len(rows)} runs; written to {directory / CSV} and {directory / FIGURE}")
     return 0

@@ -59,7 +59,7 @@ def functions(value: Any) -> Iterator[Any]:
 
 def definitions(value: Any) -> set[tuple[str, str]]:
     """(module, top-level name) of those."""
-    return {(name_of(f.__module__), f.__qualname__.partition(".")[0]) for f in functions(value)}
+    return {(_name_of(f.__module__), f.__qualname__.partition(".")[0]) for f in functions(value)}
 
 
 def holders(theorem: Theorem) -> list[str]:
@@ -74,13 +74,13 @@ def holders(theorem: Theorem) -> list[str]:
         (name, module) for name, module in list(sys.modules.items()) if not name.startswith("popgd")
     ]
     found = {
-        name_of(name)
+        _name_of(name)
         for name, module in loaded
         if any(has(value) for value in list(getattr(module, "__dict__", {}).values()))
     }
     found = {name for name in found if file_of(name)}
     inner = found & {module for module, _ in definitions(theorem)}
-    main = name_of("__main__")
+    main = _name_of("__main__")
     return sorted(inner or found) or [main] * bool(not main.startswith("popgd.") and file_of(main))
 
 
@@ -104,9 +104,9 @@ def told(value: Any) -> Any:
     if hasattr(value, "__wrapped__"):
         return told(value.__wrapped__)
     if isinstance(value, FunctionType):
-        return [name_of(value.__module__), value.__qualname__, told(_kept(value))]
+        return [_name_of(value.__module__), value.__qualname__, told(_kept(value))]
     kind = value if isinstance(value, type) else type(value)
-    return [name_of(kind.__module__), kind.__qualname__]
+    return [_name_of(kind.__module__), kind.__qualname__]
 
 
 def _kept(function: Any) -> list[Any]:
@@ -124,7 +124,7 @@ def _kept(function: Any) -> list[Any]:
     return [value for value in (*values, *defaults) if value is not function]
 
 
-def name_of(module: str) -> str:
+def _name_of(module: str) -> str:
     """The name by which a module can be imported: __main__ is the file that Python was started
     with.
     """
@@ -162,7 +162,7 @@ def users(file: Path) -> bool:
 
 def _loaded_from(name: str) -> Path | None:
     """Where a module is or would be loaded from."""
-    module = sys.modules.get("__main__" if name == name_of("__main__") else name)
+    module = sys.modules.get("__main__" if name == _name_of("__main__") else name)
     if module is not None:
         file = getattr(module, "__file__", None)
         return Path(file) if file else None

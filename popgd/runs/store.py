@@ -146,7 +146,7 @@ def claimed(path: Path, settings: dict[str, Any], verdict: str) -> Iterator[dict
             ) from None
         yield report
         if holds(_stored(path, settings), verdict):  # nobody writes into it any more
-            tidy(path)
+            _tidy(path)
 
 
 def holds(report: dict[str, Any] | None, verdict: str) -> bool:
@@ -208,7 +208,7 @@ def lock(path: Path) -> int:
         os.close(handle)
 
 
-def tidy(path: Path) -> None:
+def _tidy(path: Path) -> None:
     """Delete what only an unfinished run needs; a directory that may not be changed stays as is."""
     with contextlib.suppress(OSError):
         for file in (

@@ -55,7 +55,7 @@ def compose(
             with suppress(*[TooLarge] if launcher else []):
                 check(values)
     with _scratch(settings, bool(launcher)) as scratch:
-        words = [*(override(*pair) for pair in settings.items()), *launcher]
+        words = [*(_override(*pair) for pair in settings.items()), *launcher]
         _hydra(tree, words, sweep, scratch, job, launched_job if launcher else None)
         codes = [int(file.read_text()) for file in scratch.glob(f"*{CODE}")]
     jobs = sum(1 for _ in combinations(settings))
@@ -103,7 +103,7 @@ def values_of(words: Sequence[str], sweep: bool) -> dict[str, list[str]]:
     return found
 
 
-def override(name: str, values: Sequence[str]) -> str:
+def _override(name: str, values: Sequence[str]) -> str:
     """name=values, quoted for Hydra."""
     quoted = (value.replace("\\", "\\\\").replace("'", "\\'") for value in values)
     return f"{name}=" + ",".join(f"'{value}'" for value in quoted)

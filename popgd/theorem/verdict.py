@@ -166,14 +166,16 @@ def unchecked(claim: Claim, checks: Sequence[Claim]) -> Claim:
 
     checks are those of slopes; the target is what follows "@" in an id.
     """
-    blind = [c for c in checks if c.outcome is Outcome.INCONCLUSIVE and same_target(c.id, claim.id)]
+    blind = [
+        c for c in checks if c.outcome is Outcome.INCONCLUSIVE and _same_target(c.id, claim.id)
+    ]
     if claim.self_check or claim.outcome is not Outcome.SUPPORTED or not blind:
         return claim
     reason = f"unchecked: {blind[-1].id} could not tell ({blind[-1].reason})"
     return replace(claim, outcome=Outcome.INCONCLUSIVE, reason=reason)
 
 
-def same_target(one: str, other: str) -> bool:
+def _same_target(one: str, other: str) -> bool:
     """Whether two ids are of claims about the same target."""
     return one.partition("@")[2] == other.partition("@")[2]
 
@@ -242,10 +244,12 @@ class Verdicts:
     @staticmethod
     def _rests_on(claim: Claim, check: Claim) -> bool:
         supported = claim.outcome is Outcome.SUPPORTED and not claim.self_check
-        return supported and same_target(claim.id, check.id)
+        return supported and _same_target(claim.id, check.id)
 
     def _waits(self, claim: Claim) -> bool:
-        awaited = (id for id in self._to_come if id.startswith(SLOPE) and same_target(id, claim.id))
+        awaited = (
+            id for id in self._to_come if id.startswith(SLOPE) and _same_target(id, claim.id)
+        )
         return not claim.self_check and claim.outcome is Outcome.SUPPORTED and any(awaited)
 
     def _settle(self, waits: Callable[[Claim], bool]) -> None:

@@ -68,7 +68,9 @@ class Sampled(NamedTuple):
 
 
 @jax.jit
-def advance(polynomial: exact.Polynomial, root: Any, eta: Any, A: Any, first: Any, end: Any) -> Any:
+def _advance(
+    polynomial: exact.Polynomial, root: Any, eta: Any, A: Any, first: Any, end: Any
+) -> Any:
     """The steps first ... end - 1 of gradient descent on A, for many A at once."""
     slope = jax.grad(exact.loss_with_covariance, argnums=1)
 
@@ -79,7 +81,7 @@ def advance(polynomial: exact.Polynomial, root: Any, eta: Any, A: Any, first: An
 
 
 @partial(jax.jit, static_argnames="L")
-def advance_both(
+def _advance_both(
     polynomial: Any, form: Any, L: int, lam: Any, eta: Any, state: Any, first: Any, end: Any
 ) -> Any:
     """The same on (A, u), A = diag(a), u along one axis, in whitened coordinates and the eigenbasis
@@ -132,8 +134,8 @@ def descend(setting: Setting, law: InContext, progress: Progress) -> Descents:
     rows, diverged_at, told = [], -1, partial(progress, "exact descent")
 
     def both_on(now: Any, *span: int) -> Any:
-        A = advance(polynomial, law.root, setting.eta, now[0], *span)
-        return A, advance_both(polynomial, form, L, lam, setting.eta, now[1], *span)
+        A = _advance(polynomial, law.root, setting.eta, now[0], *span)
+        return A, _advance_both(polynomial, form, L, lam, setting.eta, now[1], *span)
 
     grid = log_grid(setting.steps, 8)
     for step, (A, both) in recorded(both_on, begun, grid, progress=told):
@@ -173,17 +175,17 @@ def sample(
         heavy.append(np.max(np.asarray(stderr.square) / np.asarray(mean.square)))
         skewness.append(gradient.skewness(found))
     ends = memory.part("ends").once(
-        lambda: monte_carlo(setting, objective, law, progress), np.zeros(())
+        lambda: _monte_carlo(setting, objective, law, progress), np.zeros(())
     )
     points = (np.array(losses), np.array(gradients), np.array(heavy), np.array(skewness))
-    return Sampled(*points, *samplewise(setting, objective, law), ends, exact_end(setting, law))
+    return Sampled(*points, *samplewise(setting, objective, law), ends, _exact_end(setting, law))
 
 
 def sampled_steps(setting: Setting) -> int:
     return max(1, setting.sampled_steps // REPLICAS)
 
 
-def monte_carlo(
+def _monte_carlo(
     setting: Setting, objective: SquaredError, law: InContext, progress: Progress
 ) -> Any:
     """tr A/d and u_1 (whitened) at the ends of REPLICAS descents on (A, u) with batches of one and
@@ -210,8 +212,8 @@ def monte_carlo(
     return ends
 
 
-def exact_end(setting: Setting, law: InContext) -> Any:
-    """What `monte_carlo` estimates."""
+def _exact_end(setting: Setting, law: InContext) -> Any:
+    """What `_monte_carlo` estimates."""
     n, d, L = law.n, law.d, setting.L
     lam = np.linalg.eigvalsh(law.Sigma)
     start = (
@@ -219,7 +221,7 @@ def exact_end(setting: Setting, law: InContext) -> Any:
         BIAS * np.eye(d),
     )  # all axes, so that one program serves both descents
     polynomial, form = exact.polynomial(n, d, L), bias.bias_form(n, d, L)
-    a, u = advance_both(polynomial, form, L, lam, setting.eta, start, 0, sampled_steps(setting))
+    a, u = _advance_both(polynomial, form, L, lam, setting.eta, start, 0, sampled_steps(setting))
     return np.array([a[0].mean(), u[0, 0]])
 
 
@@ -228,7 +230,7 @@ def samplewise(
 ) -> tuple[float, float, float]:
     """The `odd`, `scaling` and `identity` of `Sampled`: they hold for every single prompt."""
     d, L = law.d, setting.L
-    A, u = random_weights(setting, law)
+    A, u = _random_weights(setting, law)
     Sym = starts(setting, law)[1]
 
     def one(key: Any) -> tuple:
@@ -252,7 +254,7 @@ def samplewise(
     return odd, scaling, identity
 
 
-def random_weights(setting: Setting, law: InContext) -> tuple[Any, Any]:
+def _random_weights(setting: Setting, law: InContext) -> tuple[Any, Any]:
     """A that is not symmetric and contracts, and u, for the identity of the forward pass."""
     G = jax.random.normal(setting.key(4), (law.d, law.d + 1))
     A = 0.5 * (jnp.eye(law.d) + G[:, :-1] / law.d**0.5)

@@ -22,7 +22,7 @@ MATRICES, LARGEST, ABOVE = 2048, 3.0, 1.1
 DOMINANCE = 1 / 16
 
 
-def random_matrices(setting: Setting, d: int) -> Any:
+def _random_matrices(setting: Setting, d: int) -> Any:
     """Symmetric matrices in whitened coordinates, a third of them close to I and a third to 0."""
     rng = np.random.default_rng([setting.seed, 8])
     R = np.linalg.qr(rng.normal(size=(MATRICES, d, d)))[0]
@@ -45,7 +45,7 @@ def dominance_study(
     setting: Setting, objective: SquaredError, progress: Progress, memory: Memory
 ) -> Study:
     n, d, L = setting.law.n, setting.law.d, setting.L
-    A = random_matrices(setting, d)
+    A = _random_matrices(setting, d)
     values = {}
     for number, (name, examples) in enumerate((("own", n), ("infinite", INFINITE))):
         progress("gradients", number, 2)
@@ -54,7 +54,7 @@ def dominance_study(
     return Study(setting, objective, values, pictures.dominance)
 
 
-def dominance_ratio(study: Study, name: str) -> tuple[Any, Any]:
+def _dominance_ratio(study: Study, name: str) -> tuple[Any, Any]:
     """(loss, ||grad||^2/loss^{(2L-1)/L})."""
     L = study.setting.L
     loss, square = (study.values[f"{name}/{what}"] for what in ("loss", "square"))
@@ -67,7 +67,7 @@ def dominance(study: Study) -> Iterator[Evidence]:
     """
     n, d, L = study.sizes
     least = wishart.least_loss(n, d, L)
-    loss, ratio = dominance_ratio(study, "own")
+    loss, ratio = _dominance_ratio(study, "own")
     yield known(
         "gradient-dominance",
         f"||grad l||^2 >= l^((2L-1)/L)/16 at random symmetric A with l >= {ABOVE} l_min: the "
@@ -80,7 +80,7 @@ def dominance(study: Study) -> Iterator[Evidence]:
         reason="rounding",
         sense="at least",
     )
-    loss, ratio = dominance_ratio(study, "infinite")
+    loss, ratio = _dominance_ratio(study, "infinite")
     far = loss > 1e6 * d * d / INFINITE
     low, high = 4 * L * L * d ** (-(L - 1) / L), 4 * L * L
     # Squared gradients on the wrong side of the one bound say nothing of the other.
@@ -112,7 +112,7 @@ def dominance(study: Study) -> Iterator[Evidence]:
         **common,
     )
     if d > 1:
-        yield threshold(study)
+        yield _threshold(study)
 
 
 def failing(study: Study) -> tuple[float, float]:
@@ -151,7 +151,7 @@ def failing(study: Study) -> tuple[float, float]:
     return float(here[0]) / least, float(4 / 3 * np.abs(here / (4 * half) - 1).sum())
 
 
-def threshold(study: Study) -> Evidence:
+def _threshold(study: Study) -> Evidence:
     """Where the inequality fails, against its linearisation."""
     n, d, L = study.sizes
     h = wishart.hessian(n, d, L, wishart.minimiser(n, d, L)).h_sym

@@ -86,7 +86,7 @@ def looped(setting: Setting) -> list[Hypothesis]:
     ]
 
 
-def unsolved(study: Study) -> str:
+def _unsolved(study: Study) -> str:
     """Why there is no flow to judge, or empty."""
     if all(np.isfinite(study.values[f"flow/{name}"]).all() for name in ("loss", "more", "coarse")):
         return ""
@@ -118,7 +118,7 @@ def flow(study: Study) -> Iterator[Evidence]:
         resolution=min(3 * RTOL, fallen),
         reason="finite n, twice what the limit from n and 4 n examples says; error of the "
         "integrator, by a second tolerance",
-        excuse=unsolved(study)
+        excuse=_unsolved(study)
         or (
             f"the loss does not fall up to t = {t[-1]:.3g}: take a larger covariance"
             if still
@@ -145,7 +145,7 @@ def rate(study: Study) -> tuple[float, float]:
 
 def derived_time(study: Study) -> Iterator[Evidence]:
     """Row 10: the exponent that follows from gradient dominance and the exact solution."""
-    yield time_exponent(
+    yield _time_exponent(
         study,
         (study.setting.L - 1) / study.setting.L,
         "derived: integral of row 8 and 9",
@@ -156,10 +156,10 @@ def derived_time(study: Study) -> Iterator[Evidence]:
 def transcribed_time(study: Study) -> Iterator[Evidence]:
     """Row 10: the exponent as transcribed."""
     L = study.setting.L
-    yield time_exponent(study, (L - 1) / (2 * L - 1), "Theorem 3.3, as transcribed", "paper")
+    yield _time_exponent(study, (L - 1) / (2 * L - 1), "Theorem 3.3, as transcribed", "paper")
 
 
-def time_exponent(study: Study, exponent: float, source: str, origin: Any) -> Evidence:
+def _time_exponent(study: Study, exponent: float, source: str, origin: Any) -> Evidence:
     L = study.setting.L
     measured, change = rate(study)
     rival = abs((L - 1) / L - (L - 1) / (2 * L - 1))
@@ -178,5 +178,5 @@ def time_exponent(study: Study, exponent: float, source: str, origin: Any) -> Ev
         "the distance between the two "
         "exponents",
         origin=origin,
-        excuse=unsolved(study),
+        excuse=_unsolved(study),
     )

@@ -17,7 +17,7 @@ MANY = 10**8
 PROPORTIONAL, RATIOS = 256, (Fraction(1, 10), Fraction(1))
 
 
-def bracket_width(n: int, d: int, L: int) -> float:
+def _bracket_width(n: int, d: int, L: int) -> float:
     """c = 8 delta d^{1/2L},   delta = (8Ld/sqrt n)^{1/2L}."""
     return 8 * (8 * L * d / float(n) ** 0.5 * d) ** (1 / (2 * L))
 
@@ -25,15 +25,15 @@ def bracket_width(n: int, d: int, L: int) -> float:
 def bracket(study: Study) -> Iterator[Evidence]:
     """Row 4: Theorem 3.2 as transcribed, at an n where it says something."""
     n, d, L = study.sizes
-    while bracket_width(n, d, L) > 0.5:
+    while _bracket_width(n, d, L) > 0.5:
         n = 10 ** len(str(n))
     yield known(
         "minimiser-bracket",
         f"(1 - c) Sigma^-1 <= A <= (1 + c) Sigma^-1 at n = {n:.0e}, c = "
-        f"{bracket_width(n, d, L):.4g}: |1 - a*|/c",
+        f"{_bracket_width(n, d, L):.4g}: |1 - a*|/c",
         "Theorem 3.2, as transcribed; empty (c > 1) at smaller n",
         predicted=1.0,
-        measured=abs(1 - wishart.a_star(n, d, L)) / bracket_width(n, d, L),
+        measured=abs(1 - wishart.a_star(n, d, L)) / _bracket_width(n, d, L),
         error=ROUNDED,
         resolution=0.01,
         reason="rounded once",

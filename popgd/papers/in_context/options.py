@@ -6,7 +6,7 @@ from popgd.theorem.readers import number, numbers, whole
 from popgd.theorem.settings import Option
 
 
-def numbers_or_matrix(value: Any) -> tuple:
+def _numbers_or_matrix(value: Any) -> tuple:
     """Positive numbers, or from Python the rows of a matrix."""
     rows = [] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
     if any(hasattr(row, "__iter__") for row in rows):
@@ -20,7 +20,7 @@ LAW = {
     "n": Option(50, whole(1), "number of examples in a prompt"),
     "covariance": Option(
         None,
-        numbers_or_matrix,
+        _numbers_or_matrix,
         "eigenvalues of the covariance Sigma of the inputs; from Python a matrix too",
     ),
 }

@@ -152,7 +152,7 @@ def free_steps(study: Study) -> Iterator[Evidence]:
     )
 
 
-def open_end(mean: np.ndarray) -> bool:
+def _open_end(mean: np.ndarray) -> bool:
     """Whether the mean still falls where the search for its least ended. E (1 - a s)^2T is convex
     in T: it rises only once.
     """
@@ -186,7 +186,7 @@ def mean_error(study: Study) -> Iterator[Evidence]:
         or (
             f"it falls up to {least} loops, the most {end}, and diverges later: its least is not "
             "known"
-            if open_end(mean)
+            if _open_end(mean)
             else ""
         ),
     )
@@ -197,7 +197,7 @@ def loops_quantities(study: Study) -> dict[str, Number]:
     rose.
     """
     mean = study.values["mean"]
-    if open_end(mean):
+    if _open_end(mean):
         return {}
     return {
         "best_loops": Number(np.argmin(mean) + 1),

@@ -55,7 +55,7 @@ look = jax.jit(normal.loss)
 
 
 @jax.jit
-def advance(
+def _advance(
     polynomial: normal.NormalPolynomial, eta: Any, blocks: Any, first: Any, end: Any
 ) -> Any:
     return jax.lax.fori_loop(
@@ -69,7 +69,7 @@ def escape(setting: Setting, law: InContext, progress: Progress) -> Escape:
     polynomial = normal.polynomial(n, d, L)
     begun, grid = start(setting, n, d, float(polynomial.centre)), log_grid(setting.steps, 8)
     least, rows, diverged_at = wishart.least_loss(n, d, L), [], -1
-    run = partial(advance, polynomial, setting.eta)
+    run = partial(_advance, polynomial, setting.eta)
     told = partial(progress, "descent over all matrices")
     for step, blocks in recorded(run, begun, grid, progress=told):
         if not jnp.isfinite(blocks).all():
@@ -81,7 +81,7 @@ def escape(setting: Setting, law: InContext, progress: Progress) -> Escape:
     return Escape(*columns(rows), diverged_at=diverged_at)
 
 
-def kick(n: int) -> float:
+def _kick(n: int) -> float:
     return KICK * min(1.0, (KICK_EXAMPLES / n) ** 0.5)
 
 
@@ -90,7 +90,9 @@ def start(setting: Setting, n: int, d: int, a: float) -> Any:
     beta = np.random.default_rng([setting.seed, 11]).uniform(0.2, 1.0, (d + 1) // 2)
     beta[d // 2 :] = 0.0
     size = np.sqrt(2 * (beta**2).sum())
-    return jnp.stack([jnp.full(len(beta), a), jnp.asarray(kick(n) * beta / size if size else beta)])
+    return jnp.stack(
+        [jnp.full(len(beta), a), jnp.asarray(_kick(n) * beta / size if size else beta)]
+    )
 
 
 def study(setting: Setting, objective: SquaredError, progress: Progress, memory: Memory) -> Study:
@@ -156,13 +158,13 @@ def over_all_matrices(study: Study) -> Iterator[Evidence]:
     other = "" if abs(ratio[0] - 1) <= NEAR else "the descent does not start next to a* I"
     yield known(
         "least-over-all-matrices",
-        f"Descent from a* I + {kick(n):g} K, K antisymmetric, finds no lower loss: that at step "
+        f"Descent from a* I + {_kick(n):g} K, K antisymmetric, finds no lower loss: that at step "
         f"{step[-1]} over l(a* I)",
         "Theorem 3.2, as transcribed: the global minimiser",
         predicted=1.0,
         measured=ratio[-1],
         error=1e-12,
-        allowance=0.0 if h.h_asym < 0 else kick(n) ** 2,
+        allowance=0.0 if h.h_asym < 0 else _kick(n) ** 2,
         resolution=1e-6,
         reason="rounding of the polynomial",
         sense="at least",
@@ -183,8 +185,8 @@ def over_all_matrices(study: Study) -> Iterator[Evidence]:
         f"{wanted:.10g} in a step",
         "derived: Hessian at a* I",
         measured=(growth - wanted) / (study.setting.eta * size),
-        error=ROUNDED / (study.setting.eta * size) / kick(n),
-        allowance=QUADRATIC * kick(n) ** 2 * max(1.0, n / KICK_EXAMPLES) / size,
+        error=ROUNDED / (study.setting.eta * size) / _kick(n),
+        allowance=QUADRATIC * _kick(n) ** 2 * max(1.0, n / KICK_EXAMPLES) / size,
         resolution=0.1,
         reason="second order in K; rounding. Relative to eta |h_asym|",
         excuse=excuse,

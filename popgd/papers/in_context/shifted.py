@@ -130,7 +130,7 @@ class BoundedPrompts(NamedTuple):
     T: Any
 
 
-def bounded(setting: Setting, d: int) -> BoundedPrompts:
+def _bounded(setting: Setting, d: int) -> BoundedPrompts:
     """The BOUNDED prompts of a setting, d features each: the same whenever they are drawn."""
     rng = np.random.default_rng([setting.seed, 14])
     n = min(sampled_law(setting.law).n, 4 * d)
@@ -159,7 +159,7 @@ def bounded(setting: Setting, d: int) -> BoundedPrompts:
 
 def prompt_bounds(setting: Setting, d: int) -> Any:
     """|TF_T - w.x_q| over rho^T |A^-1/2 w| |A^1/2 x_q|, prompt by prompt."""
-    X, w, x_q, roots, rho, sizes, T = bounded(setting, d)
+    X, w, x_q, roots, rho, sizes, T = _bounded(setting, d)
 
     def error(A: Any, prompt: Prompt, T: Any) -> Any:
         weights = in_context.embed(A, jnp.zeros(d))
@@ -246,7 +246,7 @@ def ood(study: Study) -> Iterator[Evidence]:
 
 def every_prompt(study: Study) -> Iterator[Evidence]:
     """Row 14: a bound that holds prompt by prompt."""
-    contract = np.min(bounded(study.setting, study.law.d).rho) < CONTRACTS
+    contract = np.min(_bounded(study.setting, study.law.d).rho) < CONTRACTS
     reached = np.max(study.values["share"]) >= 1 - 1e-3
     excuse = (
         ""

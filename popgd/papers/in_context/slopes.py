@@ -134,7 +134,7 @@ def curvatures(study: Study) -> Iterator[Evidence]:
         return
     h = wishart.hessian(n, d, L, wishart.minimiser(n, d, L))
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.divide(by_power_sums(n, d, L), [h.h_tr, h.h_sym])
+        ratio = np.divide(_by_power_sums(n, d, L), [h.h_tr, h.h_sym])
     yield known(
         "curvatures-agree",
         "h_tr and h_sym of the loss as a polynomial in power sums of a* I - A are those of "
@@ -150,7 +150,7 @@ def curvatures(study: Study) -> Iterator[Evidence]:
     )
 
 
-def by_power_sums(n: int, d: int, L: int) -> tuple[float, float]:
+def _by_power_sums(n: int, d: int, L: int) -> tuple[float, float]:
     """(h_tr, h_sym) at a* I from the terms of second order in a* I - A = e K, with q_k = tr (e
     K)^k.
 

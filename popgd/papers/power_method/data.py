@@ -251,7 +251,7 @@ class Rotated:
         whole_numbers = bool(np.all(lam == np.round(lam)))
         lam = lam if lam.sum() == n or whole_numbers else lam * (n / lam.sum())
         if n > MANY * lam.size:
-            U, copies = counted_frame(lam)
+            U, copies = _counted_frame(lam)
             return cls.matrix(U, lam.tolist(), copies)
         U = (
             np.repeat(np.eye(lam.size), lam.astype(int), axis=1)
@@ -318,7 +318,7 @@ class Rotated:
         return {"law": "rotated", "d": self.d, "n": self.n, "spectrum": list(self.spectrum)}
 
 
-def counted_frame(
+def _counted_frame(
     lam: Float[np.ndarray, " d"],
 ) -> tuple[Float[np.ndarray, "d m"], Float[np.ndarray, " m"]]:
     """Few unit columns u_k and their numbers n_k with sum_k n_k u_k u_k^T = diag(lam), for an

@@ -145,7 +145,7 @@ def without_rotation(law: Law) -> Law:
 
 
 @jax.default_matmul_precision("highest")
-def power_loss(theta: Float[Array, "8"], sample: Sample) -> Float[Array, ""]:
+def _power_loss(theta: Float[Array, "8"], sample: Sample) -> Float[Array, ""]:
     """4.3's sample loss ||f - e||^2, e = Sq/||Sq||, without the cancellation of f - e, which is of
     the order of 1/c.
 
@@ -172,7 +172,7 @@ def sample_loss(objective: OfOutput, theta: Float[Array, "8"], sample: Sample) -
     of the output.
     """
     if objective == PowerIteration("normalised"):
-        return power_loss(theta, sample)
+        return _power_loss(theta, sample)
     f = output(theta, sample.X, sample.q, objective.L, objective.layer_norm, sample.copies)
     return objective.of_output(f, sample.Sq, sample.V)
 

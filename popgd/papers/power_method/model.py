@@ -126,22 +126,22 @@ def layer_norm(Z: Float[Array, "D N"]) -> Float[Array, "D N"]:
 
 @jax.custom_jvp
 @jax.default_matmul_precision("highest")
-def gram(Z: Float[Array, "D N"]) -> Float[Array, "D D"]:
+def _gram(Z: Float[Array, "D N"]) -> Float[Array, "D D"]:
     """Z Z^T. Its derivative is T + T^T with T = dZ Z^T: one product, where that of `@` takes two,
     forwards and backwards.
     """
     return Z @ Z.T
 
 
-@gram.defjvp
+@_gram.defjvp
 @jax.default_matmul_precision("highest")
 def _gram(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (Z,), (dZ,) = primals, tangents
     T = dZ @ Z.T
-    return gram(Z), T + T.T
+    return _gram(Z), T + T.T
 
 
-def counted(Z: Float[Array, "D N"], copies: Float[Array, " n"] | None) -> Float[Array, "D N"]:
+def _counted(Z: Float[Array, "D N"], copies: Float[Array, " n"] | None) -> Float[Array, "D N"]:
     """Y with Y Y^T = Z Z^T if each data token stood there so many times; None: once."""
     return Z if copies is None else Z * jnp.sqrt(jnp.append(copies, 1).astype(Z.dtype))
 
@@ -155,7 +155,7 @@ def attention(
     Products have all digits of their format: by default some devices multiply float32 with those of
     a shorter one. Valid while no product over- or underflows; beyond it inf, NaN or 0.
     """
-    return (weights.P @ gram(counted(Z, copies)) @ weights.Q) @ Z
+    return (weights.P @ _gram(_counted(Z, copies)) @ weights.Q) @ Z
 
 
 @jax.default_matmul_precision("highest")
@@ -165,7 +165,7 @@ def attention_of_query(
     """The last column of `attention`, by four matrix-vector products. Valid where `attention`
     is.
     """
-    Y = counted(Z, copies)
+    Y = _counted(Z, copies)
     return weights.P @ (Y @ (Y.T @ (weights.Q @ Z[:, -1])))
 
 

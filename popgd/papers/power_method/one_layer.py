@@ -84,7 +84,7 @@ def _mean(
     return STEP * jnp.sum(integrand(t, y) * product)
 
 
-def mean_ratio(
+def _mean_ratio(
     top: Float[Array, " m"], bottom: Float[Array, " m"], mult: Float[Array, " m"]
 ) -> Float[Array, ""]:
     """E[ sum_g top_g X_g / sum_g bottom_g X_g ], |top_g| <= constant times bottom_g, bottom not all
@@ -111,7 +111,7 @@ def nodes(spectrum: Spectrum) -> int:
     return max(LEAST, count)
 
 
-def power_loss(theta: Float[Array, "8"], spectrum: Spectrum, count: int) -> Float[Array, ""]:
+def _power_loss(theta: Float[Array, "8"], spectrum: Spectrum, count: int) -> Float[Array, ""]:
     """4.3's loss by `count` nodes in psi: see the module's docstring.
 
     Good to 1e-12 of itself; NaN where V and |kappa s|^2 are more uneven than the nodes are for,
@@ -178,7 +178,7 @@ def loss(objective: SubspaceDistance | PowerIteration, spectrum: Spectrum) -> Lo
     """theta -> F(theta), for K spectra (K, m) the mean over them; no bound comes with it.
 
     Relative to itself good to 1e-12 for 4.1 and 4.3, NaN beyond the range for which that was laid
-    out: where V differs by more than WIDEST (conditions beyond 1e9) in 4.1, and as `power_loss`
+    out: where V differs by more than WIDEST (conditions beyond 1e9) in 4.1, and as `_power_loss`
     says in 4.3. For 4.2 good to 1e-14 and what half an ulp of the eigenvalues does. Raises
     ValueError for more than one layer, for 4.1 without LN, for 4.3 with a spectrum that `nodes`
     refuses, and for 4.3 with several spectra.
@@ -209,13 +209,13 @@ def loss(objective: SubspaceDistance | PowerIteration, spectrum: Spectrum) -> Lo
         below = (1 + m + c * lam) ** 2
         V = below + (alpha * lam + beta) ** 2
         return jnp.where(
-            jnp.max(V) <= WIDEST * jnp.min(V), mean_ratio(below.at[0].set(0.0), V, mult), jnp.nan
+            jnp.max(V) <= WIDEST * jnp.min(V), _mean_ratio(below.at[0].set(0.0), V, mult), jnp.nan
         )
 
     return (
         distance
         if isinstance(objective, SubspaceDistance)
-        else partial(power_loss, spectrum=spectrum, count=count)
+        else partial(_power_loss, spectrum=spectrum, count=count)
     )
 
 
@@ -228,7 +228,7 @@ def mean_square_output(theta: Float[Array, "8"], spectrum: Spectrum) -> Float[Ar
     lam, mult = spectrum
     alpha, beta, m, c = products(theta)
     below = (1 + m + c * lam) ** 2
-    return mean_ratio(below, below + (alpha * lam + beta) ** 2, mult)
+    return _mean_ratio(below, below + (alpha * lam + beta) ** 2, mult)
 
 
 def _linear(target: str, spectrum: Spectrum) -> Loss:

@@ -79,7 +79,7 @@ def hypotheses(setting: Setting) -> list[Hypothesis]:
     ]
 
 
-def small_step(setting: Setting) -> list[Hypothesis]:
+def _small_step(setting: Setting) -> list[Hypothesis]:
     """Theorem 4.2 needs a step size that is small enough: this bound suffices, and is not
     necessary.
     """
@@ -96,31 +96,35 @@ def small_step(setting: Setting) -> list[Hypothesis]:
     return [*hypotheses(setting), Hypothesis("small step", bool(bound <= 1), reason, soft=True)]
 
 
-def looped_study(setting: Setting, objective: OfLoops, progress: Progress, memory: Memory) -> Study:
+def _looped_study(
+    setting: Setting, objective: OfLoops, progress: Progress, memory: Memory
+) -> Study:
     exact = growth.descend_exactly(
         setting, lambda s: curves.Looped.of(s, setting.L), 2, progress, memory
     )
     return sampled(setting, objective, exact, progress, memory)
 
 
-def layer_study(setting: Setting, objective: OfLoops, progress: Progress, memory: Memory) -> Study:
+def _layer_study(setting: Setting, objective: OfLoops, progress: Progress, memory: Memory) -> Study:
     exact = growth.descend_exactly(setting, curves.Layer.of, 3, progress, memory)
     return sampled(setting, objective, exact, progress, memory)
 
 
-def linear_study(setting: Setting, objective: OfLoops, progress: Progress, memory: Memory) -> Study:
+def _linear_study(
+    setting: Setting, objective: OfLoops, progress: Progress, memory: Memory
+) -> Study:
     assert isinstance(objective, PowerIteration)
     target, law = objective.target, setting.law
 
     def curve(spectra: Spectrum) -> curves.Linear:
         equivalent = law.r < law.d and len(spectra.lam.shape) == 2 and target == "unnormalised"
-        return curves.Linear.of(equivalent_spectrum(law) if equivalent else spectra, target)
+        return curves.Linear.of(_equivalent_spectrum(law) if equivalent else spectra, target)
 
     exact = convergence.descend_exactly(setting, curve, progress, memory)
     return sampled(setting, objective, exact, progress, memory)
 
 
-def equivalent_spectrum(law: UnitColumns) -> Spectrum:
+def _equivalent_spectrum(law: UnitColumns) -> Spectrum:
     """Two eigenvalues with the mean n/d and the mean square A of a law: all that y = Sq depends on.
 
     So the curve of the unnormalised target is exact for random spectra too.
@@ -231,7 +235,7 @@ def vanishing_loss(study: Study) -> Iterator[Evidence]:
     )
 
 
-def growth_quantities(study: Study) -> dict[str, Number]:
+def _growth_quantities(study: Study) -> dict[str, Number]:
     exact, near = study.exact, growth.Asymptote.of(study)
     setting, p = study.setting, exact.power
     K, K2, limit = exact.curve.constant(), exact.curve.correction(), exact.curve.limit()
@@ -302,7 +306,7 @@ THEOREMS = (
         objective=lambda setting, target: SubspaceDistance(setting.L),
         step_size=natural_step,
         hypotheses=hypotheses,
-        study=looped_study,
+        study=_looped_study,
         claims=(
             growth.growth,
             positive_limit,
@@ -311,7 +315,7 @@ THEOREMS = (
             *STRUCTURE,
         ),
         sampled=(*SAMPLED, "gradient-negative"),
-        quantities=growth_quantities,
+        quantities=_growth_quantities,
     ),
     Theorem(
         name="4.2",
@@ -327,8 +331,8 @@ THEOREMS = (
         targets=TARGETS,
         objective=lambda setting, target: PowerIteration(target, layer_norm=False),
         step_size=contracting_step,
-        hypotheses=small_step,
-        study=linear_study,
+        hypotheses=_small_step,
+        study=_linear_study,
         claims=(convergence.convergence, manifold.known_slope, *STRUCTURE),
         sampled=SAMPLED,
         quantities=convergence.quantities,
@@ -347,7 +351,7 @@ THEOREMS = (
         objective=lambda setting, target: PowerIteration("normalised", layer_norm=True),
         step_size=natural_step,
         hypotheses=hypotheses,
-        study=layer_study,
+        study=_layer_study,
         claims=(
             growth.growth,
             vanishing_loss,
@@ -356,6 +360,6 @@ THEOREMS = (
             *STRUCTURE,
         ),
         sampled=(*SAMPLED, "gradient-negative"),
-        quantities=growth_quantities,
+        quantities=_growth_quantities,
     ),
 )

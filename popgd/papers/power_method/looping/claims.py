@@ -157,7 +157,7 @@ def both_bounds(study: Inference) -> Iterator[Evidence]:
         # Where the query that meets both bounds by construction is not where it belongs, others say
         # nothing.
         off = max(
-            (np.max(gap[run.trusted[:, -1]], initial=0.0) for run, gap in worst_gaps(runs)),
+            (np.max(gap[run.trusted[:, -1]], initial=0.0) for run, gap in _worst_gaps(runs)),
             default=0.0,
         )
         excuse = (
@@ -210,7 +210,7 @@ def start(run: Run) -> np.ndarray:
     )
 
 
-def worst_gaps(runs: Iterable[Run]) -> Iterator[tuple[Run, np.ndarray]]:
+def _worst_gaps(runs: Iterable[Run]) -> Iterator[tuple[Run, np.ndarray]]:
     """Every run with how far sin theta of its last query is from the exact one, relative,
     (snapshots, depths).
     """
@@ -298,7 +298,7 @@ def to_the_limit(study: Inference) -> Iterator[Evidence]:
     p eta K/d.
     """
     for trained, runs in study.pairs(layer_norm=True):
-        i, corrections, allowed = approach(study, trained)
+        i, corrections, allowed = _approach(study, trained)
         t, c = trained.snapshots[0][i], trained.c[i]
         K = trained.curve.constant()
         scale = (
@@ -329,7 +329,7 @@ def to_the_limit(study: Inference) -> Iterator[Evidence]:
         )
 
 
-def approach(study: Inference, trained: Trained) -> tuple[int, float, float]:
+def _approach(study: Inference, trained: Trained) -> tuple[int, float, float]:
     """The snapshot where growth and rounding together are known best, its 1/c correction of (N
     t)^(1/p)/c, and the next order.
 
@@ -376,7 +376,7 @@ def stuck(study: Inference) -> Iterator[Evidence]:
     """Without LN the factor stops at gamma(c*) > R: no further training helps."""
     for trained, runs in study.pairs(layer_norm=False):
         star = trained.curve.c_star()
-        left = remaining(study, trained) + float(star.bound)
+        left = _remaining(study, trained) + float(star.bound)
         measured, errors, seen = [], [], []
         for run in runs:
             value, error = run.factors(study.depths).at(slice(-1, None))[:2]
@@ -409,7 +409,7 @@ def stuck(study: Inference) -> Iterator[Evidence]:
         )
 
 
-def remaining(study: Inference, trained: Trained) -> float:
+def _remaining(study: Inference, trained: Trained) -> float:
     """How far c_t still moves: its last step over 1 - (1 - etat s), as linear convergence goes on,
     and rounding.
     """

@@ -44,7 +44,7 @@ class TestLaw(NamedTuple):
     least_d: int = 2
 
 
-def fixed_basis(d: int) -> Float[np.ndarray, "d d"]:
+def _fixed_basis(d: int) -> Float[np.ndarray, "d d"]:
     """The orthonormal cosine basis (DCT-II), column j of frequency j: directions that no law here
     is invariant under.
     """
@@ -68,13 +68,13 @@ def spiked(key: PRNGKeyArray, d: int, n: int) -> Float[np.ndarray, "d n"]:
     """
     variance = 1 / np.arange(1, d + 1)
     variance[0] = SPIKE
-    return _unit(fixed_basis(d) @ (np.sqrt(variance)[:, None] * _gaussian(key, d, n)))
+    return _unit(_fixed_basis(d) @ (np.sqrt(variance)[:, None] * _gaussian(key, d, n)))
 
 
 def clustered(key: PRNGKeyArray, d: int, n: int) -> Float[np.ndarray, "d n"]:
     """Columns around a few fixed directions, in unequal shares."""
     which = np.searchsorted(np.cumsum(SHARES)[:-1], (np.arange(n) + 0.5) / n) % d
-    return _unit(fixed_basis(d)[:, which] + SCATTER * _gaussian(key, d, n))
+    return _unit(_fixed_basis(d)[:, which] + SCATTER * _gaussian(key, d, n))
 
 
 def heavy_tailed(key: PRNGKeyArray, d: int, n: int) -> Float[np.ndarray, "d n"]:
@@ -84,7 +84,7 @@ def heavy_tailed(key: PRNGKeyArray, d: int, n: int) -> Float[np.ndarray, "d n"]:
     return _unit(np.asarray(jax.random.cauchy(key, (d, n), jnp.float64)))
 
 
-def nearly_repeated(key: PRNGKeyArray, d: int, n: int) -> Float[np.ndarray, "d n"]:
+def _nearly_repeated(key: PRNGKeyArray, d: int, n: int) -> Float[np.ndarray, "d n"]:
     """lam_2 = (1 - NEAR) lam_1, or a little less: a regular polygon in a plane, squeezed by NEAR,
     and columns beside it.
     """
@@ -113,7 +113,7 @@ def _polygon(key: PRNGKeyArray, d: int, n: int, squeeze: float) -> Float[np.ndar
         X[2:, m:] = _unit(_gaussian(key, d - 2, n - m))
     elif n > m:
         X[0, m:] = 1.0
-    return _unit(fixed_basis(d) @ X)
+    return _unit(_fixed_basis(d) @ X)
 
 
 def axes(key: PRNGKeyArray, d: int, n: int) -> Float[np.ndarray, "d n"]:
@@ -125,12 +125,12 @@ def axes(key: PRNGKeyArray, d: int, n: int) -> Float[np.ndarray, "d n"]:
     return np.eye(d)[:, np.concatenate([np.zeros(first, dtype=int), np.sort(rest)])]
 
 
-def rank_deficient(key: PRNGKeyArray, d: int, n: int) -> Float[np.ndarray, "d n"]:
+def _rank_deficient(key: PRNGKeyArray, d: int, n: int) -> Float[np.ndarray, "d n"]:
     """Columns in a fixed subspace of half the dimension (rounded up, below d), spiked there: lam_d
     = 0.
     """
     rank = min((d + 1) // 2, d - 1)
-    return _unit(fixed_basis(d)[:, :rank] @ spiked(key, rank, n))
+    return _unit(_fixed_basis(d)[:, :rank] @ spiked(key, rank, n))
 
 
 TEST_LAWS: dict[str, TestLaw] = {
@@ -138,9 +138,9 @@ TEST_LAWS: dict[str, TestLaw] = {
     "clustered": TestLaw(clustered, "columns in clusters"),
     "heavy": TestLaw(heavy_tailed, "heavy-tailed directions"),
     "axes": TestLaw(axes, "repeated coordinate axes, lam_2 multiple"),
-    "near": TestLaw(nearly_repeated, f"lam_2 = (1 - {NEAR:g}) lam_1"),
+    "near": TestLaw(_nearly_repeated, f"lam_2 = (1 - {NEAR:g}) lam_1"),
     "repeated": TestLaw(repeated, "lam_1 = lam_2", least_d=3),
-    "deficient": TestLaw(rank_deficient, "rank below d"),
+    "deficient": TestLaw(_rank_deficient, "rank below d"),
 }
 
 

@@ -16,10 +16,10 @@ COLOURS = {"LN": BLUE, "looped": BLUE, "norm": ORANGE, "unnorm": GREEN}
 
 
 def figures(study: Any, title: str) -> dict[str, Figure]:
-    return {"angles": angle_picture(study, title), "factors": factor_picture(study, title)}
+    return {"angles": _angle_picture(study, title), "factors": _factor_picture(study, title)}
 
 
-def angle_picture(study: Any, title: str) -> Figure:
+def _angle_picture(study: Any, title: str) -> Figure:
     """sin theta_k of the last snapshot and the first query on every matrix: dots measured, lines
     exact, bounds shaded.
     """
@@ -67,7 +67,7 @@ def angle_picture(study: Any, title: str) -> Figure:
     return figure
 
 
-def factor_picture(study: Any, title: str) -> Figure:
+def _factor_picture(study: Any, title: str) -> Figure:
     """The factor a loop on the first matrix against training steps: dots measured, lines
     gamma(c_t), dashed the limit.
     """
@@ -88,12 +88,12 @@ def factor_picture(study: Any, title: str) -> Figure:
     axes.set(
         xlabel="training step t",
         ylabel="contraction factor a loop",
-        title=f"{title}: {runs_words(study)}",
+        title=f"{title}: {_runs_words(study)}",
     )
     axes.legend(fontsize=8)
     return figure
 
 
-def runs_words(study: Any) -> str:
+def _runs_words(study: Any) -> str:
     first: Any = next(iter(study.runs.values()))[0]
     return first.test.words

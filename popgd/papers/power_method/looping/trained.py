@@ -179,10 +179,10 @@ def names_in(setting: Setting, names: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the named models that are to be looped: with `trained`, those of its run."""
     if not setting.law.run:
         return names
-    return names_of(setting.law.kept, names)
+    return _names_of(setting.law.kept, names)
 
 
-def names_of(kept: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
+def _names_of(kept: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the named models that a run with these settings has trained."""
     target = kept.get("target")
     return tuple(
@@ -252,7 +252,7 @@ def _from_run(values: Mapping[str, Any], names: tuple[str, ...]) -> TrainingLaw:
             f"trained={path} was trained with {told}: say so too, or leave out what differs"
         )
     law = TrainingLaw(unit_columns.make_law({**values, **own}), run, kept)
-    for name in names_of(kept, names):
+    for name in _names_of(kept, names):
         _stored(law, KINDS[name])
     return law
 

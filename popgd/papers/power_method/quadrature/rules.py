@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 DIGITS = 40.0  # both rules aim at an error of e^{-40}, before algebraic factors
 
 
-def elliptic_k(k_prime: float) -> float:
+def _elliptic_k(k_prime: float) -> float:
     """Complete elliptic integral K of the modulus whose complement is k_prime, by the
     arithmetic-geometric mean.
     """
@@ -34,7 +34,7 @@ def inverse_three_halves_rule(cond: float) -> tuple[np.ndarray, np.ndarray, floa
     right. `error` is the largest seen on a grid of x, doubled. Source: derived.
     """
     kp = 1.0 / max(cond, 10.0)
-    K, Kp = elliptic_k(kp), elliptic_k(sqrt((1.0 - kp) * (1.0 + kp)))
+    K, Kp = _elliptic_k(kp), _elliptic_k(sqrt((1.0 - kp) * (1.0 + kp)))
     count = 2 * ceil((DIGITS + 6.0) * K / (4.0 * pi * Kp))
     v = K * (np.arange(count // 2) + 0.5) / count
     odd = 2.0 * np.arange(60)[:, None] + 1.0

@@ -87,7 +87,7 @@ def _log_terms(power, a, b, amplitude: Amplitude, s, at: Callable[..., Logistic]
     return log_f, jnp.where(there, value, 0.0) / size, weight
 
 
-def modulus_mass(integrand: tuple, s: Float[Array, " s"], h, top) -> Float[Array, ""]:
+def _modulus_mass(integrand: tuple, s: Float[Array, " s"], h, top) -> Float[Array, ""]:
     """Upper bound of M = int |f(s + i pi/2)| ds / e^top from every fourth node; 2 covers that
     rule's own error.
     """
@@ -96,7 +96,7 @@ def modulus_mass(integrand: tuple, s: Float[Array, " s"], h, top) -> Float[Array
     return 8.0 * h * jnp.sum(jnp.exp(log_f - top))
 
 
-def grid(
+def _grid(
     a: Float[Array, " m"], b: Float[Array, " m"], left: float, right, nodes: int
 ) -> tuple[Float[Array, " s"], Float[Array, ""]]:
     """Nodes from where e^{left s} has lost e^{-40} to where e^{-right s} has, and the step (s[1] -
@@ -138,7 +138,7 @@ def integral(
     Source: derived.
     """
     right = jnp.sum(a) + degree - power
-    s, h = grid(a, b, left, right, nodes)
+    s, h = _grid(a, b, left, right, nodes)
     log_f, sign, weight = _log_terms(power, a, b, amplitude, s, logistic)
     top = lax.stop_gradient(jnp.max(log_f))
     f = jnp.exp(log_f - top)
@@ -149,16 +149,16 @@ def integral(
     cut = f[0] / (0.99 * left) + f[-1] / fall
     aliasing = (
         2.0
-        * modulus_mass(majorant or (power, a, b, amplitude), s, h, top)
+        * _modulus_mass(majorant or (power, a, b, amplitude), s, h, top)
         / jnp.expm1(jnp.pi**2 / h)
     )
     units = 2.0 * weight + 16.0 + b.size + 2.0 * nodes**0.5
     rounding = h * jnp.sum(f * (UNIT * units + (abs(power) + degree) * b_error))
     rounding = rounding + 3.0 * UNIT * jnp.abs(log_scale) * h * jnp.sum(f)
-    return finish(total, lax.stop_gradient(cut + aliasing + rounding), top + log_scale)
+    return _finish(total, lax.stop_gradient(cut + aliasing + rounding), top + log_scale)
 
 
-def finish(total, error, log_scale) -> Bounded:
+def _finish(total, error, log_scale) -> Bounded:
     """total e^{log_scale} with error e^{log_scale}; TINY is added because the bound itself may
     underflow.
     """
@@ -172,7 +172,7 @@ def finish(total, error, log_scale) -> Bounded:
 
 
 def from_value(value, bound) -> Bounded:
-    return finish(value, lax.stop_gradient(bound), 0.0)
+    return _finish(value, lax.stop_gradient(bound), 0.0)
 
 
 def times(x: Bounded, factor) -> Bounded:

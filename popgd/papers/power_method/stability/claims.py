@@ -49,7 +49,7 @@ SHARP, OVERSHOOT = 2.0, 1.0
 LOSS_ROUNDING = 1e-12
 
 
-def where_it_converges(
+def _where_it_converges(
     claims: Callable[[Stability], Iterator[Evidence]],
 ) -> Callable[[Stability], Iterator[Evidence]]:
     """The claims, INCONCLUSIVE where the descent on the manifold, beside which everything is
@@ -71,7 +71,7 @@ def where_it_converges(
     return judged
 
 
-@where_it_converges
+@_where_it_converges
 def sectors_split(study: Stability) -> Iterator[Evidence]:
     """Active and inactive blocks do not mix; two entries have closed forms; the scalar sector is
     that of the exact loss.
@@ -159,7 +159,7 @@ def _exact_entries(study: Stability, where: str) -> Iterator[Evidence]:
         )
 
 
-@where_it_converges
+@_where_it_converges
 def saddle(study: Stability) -> Iterator[Evidence]:
     """The curvature along P22 - Q22 is negative; where h < 0, without LN at small c, along P22 +
     Q22.
@@ -182,7 +182,7 @@ def saddle(study: Stability) -> Iterator[Evidence]:
     )
 
 
-@where_it_converges
+@_where_it_converges
 def grows(study: Stability) -> Iterator[Evidence]:
     """Perturbations grow and shrink as first order says, in all of N; one layer."""
     if study.inside is None:
@@ -221,7 +221,7 @@ def _p11(inside: Inside) -> Iterator[Evidence]:
         yield _growth("p11-rate", statement, p11, inside.pushes, inside.pushed.step)
 
 
-@where_it_converges
+@_where_it_converges
 def sectors(study: Stability) -> Iterator[Evidence]:
     """A small perturbation of all entries grows by tangent maps of fresh samples as the reduced
     ones say, in each sector.
@@ -267,11 +267,11 @@ def sectors(study: Stability) -> Iterator[Evidence]:
             skewness=float(((runs - mean) ** 3).mean() / runs.std() ** 3 / len(runs) ** 0.5)
             if runs.std()
             else 0.0,
-            excuse=overshoots(study),
+            excuse=_overshoots(study),
         )
 
 
-def overshoots(study: Stability) -> str:
+def _overshoots(study: Stability) -> str:
     """Why nothing can be said of steps this large, or empty."""
     if (study.base.theta[:, 2] * study.base.theta[:, 5]).min() < 0:
         return "steps overshoot: on the manifold c = ab falls below 0; take a smaller eta"
@@ -310,7 +310,7 @@ def _growth(
     )
 
 
-@where_it_converges
+@_where_it_converges
 def ends(study: Stability) -> Iterator[Evidence]:
     """Where descent from beside the manifold gets to; for more layers it is sampled and a number of
     the report, not a claim.
@@ -337,14 +337,14 @@ def ends(study: Stability) -> Iterator[Evidence]:
         reason="quadrature of the exact loss",
         origin="derived",
         sense="at most",
-        excuse=already(study, limit or beside[-1])
+        excuse=_already(study, limit or beside[-1])
         or ("" if share[-1] <= BELOW else unfinished(study, share)),
     )
     if not study.objective.layer_norm:
         m, c = (
             np.asarray(x) for x in jax.vmap(one_layer.products)(jnp.asarray(study.ended.theta))[2:]
         )
-        goal_m, goal_c, least = regression(study)
+        goal_m, goal_c, least = _regression(study)
         gaps = np.stack([m - goal_m, c - goal_c, study.loss - least])
         # Relative to those at the start, where they are less than one
         scale = np.minimum(1.0, np.abs(gaps[:, 0]))
@@ -366,7 +366,7 @@ def ends(study: Stability) -> Iterator[Evidence]:
         )
 
 
-def already(study: Stability, limit: float) -> str:
+def _already(study: Stability, limit: float) -> str:
     """Why a loss that is below the limit at the end tells nothing of the descent, or empty."""
     return (
         ""
@@ -391,8 +391,8 @@ def unfinished(study: Stability, left: Float[np.ndarray, " ended"]) -> str:
     if inside.pushes is not None and study.ended.theta[0, P11] != 0:
         logs = np.append(logs, inside.pushes[-1])
     amplitude = study.setting["size"] * np.exp(min(float(np.max(logs)), 700.0))
-    if overshoots(study):
-        return overshoots(study)
+    if _overshoots(study):
+        return _overshoots(study)
     if not amplitude >= 1:
         return (
             f"too early: in {step[-1]} steps the perturbation has grown to {amplitude:.2g} by "
@@ -403,7 +403,7 @@ def unfinished(study: Stability, left: Float[np.ndarray, " ended"]) -> str:
     return ""
 
 
-def regression(study: Stability) -> tuple[float, float, float]:
+def _regression(study: Stability) -> tuple[float, float, float]:
     """(m, c, loss) of the least squares fit of y by (1 + m) q + c S q: the exact loss is quadratic
     in (1 + m, c).
     """

@@ -125,7 +125,7 @@ def sector_growth(
     measured = np.einsum("rksi,si->rks", np.asarray(found_x), vectors)
     kept = slice(len(grid))
     passed = base.step <= grid[-1]
-    sharp = setting.eta * sharpness(series, base.theta[passed], first)
+    sharp = setting.eta * _sharpness(series, base.theta[passed], first)
     # Beyond 2 the factor of a step is 1 - sharp < -1
     overshoot = np.log(np.maximum(sharp - 1, 1))[:-1] @ np.diff(base.step[passed])
     return Growth(
@@ -140,7 +140,7 @@ def sector_growth(
     )
 
 
-def sharpness(
+def _sharpness(
     series: tangent.Series, theta: Float[np.ndarray, "points 8"], first: bool
 ) -> Float[np.ndarray, " points"]:
     """The largest curvature of the mean Hessian in any sector at points of the manifold, 0 where

@@ -169,7 +169,7 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
     pushes = objective.layer_norm and whole
     like = Inside(_PATH, _PATH, _PATH if pushes else None, 0, 0 if pushes else None)  # pyright: ignore
     ended = cache(
-        lambda: part("descent beside the manifold", descend_beside, *common, like=(_PATH, 0, 0))
+        lambda: part("descent beside the manifold", _descend_beside, *common, like=(_PATH, 0, 0))
     )
     hessian_of = lambda at, key: hessian.population_hessian(
         objective, jnp.asarray(at), law, key, setting.samples
@@ -189,7 +189,7 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
         return grown._replace(sharpest=float(grown.sharpest), overshoot=float(grown.overshoot))
 
     def errors_of_ends() -> Any:
-        how = setting, objective, known, cheap, found.ended.theta[-1], run_beside
+        how = setting, objective, known, cheap, found.ended.theta[-1], _run_beside
         return part("errors of ends", end_errors, *how, like=0)
 
     def shifted() -> Any:
@@ -209,7 +209,7 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
             "base_step": base.step[some],
         },
         {
-            "slopes": lambda: slopes_along(setting, objective, known, base, progress, memory),
+            "slopes": lambda: _slopes_along(setting, objective, known, base, progress, memory),
             "inside": lambda: (
                 part("descents in N", descend_inside, *common, base, pushes, like=like)
                 if objective.L == 1
@@ -236,7 +236,7 @@ def study(setting: Setting, objective: Objective, progress: Progress, memory: Me
     return found
 
 
-def slopes_along(
+def _slopes_along(
     setting: Setting,
     objective: Objective,
     known: Any,
@@ -277,7 +277,7 @@ def descend_inside(
     )
 
 
-def descend_beside(
+def _descend_beside(
     setting: Setting, objective: Objective, spectrum: Spectrum, known: Any, cheap: Any
 ) -> tuple[Path, np.ndarray, np.ndarray]:
     """The descent from `size` beside the manifold, in N, with its losses and their errors: 0 for
@@ -286,7 +286,7 @@ def descend_beside(
     law = setting.law
     if objective.L > 1:
         slope = kronecker.sampled_slope(objective, law, setting.batch)
-        path = run_beside(setting, objective, slope, log_grid(setting.sampled_steps, SPARSE))
+        path = _run_beside(setting, objective, slope, log_grid(setting.sampled_steps, SPARSE))
         points = [jnp.asarray(x) for x in path.theta]
         every = [
             kronecker.population_gradient(objective, x, law, setting.key(10), setting.samples)
@@ -298,7 +298,7 @@ def descend_beside(
             np.array([float(e.stderr[0]) for e in every]),
         )
     steps, slope = beside(setting, objective, spectrum, cheap)
-    path = run_beside(
+    path = _run_beside(
         setting,
         objective,
         slope,
@@ -308,7 +308,7 @@ def descend_beside(
     return path, loss, np.zeros(len(loss))
 
 
-def run_beside(
+def _run_beside(
     setting: Setting,
     objective: Objective,
     slope: Any,

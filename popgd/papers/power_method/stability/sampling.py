@@ -63,10 +63,10 @@ def ends_at(
         if objective.layer_norm
         else np.nan
     )
-    return np.array([loss, *products_at(theta), square])
+    return np.array([loss, *_products_at(theta), square])
 
 
-def products_at(theta: Float[np.ndarray, "8"]) -> tuple[float, ...]:
+def _products_at(theta: Float[np.ndarray, "8"]) -> tuple[float, ...]:
     return tuple(float(x) for x in one_layer.products(jnp.asarray(theta)))
 
 
@@ -120,9 +120,9 @@ def end_errors(
     kept = [rows[rows % groups != g] for g in range(groups)]
     if isinstance(objective, PowerIteration):
         each = one_layer.linear_constants(spectrum, objective.target)
-        return jackknife(np.stack([_linear_end(setting, objective, each[k], run) for k in kept]))
+        return _jackknife(np.stack([_linear_end(setting, objective, each[k], run) for k in kept]))
     parts = (Spectrum(spectrum.lam[k], spectrum.mult[k]) for k in kept)
-    return jackknife(np.stack([_looped_end(setting, objective, part, run) for part in parts]))
+    return _jackknife(np.stack([_looped_end(setting, objective, part, run) for part in parts]))
 
 
 def _by_response(
@@ -138,14 +138,16 @@ def _by_response(
     grid = np.array([setting.steps])
     faster = replace(setting, eta=setting.eta * (1 + CHANGE))
     here, there = (run(s, objective, cheap, grid).theta[0] for s in (setting, faster))
-    (_, _, m, c), (_, _, more_m, more_c) = products_at(here), products_at(there)
+    (_, _, m, c), (_, _, more_m, more_c) = _products_at(here), _products_at(there)
     x, moved = c / (1 + m), more_c / (1 + more_m) - c / (1 + m)
     if not x >= 0:
         return np.full(len(ENDS), np.inf)
     share = float(np.max(known.log_slope(np.array([0.0, x])).stderr)) / CHANGE
     loss = float(known.loss(x).stderr) + abs(float(known.slope(x).value) * moved) * share
     # p11 = p12 = 0 all along: the output has length 1
-    return np.array([loss, *(share * abs(np.subtract(products_at(there), products_at(here)))), 0.0])
+    return np.array(
+        [loss, *(share * abs(np.subtract(_products_at(there), _products_at(here)))), 0.0]
+    )
 
 
 def _linear_end(
@@ -157,7 +159,7 @@ def _linear_end(
     end = run(
         setting, objective, lambda theta, key: value_and_grad(theta), np.array([setting.steps])
     )
-    return np.array([float(end.loss[0]), *products_at(end.theta[0]), np.nan])
+    return np.array([float(end.loss[0]), *_products_at(end.theta[0]), np.nan])
 
 
 def _looped_end(
@@ -169,7 +171,7 @@ def _looped_end(
     return ends_at(objective, spectrum, float(end.loss[0]), end.theta[0])
 
 
-def jackknife(others: Float[np.ndarray, "groups ends"]) -> Float[np.ndarray, " ends"]:
+def _jackknife(others: Float[np.ndarray, "groups ends"]) -> Float[np.ndarray, " ends"]:
     """Standard errors of what was computed without one group each (Quenouille, Tukey)."""
     return np.sqrt((len(others) - 1) * others.var(axis=0))
 
@@ -185,7 +187,7 @@ def shift_of(
     """What the error of c moves of the Hessian at theta, with the samples of `fresh`: a b = c, a^2
     - b^2 as it is.
     """
-    error = error_of_c(setting, known, base, theta)
+    error = _error_of_c(setting, known, base, theta)
     if not error:
         return np.zeros_like(fresh)
     (a, b), away = theta[list(ACTIVE)], np.zeros(8)
@@ -193,7 +195,7 @@ def shift_of(
     return np.asarray(make(jnp.asarray(theta + away)).mean) - fresh
 
 
-def error_of_c(setting: Setting, known: Any, base: Path, theta: np.ndarray) -> float:
+def _error_of_c(setting: Setting, known: Any, base: Path, theta: np.ndarray) -> float:
     """Standard error from the sampled spectra of c at the point theta of the descent on the
     manifold.
 

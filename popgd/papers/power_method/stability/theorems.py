@@ -55,9 +55,9 @@ def quantities(study: Stability) -> dict[str, Number]:
     modes = list(hessian.modes(study.found, study.fresh))
     for mode in modes:
         lowest = "lowest_" + mode.sector.replace(" ", "_")
-        found.setdefault(lowest, Number(mode.curvature, stderr=error_of(study, mode)))
+        found.setdefault(lowest, Number(mode.curvature, stderr=_error_of(study, mode)))
     top = max(modes, key=lambda mode: mode.curvature)
-    found["highest"] = Number(top.curvature, stderr=error_of(study, top))
+    found["highest"] = Number(top.curvature, stderr=_error_of(study, top))
     sampling = study.end_errors
     off = study.loss_error[-1] + LOSS_ROUNDING
     found["end_loss"] = Number(study.loss[-1], off, sampling[0])
@@ -74,7 +74,7 @@ def quantities(study: Stability) -> dict[str, Number]:
     }
 
 
-def error_of(study: Stability, mode: hessian.Mode) -> float:
+def _error_of(study: Stability, mode: hessian.Mode) -> float:
     """That of the samples, and what the sampled spectra move through the point where the Hessian is
     taken.
     """
@@ -82,7 +82,7 @@ def error_of(study: Stability, mode: hessian.Mode) -> float:
     return mode.error + abs(float(mode.vector @ shifted @ mode.vector))
 
 
-def beside_step(law: UnitColumns, L: int) -> float:
+def _beside_step(law: UnitColumns, L: int) -> float:
     """The natural step size, a tenth of it for two loops and a hundredth for each loop beyond.
 
     Beside the manifold eta must be below 2/curvature of Q11, which for the default spectrum is 4.4,
@@ -144,7 +144,7 @@ FINDINGS = (
         lambda setting, target: SubspaceDistance(setting.L),
         LOOPS,
         sampled=(*SAMPLED, "hessian-p12-q21"),
-        step_size=beside_step,
+        step_size=_beside_step,
     ),
     _finding(
         "4.2",

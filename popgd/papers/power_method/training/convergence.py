@@ -52,14 +52,14 @@ ROUNDINGS = 64
 READ_AT = 1e-5
 
 
-def affine_slope(c: jax.Array, c_star: jax.Array, A: jax.Array) -> jax.Array:
+def _affine_slope(c: jax.Array, c_star: jax.Array, A: jax.Array) -> jax.Array:
     """l'(c) = 2A (c - c*)."""
     return 2 * A * (c - c_star)
 
 
-def parabola(A: Any, c_star: Any) -> jax.tree_util.Partial:
+def _parabola(A: Any, c_star: Any) -> jax.tree_util.Partial:
     """The slope of L* + A (c - c*)^2, for `recursion`."""
-    return jax.tree_util.Partial(affine_slope, c_star=jnp.asarray(c_star), A=jnp.asarray(A))
+    return jax.tree_util.Partial(_affine_slope, c_star=jnp.asarray(c_star), A=jnp.asarray(A))
 
 
 def sufficient(eta: float, A: float, c_star: float, d: int) -> float:
@@ -85,11 +85,11 @@ def descend_exactly(
     start = start_of(setting)
 
     def descend() -> tuple:
-        records = to_the_end(
+        records = _to_the_end(
             curve, start, eta, d, setting.steps, partial(progress, "exact descent")
         )
         short = recursion.recurse(
-            parabola(A, c_star),
+            _parabola(A, c_star),
             start,
             eta,
             d,
@@ -105,7 +105,7 @@ def descend_exactly(
     )
 
 
-def to_the_end(
+def _to_the_end(
     curve: Linear,
     start: tuple[float, float],
     eta: float,
@@ -118,7 +118,7 @@ def to_the_end(
     """
     parts, state = [], None
     A, c_star = float(curve.mean_square().value), float(curve.c_star().value)
-    slope, etat = parabola(A, c_star), 2 * eta * A / d
+    slope, etat = _parabola(A, c_star), 2 * eta * A / d
     grid = recursion.log_grid(min(steps, MOST), PER_DECADE)
     for number, step in enumerate(grid):
         part = recursion.recurse(
@@ -169,7 +169,7 @@ class Changed(NamedTuple):
 
     def descend(self, setting: Setting, steps: Int[np.ndarray, " records"]) -> Records:
         """The nine descents at these steps."""
-        slope = parabola(self.A, self.N / self.A)
+        slope = _parabola(self.A, self.N / self.A)
         return recursion.recurse(
             slope, start_of(setting), np.full(9, setting.eta), setting.law.d, steps
         )
@@ -217,7 +217,7 @@ def quantities(study: Study) -> dict[str, Number]:
         "a_final": a[0],
         "b_final": b[0],
     }
-    error_N = float((star.bound + rounding_of(study)) / abs(star.value)) if star.value else 0.0
+    error_N = float((star.bound + _rounding_of(study)) / abs(star.value)) if star.value else 0.0
     found = {name: changed.number(x, error_N) for name, x in values.items()}
     if not converges(study):
         unknown = {name: found[name].moved(np.inf) for name in ("contraction", "stability")}
@@ -235,7 +235,7 @@ def convergence(study: Study) -> Iterator[Evidence]:
     excuse = broken_off(int(records.stopped) if records.stopped >= 0 else None)
     star, least = curve.c_star(), curve.limit()
     c_star, t = float(star.value), int(records.step[-1])
-    left, distance = remaining(study), abs(float(records.c[0]) - c_star)
+    left, distance = _remaining(study), abs(float(records.c[0]) - c_star)
     yield known(
         "limit-c",
         f"a_t b_t converges to c* = {c_star:.10g}: c at step {t}",
@@ -243,9 +243,9 @@ def convergence(study: Study) -> Iterator[Evidence]:
         predicted=c_star,
         measured=float(records.c[-1]),
         error=float(star.bound),
-        allowance=left + rounding_of(study),
+        allowance=left + _rounding_of(study),
         resolution=SHARE * distance,
-        reason=f"what linear convergence leaves after {t} steps, and rounding; {regime(study)}. "
+        reason=f"what linear convergence leaves after {t} steps, and rounding; {_regime(study)}. "
         "Resolution: a share of the "
         f"distance {distance:.3g} from the start",
         excuse=excuse or unfinished(study),
@@ -277,7 +277,7 @@ def convergence(study: Study) -> Iterator[Evidence]:
     yield from contraction(study, excuse)
 
 
-def gaps(study: Study) -> tuple[np.ndarray, np.ndarray]:
+def _gaps(study: Study) -> tuple[np.ndarray, np.ndarray]:
     """c - c* at the records, and the factors f by which the next step multiplies it."""
     exact = study.exact
     records = exact.records
@@ -291,12 +291,12 @@ def half(records: Records) -> int:
     return int(np.searchsorted(records.step, records.step[-1] / 2, side="right")) - 1
 
 
-def oscillates(study: Study) -> bool:
+def _oscillates(study: Study) -> bool:
     """Whether c goes on moving around c*, as far away as at half of the steps and with the same
     s.
     """
     records = study.exact.records
-    gap, i = gaps(study)[0], half(study.exact.records)
+    gap, i = _gaps(study)[0], half(study.exact.records)
     # A record may fall on either side of c*
     wide = np.maximum(abs(gap), abs(gap + records.dc))
     s = np.hypot(2 * records.c, records.Delta)
@@ -308,11 +308,11 @@ def oscillates(study: Study) -> bool:
 
 def converges(study: Study) -> bool:
     """Whether from half of the steps on every step on record brings c nearer to c*."""
-    f, i = gaps(study)[1], half(study.exact.records)
+    f, i = _gaps(study)[1], half(study.exact.records)
     return bool(np.all(abs(f[i:]) < 1))
 
 
-def rounding_of(study: Study) -> float:
+def _rounding_of(study: Study) -> float:
     """`floor` at the last step."""
     records, exact = study.exact.records, study.exact
     star = float(exact.curve.c_star().value)
@@ -322,7 +322,7 @@ def rounding_of(study: Study) -> float:
 
 def unfinished(study: Study) -> str:
     """Why nothing can be said of the limit, or empty."""
-    if converges(study) or oscillates(study):
+    if converges(study) or _oscillates(study):
         return ""
     return (
         f"c neither settles nor repeats itself in {int(study.exact.records.step[-1])} steps: "
@@ -330,7 +330,7 @@ def unfinished(study: Study) -> str:
     )
 
 
-def remaining(study: Study) -> float:
+def _remaining(study: Study) -> float:
     """How far linear convergence leaves c_t from c* at the last step: the distance from where on
     every factor f is below 1, times those factors.
 
@@ -340,14 +340,14 @@ def remaining(study: Study) -> float:
     if not converges(study):
         return 0.0
     records = study.exact.records
-    gap, f = gaps(study)
+    gap, f = _gaps(study)
     i = int(np.append(-1, np.flatnonzero(~(abs(f) < 1)))[-1]) + 1
     with np.errstate(divide="ignore"):
         logs = np.log(np.maximum(abs(f[i:-1]), abs(f[i + 1 :]))) @ np.diff(records.step[i:])
     return 2 * abs(float(gap[i])) * float(np.exp(logs))
 
 
-def regime(study: Study) -> str:
+def _regime(study: Study) -> str:
     """What the descent did, in words: etat s_inf = 2 is the edge of local stability of a fixed
     point with a b = c*.
     """
@@ -375,7 +375,7 @@ def contraction(study: Study, excuse: str) -> Iterator[Evidence]:
     star = exact.curve.c_star()
     gap = records.c - float(star.value)
     etat = setting.eta * exact.curvature / setting.law.d
-    doubt = float(star.bound) + rounding_of(study)
+    doubt = float(star.bound) + _rounding_of(study)
     seen = abs(gap) > max(READ_AT * abs(gap[0]), 1e6 * doubt)
     i = int(np.flatnonzero(seen)[-1]) if seen.any() else 0
     s = float(np.hypot(2 * records.c[-1], records.Delta[-1]))

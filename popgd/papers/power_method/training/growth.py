@@ -125,7 +125,7 @@ def _descend(
         )
         records, short = (run(grid, callback=report) for grid in grids)
     error = float(slope.error)
-    losses = float(curve.limit().value) + excess_losses(slope, records.c, power)
+    losses = float(curve.limit().value) + _excess_losses(slope, records.c, power)
     return records, short, losses, error, response
 
 
@@ -148,7 +148,7 @@ def sampling_errors(exact: Exact) -> Float[np.ndarray, "3"]:
     return abs(exact.response) * float(np.max(shares))
 
 
-def excess_losses(
+def _excess_losses(
     slope: Any, c: Float[np.ndarray, " records"], power: int
 ) -> Float[np.ndarray, " records"]:
     """l(c) - l_inf at increasing c, by integrating the fitted -l' from each c to the next and from
@@ -249,7 +249,7 @@ def growth(study: Study) -> Iterator[Evidence]:
         "between 1/2 and 1/3",
         excuse=excuse,
     )
-    for name, value in zip("ab", block_exponents(exact.records), strict=True):
+    for name, value in zip("ab", _block_exponents(exact.records), strict=True):
         yield known(
             f"exponent-{name}",
             f"{name}_t grows like t^({shown / 2}): local exponent, its 1/c term removed",
@@ -265,7 +265,7 @@ def growth(study: Study) -> Iterator[Evidence]:
     yield from increments(study, near, excuse)
 
 
-def block_exponents(records: recursion.Records) -> tuple[float, float]:
+def _block_exponents(records: recursion.Records) -> tuple[float, float]:
     """(a^+ - a)/a and (b^+ - b)/b at the last step, from dc: a^2 = (s + Delta)/2, s = sqrt(4c^2 +
     Delta^2), dDelta ~ 0.
     """

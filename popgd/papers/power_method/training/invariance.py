@@ -35,7 +35,7 @@ FORWARD_RESOLUTION = 0.1
 SHAKES = 4
 
 
-def random_active(key: jax.Array, d: int, dtype: jnp.dtype) -> np.ndarray:
+def _random_active(key: jax.Array, d: int, dtype: jnp.dtype) -> np.ndarray:
     """Two random active blocks (2, d, d) that are no multiples of I, of the size of I."""
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     return (rng.standard_normal((2, d, d)) / np.sqrt(d)).astype(dtype)
@@ -114,7 +114,7 @@ def samplewise(study: Study) -> tuple[float, float, float]:
     manifold = model.Active(setting.law.d)
     for number in range(RANDOM_WEIGHTS):
         key = setting.key(0, number)
-        A, B = random_active(key, setting.law.d, jnp.dtype(setting.dtype))
+        A, B = _random_active(key, setting.law.d, jnp.dtype(setting.dtype))
         weights = model.active_weights(jnp.asarray(A), jnp.asarray(B))
         found = gradient.population_gradient(
             study.objective, weights, setting.law, key, SAMPLEWISE, manifold

@@ -48,7 +48,7 @@ def slope_of(point: Point, d: int) -> Number:
     return Number(mean, 0.0, stderr, float(gradient.skewness(found)[k]))
 
 
-def slope_rounding(point: Point, d: int) -> float:
+def _slope_rounding(point: Point, d: int) -> float:
     """What float32 may have moved `slope_of` by: 0 in float64."""
     return float(np.asarray(point.rounding)[int(point.a >= point.b)]) * d / max(point.a, point.b)
 
@@ -64,9 +64,9 @@ def descent_rounding(study: Study, run: Trajectory) -> float:
     law, exact = study.setting.law, study.exact
     d = law.d
     slopes = [
-        slope_rounding(p, d) / max(abs(slope_of(p, d).value), 1e-300)
+        _slope_rounding(p, d) / max(abs(slope_of(p, d).value), 1e-300)
         for p in study.points
-        if slope_rounding(p, d)
+        if _slope_rounding(p, d)
     ]
     if exact.power:
         slope = exact.slope_error
@@ -217,7 +217,7 @@ def _whole_gradients(study: Study) -> Iterator[Evidence]:
     d = study.setting.law.d
     sampled = Number(*np.array([slope_of(p, d) for p in study.points]).T)
     value, error, skewness = sampled.value, sampled.stderr, abs(sampled.skewness)
-    rounding = np.array([slope_rounding(p, d) for p in study.points])
+    rounding = np.array([_slope_rounding(p, d) for p in study.points])
     exact = study.exact.wide.slope(np.array([p.c for p in study.points]))
     wanted, bound, outer, skewed = (np.broadcast_to(x, value.shape) for x in exact[:4])
     scale = np.maximum(abs(wanted), slopes.start_of(study.exact.wide))

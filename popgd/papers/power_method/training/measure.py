@@ -32,7 +32,7 @@ from popgd.papers.power_method.training.study import (
 from popgd.theorem.base import Progress, Setting
 
 
-def population_gradients(
+def _population_gradients(
     setting: Setting, objective: OfLoops, exact: Exact, progress: Progress, memory: Memory
 ) -> Iterable[Point]:
     """Monte Carlo gradients at the start, early in and at the end of the short descent."""
@@ -119,7 +119,7 @@ def sampled(
         return float(once), float(twice)
 
     batch, twice = RAW_BATCH * setting.batch, "raw descent, twice the batch"
-    points = lambda: tuple(population_gradients(setting, objective, exact, progress, memory))
+    points = lambda: tuple(_population_gradients(setting, objective, exact, progress, memory))
     study = Study.of(
         {"setting": setting, "objective": objective, "exact": exact},
         {

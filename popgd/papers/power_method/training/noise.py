@@ -46,7 +46,7 @@ def sampling_noise(study: Study, run: Trajectory, late: int = 1) -> float:
     if run.diverged_at is not None:
         return np.inf
     a, b, c = path_of(run)
-    kick = kicks(study, run)
+    kick = _kicks(study, run)
     if setting.bank:
         return float(np.trapezoid(kick, run.step) + kick[0])
     unit = float(kick.max()) or 1.0  # squares of tiny kicks would vanish
@@ -66,7 +66,7 @@ def sampling_noise(study: Study, run: Trajectory, late: int = 1) -> float:
     )
 
 
-def kicks(study: Study, run: Trajectory) -> np.ndarray:
+def _kicks(study: Study, run: Trajectory) -> np.ndarray:
     """What the noise of one step adds to c, at the recorded steps; where c grows, as much of it as
     is left at the end.
     """
@@ -87,7 +87,7 @@ def noise_skewness(study: Study, run: Trajectory, noise: float, batch: int) -> f
     """
     estimates = ((p, p.along if run is study.projected else p.estimate) for p in study.points)
     found = [abs(gradient.skewness(estimate)[int(p.a >= p.b)]) for p, estimate in estimates]
-    share = min(float(kicks(study, run).max()) / noise, 1.0) if 0 < noise < np.inf else 1.0
+    share = min(float(_kicks(study, run).max()) / noise, 1.0) if 0 < noise < np.inf else 1.0
     return float(max(found)) * (study.setting.samples / batch) ** 0.5 * share
 
 

@@ -39,7 +39,7 @@ def single_steps(study: Study) -> Iterator[Evidence]:
         np.concatenate(x) for x in zip(*(gradient_steps(study, x) for x in both), strict=True)
     )
     kept, allowed = (
-        np.concatenate(x) for x in zip(*(kept_between(study, x) for x in both), strict=True)
+        np.concatenate(x) for x in zip(*(_kept_between(study, x) for x in both), strict=True)
     )
     told = np.full(ratio.shape, np.minimum(STEP_RESOLUTION, SHARE * taken.max(initial=0.0)))
     yield known(
@@ -99,7 +99,7 @@ def gradient_steps(study: Study, records: Records) -> tuple[np.ndarray, np.ndarr
         return (after / (sums * factors)).ravel(), error.ravel(), np.abs(h)
 
 
-def kept_between(study: Study, records: Records) -> tuple[np.ndarray, np.ndarray]:
+def _kept_between(study: Study, records: Records) -> tuple[np.ndarray, np.ndarray]:
     """a^2 - b^2 at each record that is more than one step after the one before, over what it was
     there, times the product of the signs; and by how much n steps may change it.
 
