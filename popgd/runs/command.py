@@ -132,7 +132,7 @@ def _main(arguments: list[str], alone: bool) -> int:
     sweep = multirun or len(settings["theorem"]) > 1  # of the theorems in one file
     one = lambda values: _job(values, sweep)
     try:
-        codes = compose(settings, launcher, sweep, one, _job, _resolved)
+        codes = compose(settings, launcher, sweep, one, _launched_job, _resolved)
     except Lost as error:
         return _say(str(error), INTERNAL)
     if sweep and _WATCH.signal:
@@ -165,7 +165,7 @@ def _theorems(settings: dict[str, list[str]]) -> list[str]:
         return files.expand(settings["theorem"])
 
 
-def _job(values: dict[str, Any]) -> int:
+def _launched_job(values: dict[str, Any]) -> int:
     """One job of a sweep, in a process that a launcher started for it: its exit code."""
     for number in SIGNALS:
         signal.signal(number, _WATCH.told)

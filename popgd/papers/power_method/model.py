@@ -135,7 +135,7 @@ def _gram(Z: Float[Array, "D N"]) -> Float[Array, "D D"]:
 
 @_gram.defjvp
 @jax.default_matmul_precision("highest")
-def _gram(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+def _gram_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (Z,), (dZ,) = primals, tangents
     T = dZ @ Z.T
     return _gram(Z), T + T.T
