@@ -35,6 +35,8 @@ HEAVY = 0.25
 #: Nor is a loss whose exact relative standard error does. Sampled ones are 0.014 where this is 1.3;
 #: 0.02 by default.
 RARE = 0.125
+#: What would settle a claim is told with two digits, rounded up.
+ROOM = 1.05
 #: Eigenvalues of Sigma whose squares float64 holds, with room for their sums and inverses.
 SMALLEST, BIGGEST = 1e-100, 1e100
 #: The relative error of a rational number that was rounded once, and of what was made of it.
@@ -193,19 +195,19 @@ def heavy_tails(study: Study, worst: float, a: float) -> str:
     small where the prompts that carry the mean are too rare to be sampled. The exact standard error
     of the loss at a I tells those.
     """
+    samples = study.setting.samples
     if worst > HEAVY:
         return (
             f"heavy tails: the second moment of the gradient is known to {worst:.0%} only; "
-            "take more samples"
+            f"take samples={ROOM * samples * (worst / HEAVY) ** 2:.2g} at least"
         )
     rare = (
-        wishart.deviation(sampled_law(study.law).n, study.law.d, study.setting.L, a)
-        / study.setting.samples**0.5
+        wishart.deviation(sampled_law(study.law).n, study.law.d, study.setting.L, a) / samples**0.5
     )
     if rare > RARE:
         return (
             "heavy tails: prompts too rare to be sampled carry the loss, its exact standard "
-            f"error is {rare:.0%}; take more n"
+            f"error is {rare:.0%}; take samples={ROOM * samples * (rare / RARE) ** 2:.2g}, or more n"
         )
     return ""
 

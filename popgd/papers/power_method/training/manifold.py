@@ -171,9 +171,12 @@ def heavy_tails(study: Study, run: Trajectory | None = None) -> str:
         mean, stderr = estimate.mean.square, estimate.stderr.square
         k = int(point.a >= point.b)
         if not float(stderr[k]) <= HEAVY * float(mean[k]):
+            samples = study.setting.samples
+            wanted = float(samples * (stderr[k] / (HEAVY * mean[k])) ** 2)
+            more = f": take samples={wanted:.2g} at least" if np.isfinite(wanted) else ""
             return (
                 f"heavy tails: at c = {point.c:.3g} a few of {point.estimate.samples} samples "
-                "carry all, raise samples"
+                f"carry all{more}"
             )
     return ""
 
