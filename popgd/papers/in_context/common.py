@@ -207,7 +207,8 @@ def heavy_tails(study: Study, worst: float, a: float) -> str:
     if rare > RARE:
         return (
             "heavy tails: prompts too rare to be sampled carry the loss, its exact standard "
-            f"error is {rare:.0%}; take samples={ROOM * samples * (rare / RARE) ** 2:.2g}, or more n"
+            f"error is {rare:.0%}; take samples={ROOM * samples * (rare / RARE) ** 2:.2g}, "
+            "or more n"
         )
     return ""
 
