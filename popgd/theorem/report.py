@@ -5,6 +5,7 @@ through here.
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import jax
@@ -64,15 +65,33 @@ class Report:
         }
 
     def figures(self) -> dict[str, Any]:
-        """matplotlib figures by file name: those of every study."""
-        made = {}
+        """matplotlib figures by file name: those of every study, its settings below each."""
+        made, below = {}, fill(_typed(self.theorem, self.setting), 110)
         for suffix, study in self.studies.items():
             title = f"Theorem {self.theorem.name}{' (' + suffix[1:] + ' target)' if suffix else ''}"
             made |= {
                 name + suffix.replace("@", "_"): figure
                 for name, figure in study.figures(title).items()
             }
+        for figure in made.values():
+            figure.supxlabel(below, fontsize=7, color="0.4")
         return made
+
+
+def _typed(theorem: Theorem, setting: Setting) -> str:
+    """The settings that say what was run, as one types them."""
+    named = {**setting.law.describe(), **setting.options}
+    named |= {"L": setting.L} if "L" in theorem.declared else {}
+    named |= {name: getattr(setting, name) for name in ("eta", "steps", "samples", "seed")}
+    told = {name: value for name, value in named.items() if value is not None}
+    return " ".join(f"{name}={_short(value)}" for name, value in told.items())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple | np.ndarray):
+        return f"[{','.join(map(_short, value))}]"
+    whole = isinstance(value, int) and abs(value) < 10**6
+    return f"{value:.4g}" if isinstance(value, float | int) and not whole else str(value)
 
 
 def _rows(judged: Sequence[Claim]) -> list[dict[str, Any]]:
