@@ -41,14 +41,12 @@ def problem(covariance, N, size):
     turn = lambda s, w: {name: s[:, None] * W * s for name, W in w.items()}
     move = lambda s, x: (s[:-1, None] * x[0], s[:-1] * x[1], s[-1] * s[:-1] * x[2])
     flips = symmetry.signs("signs of each x_i and of y", d + 1, turn, move)
-    start = point(size * jnp.eye(d) / d**0.5, size)
-    return Problem(start, loss, law, [flips], exact=exact)
+    return Problem(point(size * jnp.eye(d) / d**0.5, size), loss, law, [flips], exact=exact)
 
 
 def limits(m):
     """U*, u* and the loss there."""
-    lam = jnp.array(m.setting.law.options["covariance"])
-    G = gamma(lam, m.setting.law.options["N"])
+    G = gamma(lam := jnp.array(m.setting.law.options["covariance"]), m.setting.law.options["N"])
     high = jnp.sum(G**-2) ** 0.25
     return jnp.diag(1 / G / high), high, jnp.sum(lam - lam * lam / G) / 2
 
@@ -61,7 +59,6 @@ def rate(m):
 
 
 def small(p):
-    """Their condition on the start."""
     lam, size = np.array(p.options["covariance"]), p.options["size"]
     value = size**2 * float(jnp.max(gamma(lam, p.options["N"]))) * len(lam) ** 0.5
     return [Hypothesis("small start", value < 2, f"size^2 |Gamma| sqrt(d) = {value:.3g} < 2")]
