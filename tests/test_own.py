@@ -2,14 +2,17 @@
 do it.
 """
 
+import dataclasses
 import importlib.metadata
 import json
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from kills import contents
 
+import popgd
 from popgd.problem.errors import SettingError
 from popgd.runs import checkpoint, code, digest, files, store
 from popgd.runs import command as run
@@ -390,3 +393,24 @@ def test_digests_do_not_depend_on_where_a_file_is(user):
         (Path(place) / "mine.py").rename("mine.py")
         (Path(place) / "helper.py").rename("helper.py")
     assert found[0] == found[1]
+
+
+def line(limit):
+    """A theorem about (w - 2)^2/2, made in Python."""
+    exact = lambda w: (w["w"] - 2) ** 2 / 2
+    problem = popgd.Problem(
+        {"w": jax.numpy.array(1.0)}, lambda w, x: exact(w), jax.random.normal, exact=exact
+    )
+    claim = popgd.claims.converges("w", limit, "w")
+    return popgd.about(problem, "own.line", statement="w -> 2.", claims=[claim], eta=0.1)
+
+
+def test_a_theorem_made_in_python_is_judged_and_may_be_made_again():
+    """As in the cells of a notebook; popgd's own names stay its own."""
+    outcomes = {limit: popgd.check(line(limit), samples=2**10).outcome for limit in (2.0, 2.1)}
+    assert [str(outcome) for outcome in outcomes.values()] == ["SUPPORTED", "REFUTED"]
+    with pytest.raises(popgd.SettingError, match=r"popgd is called 4\.1: give yours"):
+        popgd.check(dataclasses.replace(line(2.0), name="4.1"))
+    assert (
+        popgd.check(popgd.theorems()["saxe.flow"], steps=1, samples=2).theorem.name == "saxe.flow"
+    )

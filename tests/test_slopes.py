@@ -187,8 +187,18 @@ def test_errors_of_the_second_stage_are_those_of_a_normal_law(monkeypatch):
     assert kstest(np.array(z) + 0.5, "norm").pvalue < 1e-4
 
 
-def test_samples_that_are_all_alike_have_no_skewness():
-    """And no standard error: dividing by it must not end the run."""
-    alike = tilted.Slope(*(jnp.asarray(x) for x in (-2.0, 4.0, -8.0)))
-    none = tilted.Slope(*(jnp.zeros(()) for _ in range(3)))
-    assert slopes.skewness(gradient.Estimate(alike, none, 64)) == 0
+@pytest.mark.parametrize("error", [0.0, 3e-17])
+@pytest.mark.parametrize("value", [-2.0, 0.1, 1 / 3])
+def test_samples_that_are_all_alike_have_no_skewness(value, error):
+    """Nor with a standard error that rounding makes; and none of it must not end the run."""
+    alike = (np.array(x) for x in (value, value**2, value**3, error))
+    assert gradient.skewness_of(*alike, 64) == 0
+
+
+def test_skewness_of_a_mean():
+    """That of 0, 0, 0, 1 over the root of four."""
+    x = np.array([0.0, 0.0, 0.0, 1.0])
+    moments = (np.mean(x**power) for power in (1, 2, 3))
+    wanted = float(((x - x.mean()) ** 3).mean() / x.std() ** 3 / 2)
+    found = gradient.skewness_of(*moments, np.array(x.std() / 2), 4.0)
+    assert found == pytest.approx(wanted, rel=1e-14, abs=0)

@@ -138,27 +138,21 @@ def slope_agrees(measured: Measured) -> Iterator[Evidence]:
     scale = np.max(abs(exact))
     with np.errstate(all="ignore"):
         gap, error = (checks["along"] - exact) / scale, checks["stderr"] / scale
+    x, square, cube, of_x = (checks[name] for name in ("along", "square", "cube", "stderr"))
+    skewed = abs(gradient.skewness_of(x, square, cube, of_x, checks["samples"][:, None]))
     yield estimated(
         "engines-agree-slope",
         "The gradient of the exact loss, sampled, is that of automatic differentiation: gap",
         "derived: the gradient of a mean is the mean of gradients",
         measured=gap.ravel(),
         error=error.ravel(),
-        skewness=abs(_skewness(checks)).ravel(),
+        skewness=skewed.ravel(),
         allowance=1e-9,
         resolution=RESOLUTION,
         reason=f"sampling error of {checks['samples'].max():.2g} samples; rounding",
         excuse=_blind(checks),
         self_check="slope",
     )
-
-
-def _skewness(checks: Any) -> np.ndarray:
-    """Of the mean: that of one sample over the root of their number."""
-    x, s, n = checks["along"], checks["stderr"], checks["samples"][:, None]
-    third = checks["cube"] - 3 * x * checks["square"] + 2 * x**3
-    with np.errstate(all="ignore"):
-        return np.nan_to_num(third / (s**3 * n**2))
 
 
 def _blind(checks: Any) -> str:

@@ -110,13 +110,3 @@ def wanted_of(found: gradient.Estimate, start: float, resolution: float) -> floa
         of_mean = np.divide(SEEN * float(stderr.value), resolution * scale)
         of_square = float(stderr.square / mean.square) / KNOWN
         return float(samples) * float(np.maximum(of_mean, of_square)) ** 2
-
-
-def skewness(found: gradient.Estimate) -> float:
-    """Of the mean: that of one sample over the root of their number."""
-    mean, stderr, samples = found
-    # Of plain floats a division by 0 would be an error
-    x, s = np.float64(mean.value), np.float64(stderr.value)
-    third = float(mean.cube) - 3 * x * float(mean.square) + 2 * x**3
-    with np.errstate(all="ignore"):
-        return float(np.nan_to_num(third / (s**3 * float(samples) ** 2)))

@@ -163,21 +163,23 @@ def population_average(
 
 
 def skewness(found: Estimate) -> Float[np.ndarray, " values"]:
-    """Of the mean of each coordinate, and of the mean loss: that of one sample over the root of
-    their number.
-
-    0 where rounding is all that there is of a third moment, as for constants. Worth something where
-    the second moment is known well: rare samples carry the third even more than that.
+    """Of the mean of each coordinate, and of the mean loss. Worth something where the second moment
+    is known well: rare samples carry the third even more than that.
     """
     mean, stderr, samples = found
     x, s = (np.append(part.coordinates, part.loss).astype(float) for part in (mean, stderr))
+    return skewness_of(x, mean.square, mean.cube, s, float(samples))
+
+
+def skewness_of(mean: Any, square: Any, cube: Any, stderr: Any, samples: Any) -> np.ndarray:
+    """Of a mean, from the means of one, two and three powers: that of one sample over the root of
+    their number; 0 where rounding is all that there is of a third moment, as for constants.
+    """
     with np.errstate(all="ignore"):  # numbers of a descent that breaks off
-        parts = np.stack([mean.cube, -3 * x * mean.square, 2 * x**3])
-        third, rounding = (
-            parts.sum(axis=0),
-            16 * np.finfo(mean.cube.dtype).eps * abs(parts).sum(axis=0),
-        )
-        return np.where(abs(third) > rounding, third / (s**3 * float(samples) ** 2), 0.0)
+        parts = np.stack([cube, -3 * mean * square, 2 * mean**3])
+        rounding = 16 * np.finfo(cube.dtype).eps * abs(parts).sum(axis=0)
+        third = parts.sum(axis=0)
+        return np.where(abs(third) > rounding, third / (stderr**3 * samples**2), 0.0)
 
 
 @dataclass(frozen=True)

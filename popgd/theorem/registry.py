@@ -6,6 +6,7 @@ import functools
 import importlib
 import pkgutil
 
+from popgd.problem.errors import SettingError
 from popgd.theorem.base import Theorem
 
 
@@ -26,3 +27,14 @@ def papers() -> dict[str, tuple[Theorem, ...]]:
 def theorems() -> dict[str, Theorem]:
     """Every theorem by its name; one that is put in here is known from then on."""
     return {theorem.name: theorem for group in papers().values() for theorem in group}
+
+
+def add(theorem: Theorem) -> str:
+    """Put a theorem in, for an earlier one of that name; its name. Raises SettingError for the name
+    of another one of popgd's.
+    """
+    known = {known.name: known for group in papers().values() for known in group}
+    if known.get(theorem.name, theorem) is not theorem:
+        raise SettingError(f"a theorem of popgd is called {theorem.name}: give yours another name")
+    theorems()[theorem.name] = theorem
+    return theorem.name

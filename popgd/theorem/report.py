@@ -20,7 +20,7 @@ from popgd.problem.number import Number
 from popgd.theorem import settings as config
 from popgd.theorem.base import COMMON, Findings, Progress, Setting, Theorem, examine
 from popgd.theorem.readers import nearest
-from popgd.theorem.registry import theorems
+from popgd.theorem.registry import add, theorems
 from popgd.theorem.settings import TABLE
 from popgd.theorem.verdict import Claim, Outcome, Verdicts, not_applicable, overall
 
@@ -190,13 +190,15 @@ def restore(stored: Mapping[str, Any]) -> Setting:
     return setting
 
 
-def check(theorem: str, *, progress: Progress = _QUIET, **values: Any) -> Report:
-    """Judge one theorem: `check("4.1", spectrum=[8, 5, 4, 2, 1], L=3)`. Settings are those of the
-    command line, `budget` among them.
+def check(theorem: str | Theorem, *, progress: Progress = _QUIET, **values: Any) -> Report:
+    """Judge one theorem: `check("4.1", spectrum=[8, 5, 4, 2, 1], L=3)`, or one of your own, as
+    `about` makes it. Settings are those of the command line, `budget` among them.
 
     `claim.exponent` is spelt claim_exponent here, and `law` may be a `Law` object. Nothing is
     written. Raises SettingError (a ValueError) on bad settings.
     """
+    if isinstance(theorem, Theorem):
+        theorem = add(theorem)
     own = find_theorem(theorem).declared
     for name in (name for name in _every() if "." in name):
         spelt = name.replace(".", "_")

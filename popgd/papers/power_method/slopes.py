@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from popgd.claims.evidence import Evidence, estimated
-from popgd.claims.sampling import KNOWN, skewness, too_many, two_stages, wanted_of
+from popgd.claims.sampling import KNOWN, too_many, two_stages, wanted_of
 from popgd.descent import gradient
 from popgd.descent.chunks import chunk_size
 from popgd.descent.memory import Memory
@@ -135,9 +135,9 @@ def examined(
     found, wanted = two_stages(draw, wanted, pilot, like, memory, what)
     mean, stderr, samples = found
     spread = float(stderr.square / mean.square)
-    return np.array(
-        [float(mean.value), float(stderr.value), skewness(found), spread, samples, wanted]
-    )
+    value, square, cube, error = map(np.asarray, (*mean, stderr.value))
+    skewed = float(gradient.skewness_of(value, square, cube, error, float(samples)))
+    return np.array([float(mean.value), float(stderr.value), skewed, spread, samples, wanted])
 
 
 def agree(
