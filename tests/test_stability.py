@@ -107,6 +107,7 @@ class Parts(Memory):
     """Keeps the parts of a run."""
 
     def __init__(self, parts, name=""):
+        super().__init__()
         self.parts, self.name = parts, name
 
     def part(self, name):
