@@ -1,0 +1,61 @@
+"""Runs the commands of the tutorial and keeps what they print, in this folder.
+
+python docs/outputs/record.py [NAME ...]
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+#: What is printed, by the file that keeps it; in this order, as one goes on with another's run.
+COMMANDS = {
+    "theorem": "theorem=4.1",
+    "help": "theorem=4.1 --help",
+    "exponent": "theorem=4.1 claim.exponent=1/3",
+    "few": "theorem=4.1 samples=1024",
+    "enough": "theorem=4.1 samples=7400",
+    "wrong": "theorem=4.1 eta=-1",
+    "slope": "theorem=slope.py",
+    "flow": "theorem=slope_flow.py",
+    "two": "theorem=slope_flow.py slope=2",
+    "again": "theorem=slope_flow.py slope=2",
+    "recheck": "recheck=RUN",
+    "sphere": "theorem=sphere.py",
+}
+
+
+def main() -> None:
+    wanted, run = sys.argv[1:] or list(COMMANDS), ""
+    with tempfile.TemporaryDirectory() as place:
+        for file in (HERE.parent / "examples").glob("*.py"):
+            shutil.copy(file, place)
+        for name in wanted:
+            words = COMMANDS[name].replace("RUN", run).split()
+            done = subprocess.run(
+                [sys.executable, "-m", "popgd.run", *words],
+                cwd=place,
+                env={**os.environ, "COLUMNS": "120"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            printed = done.stdout.replace(place + os.sep, "").splitlines()
+            lines = [line.rstrip() for line in printed]
+            for line in lines:
+                run = line.removeprefix("written to ") if line.startswith("written to ") else run
+            shown = " ".join(words)
+            text = "\n".join(
+                [f"python -m popgd.run {shown}", *lines, f"exit code {done.returncode}"]
+            )
+            (HERE / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+            print(f"{name}: exit code {done.returncode}", flush=True)
+            for picture in Path(place).glob("runs/4.1-*/growth.png"):
+                shutil.copy(picture, HERE.parent / "assets" / "growth.png")
+
+
+if __name__ == "__main__":
+    main()
