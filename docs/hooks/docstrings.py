@@ -46,7 +46,21 @@ def _escaped(line: str) -> str:
     return "`".join(parts)
 
 
+def _fields(cls: Any) -> str:
+    """How a NamedTuple is made."""
+    lines = [f"{cls.name}("]
+    for name, field in cls.attributes.items():
+        if field.annotation is not None:
+            default = f" = {field.value}" if field.value is not None else ""
+            lines.append(f"    {name}: {field.annotation}{default},")
+    return "```python\n" + "\n".join([*lines, ")"]) + "\n```"
+
+
 class Docstrings(griffe.Extension):
     def on_instance(self, *, obj: Any, **rest: Any) -> None:
         if obj.docstring:
             obj.docstring.value = markdown(obj.docstring.value)
+
+    def on_class_members(self, *, cls: Any, **rest: Any) -> None:
+        if cls.docstring and "NamedTuple" in map(str, cls.bases):
+            cls.docstring.value = f"{_fields(cls)}\n\n{cls.docstring.value}"

@@ -40,7 +40,9 @@ def on_files(files: Any, config: Any) -> Any:
     """Pages from elsewhere in the repository, the pictures, and the font of the formulas."""
     for page, file in PAGES.items():
         text = (ROOT / file).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=_relinked(text, page)))
+        # Wide tables take the room of the table of contents.
+        front = "---\nhide: [toc]\n---\n\n" if page.startswith("tables/") else ""
+        files.append(File.generated(config, page, content=front + _relinked(text, page)))
     for picture in sorted(FIGURES.glob("*.png")):
         name = f"figures/{picture.name}"
         files.append(File.generated(config, name, abs_src_path=str(picture)))
@@ -70,7 +72,7 @@ def on_page_markdown(text: str, page: Any, config: Any, files: Any) -> str:
     text = re.sub(r"<!-- popgd: (\w+) ?(.*?) -->", lambda m: MADE[m[1]](*m[2].split()), text)
     if page.file.src_uri in PAGES:
         note = f"This page is `{PAGES[page.file.src_uri]}` of the repository."
-        title, _, rest = text.partition("\n")
+        title, _, rest = text.lstrip().partition("\n")
         text = f"{title}\n\n*{note}*\n{rest}"
     return text
 
@@ -80,21 +82,42 @@ def on_page_content(text: str, page: Any, config: Any, files: Any) -> str:
     text = re.sub(
         r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', _mathml, text, flags=re.DOTALL
     )
+    # A comma after a formula does not begin a line.
+    text = re.sub(r"(<math>(?:(?!</math>).)*</math>)([,.;:)?]+)",
+                  r'<span class="together">\1\2</span>', text, flags=re.DOTALL)  # fmt: skip
     if left := re.search(r"arithmatex.{80}", text, flags=re.DOTALL):
         raise ValueError(f"{page.file.src_uri}: a formula is left: {left[0]}")
     return text
 
 
 def _mathml(found: re.Match[str]) -> str:
-    block = found[1] == "div"
     source = html.unescape(found[2]).strip()
+    if found[1] == "div":  # parts that may stand below each other on a narrow screen
+        parts = " ".join(_made(part, True) for part in _parts(source))
+        return f'<div class="formula" tabindex="0">{parts}</div>'
+    return _made(source, False)
+
+
+def _parts(source: str) -> list[str]:
+    """A displayed formula at each \\qquad, but within braces and environments."""
+    parts, depth = [""], 0
+    for piece in re.split(r"(\\qquad\b|\\begin\b|\\end\b|\\[{}]|[{}])", source):
+        depth += {"{": 1, "}": -1, "\\begin": 1, "\\end": -1}.get(piece, 0)
+        if piece == "\\qquad" and not depth:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    return parts
+
+
+def _made(source: str, block: bool) -> str:
     try:
         made = _formula.convert_with_local_state(source, displaystyle=block)
     except Exception as error:
         raise ValueError(f"{source}: {error}") from None
     made = made.replace("&ApplyFunction;", "&#x2061;")
     _glyphs.update(html.unescape(re.sub(r"<[^>]*>", "", made)))
-    return f'<div class="formula" tabindex="0">{made}</div>' if block else made
+    return made
 
 
 def on_post_build(config: Any) -> None:
@@ -106,7 +129,7 @@ def on_post_build(config: Any) -> None:
     font = TTFont(Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf")
     # Single letters are set in mathematical italics.
     italics = {chr(0x1D434 + i) for i in range(52)} | {chr(0x1D6E2 + i) for i in range(58)}
-    wanted = _glyphs | italics | set("0123456789ℎ")
+    wanted = _glyphs | italics | set("0123456789ℎ√")
     options = subset.Options(flavor="woff", layout_features=["*"], notdef_outline=True)
     worker = subset.Subsetter(options)
     worker.populate(unicodes=sorted(ord(glyph) for glyph in wanted))
@@ -136,7 +159,7 @@ def _value(value: object) -> str:
     from popgd.runs.help import _word
 
     if value is None:
-        return "by the theorem or the law"
+        return "–"
     if isinstance(value, int) and not isinstance(value, bool) and value >= 10**6:
         return f"`{value:.0e}`".replace("e+", "e")
     return f"`{_word(value)}`"
@@ -169,7 +192,7 @@ def theorems() -> str:
 
     parts = []
     for paper, group in papers().items():
-        parts.append(f"## {_plain(paper[0].upper() + paper[1:])}\n")
+        parts.append(f"## {_plain(paper)}\n")
         for theorem in group:
             parts.append(f"### `theorem={theorem.name}`\n\n*{_plain(theorem.statement)}*\n")
             parts.append(f"Source: {_plain(theorem.source)}.\n")
