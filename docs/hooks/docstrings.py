@@ -42,7 +42,8 @@ def _escaped(line: str) -> str:
     """Markdown's signs as they are, outside backticks."""
     parts = line.split("`")
     for i in range(0, len(parts), 2):
-        parts[i] = re.sub(r"([\\*_|<>\[\]$~])", r"\\\1", parts[i])
+        plain = parts[i].replace("&", "&amp;").replace("<", "&lt;")
+        parts[i] = re.sub(r"([\\*_|>\[\]])", r"\\\1", plain)
     return "`".join(parts)
 
 
@@ -62,5 +63,8 @@ class Docstrings(griffe.Extension):
             obj.docstring.value = markdown(obj.docstring.value)
 
     def on_class_members(self, *, cls: Any, **rest: Any) -> None:
+        if "StrEnum" in map(str, cls.bases) and not cls.docstring:
+            words = ", ".join(f"`{name}`" for name in cls.attributes)
+            cls.docstring = griffe.Docstring(f"One of {words}.", parent=cls)
         if cls.docstring and "NamedTuple" in map(str, cls.bases):
             cls.docstring.value = f"{_fields(cls)}\n\n{cls.docstring.value}"

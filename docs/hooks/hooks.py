@@ -151,7 +151,7 @@ def _table(heads: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 
 def _plain(text: str) -> str:
     """A text of popgd's as it is, in Markdown and within a table."""
-    return re.sub(r"([\\*_|<>\[\]`^~])", r"\\\1", text)
+    return re.sub(r"([\\*_|>\[\]`])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def _value(value: object) -> str:
@@ -161,7 +161,7 @@ def _value(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, int) and not isinstance(value, bool) and value >= 10**6:
-        return f"`{value:.0e}`".replace("e+", "e")
+        return f"`{value:.0e}`".replace("e+0", "e").replace("e+", "e")
     return f"`{_word(value)}`"
 
 

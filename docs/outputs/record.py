@@ -28,6 +28,25 @@ COMMANDS = {
 }
 
 
+#: The width of what popgd prints where it is no terminal that it prints to.
+WIDTH = 150
+BOX = "┏┃┡│└ "
+
+
+def joined(lines: list[str]) -> list[str]:
+    """The same with sentences on one line."""
+    whole: list[str] = []
+    full, length = False, 0
+    for line in lines:
+        word = line.split(" ")[0]
+        if full and word and line[0] not in BOX and length + 1 + len(word) > WIDTH:
+            whole[-1] += " " + line
+        else:
+            whole.append(line)
+        full, length = bool(line) and line[0] not in BOX, len(line)
+    return whole
+
+
 def main() -> None:
     wanted, run = sys.argv[1:] or list(COMMANDS), ""
     with tempfile.TemporaryDirectory() as place:
@@ -38,7 +57,6 @@ def main() -> None:
             done = subprocess.run(
                 [sys.executable, "-m", "popgd.run", *words],
                 cwd=place,
-                env={**os.environ, "COLUMNS": "120"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -49,11 +67,11 @@ def main() -> None:
                 run = line.removeprefix("written to ") if line.startswith("written to ") else run
             shown = " ".join(words)
             text = "\n".join(
-                [f"python -m popgd.run {shown}", *lines, f"exit code {done.returncode}"]
+                [f"python -m popgd.run {shown}", *joined(lines), f"exit code {done.returncode}"]
             )
             (HERE / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
             print(f"{name}: exit code {done.returncode}", flush=True)
-            for picture in Path(place).glob("runs/4.1-*/growth.png"):
+            for picture in Path(place).glob("runs/*/growth.png") if name == "theorem" else ():
                 shutil.copy(picture, HERE.parent / "assets" / "growth.png")
 
 
