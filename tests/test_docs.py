@@ -150,6 +150,12 @@ def test_no_formula_is_left_as_it_was_written(pages):
     assert sum("<math" in page.text for page in pages.values()) >= 10
 
 
+def test_every_mark_gave_way(pages):
+    for file, page in pages.items():
+        text = re.sub(r"<[^>]*>", "", page.text)
+        assert not re.search(r"--8\s*(<|&lt;)|popgd: \w+ .*--&gt;", text), file.parent.name
+
+
 def test_paths_of_a_machine_are_nowhere(pages):
     for file, page in pages.items():
         assert not re.search(r"/(tmp|home|root|work)/\w", page.text), file.parent.name

@@ -130,7 +130,8 @@ def on_post_build(config: Any) -> None:
     # Single letters are set in mathematical italics.
     italics = {chr(0x1D434 + i) for i in range(52)} | {chr(0x1D6E2 + i) for i in range(58)}
     wanted = _glyphs | italics | set("0123456789ℎ√")
-    options = subset.Options(flavor="woff", layout_features=["*"], notdef_outline=True)
+    # Its names hold its licence.
+    options = subset.Options(layout_features=["*"], name_IDs=["*"], notdef_outline=True)
     worker = subset.Subsetter(options)
     worker.populate(unicodes=sorted(ord(glyph) for glyph in wanted))
     worker.subset(font)
