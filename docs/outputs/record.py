@@ -11,22 +11,22 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-#: What is printed, by the file that keeps it; in this order, as one goes on with another's run.
+#: What is printed, and the exit code, by the file that keeps it; in this order, as one goes on with
+#: another's run.
 COMMANDS = {
-    "theorem": "theorem=4.1",
-    "help": "theorem=4.1 --help",
-    "exponent": "theorem=4.1 claim.exponent=1/3",
-    "few": "theorem=4.1 samples=1024",
-    "enough": "theorem=4.1 samples=7400",
-    "wrong": "theorem=4.1 eta=-1",
-    "slope": "theorem=slope.py",
-    "flow": "theorem=slope_flow.py",
-    "two": "theorem=slope_flow.py slope=2",
-    "again": "theorem=slope_flow.py slope=2",
-    "recheck": "recheck=RUN",
-    "sphere": "theorem=sphere.py",
+    "theorem": ("theorem=4.1", 0),
+    "help": ("theorem=4.1 --help", 0),
+    "exponent": ("theorem=4.1 claim.exponent=1/3", 1),
+    "few": ("theorem=4.1 samples=1024", 3),
+    "enough": ("theorem=4.1 samples=7400", 0),
+    "wrong": ("theorem=4.1 eta=-1", 2),
+    "slope": ("theorem=slope.py", 1),
+    "flow": ("theorem=slope_flow.py", 0),
+    "two": ("theorem=slope_flow.py slope=2", 0),
+    "again": ("theorem=slope_flow.py slope=2", 0),
+    "recheck": ("recheck=RUN", 0),
+    "sphere": ("theorem=sphere.py", 0),
 }
-
 
 #: The width of what popgd prints where it is no terminal that it prints to.
 WIDTH = 150
@@ -53,7 +53,8 @@ def main() -> None:
         for file in (HERE.parent / "examples").glob("*.py"):
             shutil.copy(file, place)
         for name in wanted:
-            words = COMMANDS[name].replace("RUN", run).split()
+            command, code = COMMANDS[name]
+            words = command.replace("RUN", run).split()
             done = subprocess.run(
                 [sys.executable, "-m", "popgd.run", *words],
                 cwd=place,
@@ -61,6 +62,11 @@ def main() -> None:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
+            if done.returncode != code:
+                sys.exit(
+                    f"{name}: exit code {done.returncode}, not {code}; nothing is kept. On a busy "
+                    f"machine there may be too little time to sample.\n{done.stdout}"
+                )
             printed = done.stdout.replace(place + os.sep, "").splitlines()
             lines = [line.rstrip() for line in printed]
             for line in lines:
