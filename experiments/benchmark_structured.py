@@ -1,4 +1,4 @@
-"""The structured statistic of projected descents (popgd/structured.py) against the full gradient,
+"""The structured statistic of projected descents (structured.py) against the full gradient,
 and what its orbits gain.
 
 work = seconds times squared standard error: the time that one and the same error takes. Both are

@@ -53,9 +53,9 @@ class Descent:
     instead of fresh samples at each step.
 
     plane: the plane of weights to read coordinates off, or None. `statistic` is what is averaged at
-    each step, by default the gradient of every entry; one that gives `Gradient`s without weights,
-    such as `structured.AlongActive`, serves projected descents from points of the plane. Valid for
-    any optimiser; one whose updates are not finite ends the descent.
+    each step, by default the gradient of every entry; one that gives `Gradient`s without weights
+    serves projected descents from points of the plane. Valid for any optimiser; one whose updates
+    are not finite ends the descent.
     """
 
     objective: Objective

@@ -79,4 +79,6 @@ def _word(value: object) -> str:
     """A value as it is written on the command line."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, int) and value >= 10**6 and value == int(float(f"{value:.3g}")):
+        return f"{value:.3g}".replace("e+", "e")
     return f"[{','.join(map(_word, value))}]" if isinstance(value, tuple | list) else str(value)

@@ -32,6 +32,8 @@ SLOPE = "engines-agree-slope"
 
 
 class Outcome(StrEnum):
+    """What is said of a claim, and of a whole report."""
+
     SUPPORTED = "SUPPORTED"
     REFUTED = "REFUTED"
     INCONCLUSIVE = "INCONCLUSIVE"
