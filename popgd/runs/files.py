@@ -19,7 +19,7 @@ from popgd.theorem.registry import theorems
 #: FILE.py or FILE.py:NAME.
 _FILE = re.compile(r"(?P<file>.*?\.py)(:(?P<name>.*))?", re.DOTALL)
 #: What to do about a file that needs what popgd no longer has.
-BRING = "import it from where it is now (README, Layout)"
+BRING = "import it from where it is now (CONTRIBUTING, Layout of the code)"
 #: The theorems of the files of this command, by file.
 _LOADED: dict[Path, dict[str, Theorem]] = {}
 

@@ -31,11 +31,11 @@ def everything() -> str:
         "with a stored run, instead of settings:",
         *(f"  {name + '=DIR':<{NAMES}} {help}" for name, help in COMMANDS.items()),
         "",
-        "with several processes (README):",
+        "with several processes (docs/running.md):",
         *(f"  {name:<{NAMES}} {help}" for name, help in PROCESSES.items()),
         "",
         "with programs that earlier runs compiled, 256 MB at most (delete them when you like; "
-        "README):",
+        "docs/running.md):",
         *(f"  {name:<{NAMES}} {help}" for name, help in CACHE.items()),
     ]
     for paper, theorems in papers().items():
