@@ -12,9 +12,10 @@ from stated import judged, outcomes
 
 from popgd import claims, symmetry
 from popgd.claims.growth import extrapolate
-from popgd.claims.measured import Dynamics, Measured
+from popgd.claims.measured import Dynamics, Measured, _with_errors
 from popgd.descent.exact import Path
 from popgd.descent.recursion import log_grid
+from popgd.papers import committee
 from popgd.problem.problem import Problem
 from popgd.symmetry import whole
 from popgd.theorem.verdict import judge
@@ -200,3 +201,23 @@ def test_growth_is_of_one_number():
     for claim in (claims.grows("w", 0.5), claims.increments_converge("w", 2)):
         with pytest.raises(ValueError, match=r"w has shape \(1,\): growth is of one number"):
             list(claim(power))
+
+
+class Everything:
+    """All weights, as a plane."""
+
+    embed = staticmethod(lambda x: x)
+
+
+def test_rounding_of_a_read_out_whose_terms_cancel_is_stated():
+    """Next to its teacher the loss of a committee is 0, and its terms of order one leave some
+    1e-16: of moves by one unit every other one shows nothing of that.
+    """
+    rng, unit = np.random.default_rng(0), np.array([[2, 0.1, 0, 0], [0.1, 2, 0, 0]]) * 2.0**-53
+    x = np.stack([np.eye(2, 4) + rng.integers(-2, 3, size=(2, 4)) * unit for _ in range(300)])
+    reads = lambda x: committee.exact(x.reshape(2, 4))
+    flat = jnp.asarray(x.reshape(300, 8))
+    keys = jax.random.split(jax.random.key(0), 300)
+    value, error = _with_errors(Everything, reads, flat, jnp.zeros_like(flat), keys)
+    # It is 1e-30 or so, less than what is stated of it in any case
+    assert np.all(abs(value) <= error) and np.max(abs(value)) > 1e-16 and np.max(error) < 2e-15

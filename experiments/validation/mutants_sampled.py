@@ -316,16 +316,16 @@ def one_key(key: Any, number: Any) -> Any:
     return key if isinstance(number, Tracer) else fold_in(key, number)
 
 
-def raw_twice(how: Any, projected: bool, state: Any, mean: Any, known: Any) -> Any:
+def raw_twice(how: Any, projected: bool, state: Any, mean: Any, known: Any = ()) -> Any:
     mean = mean if projected else jax.tree.map(lambda x: 2 * x, mean)
     return step(how, projected, state, mean, known)
 
 
-def uphill(how: Any, projected: bool, state: Any, mean: Any, known: Any) -> Any:
+def uphill(how: Any, projected: bool, state: Any, mean: Any, known: Any = ()) -> Any:
     return step(how, projected, state, jax.tree.map(lambda x: -x, mean), known)
 
 
-def exchanged_gradients(how: Any, projected: bool, state: Any, mean: Any, known: Any) -> Any:
+def exchanged_gradients(how: Any, projected: bool, state: Any, mean: Any, known: Any = ()) -> Any:
     mean = mean[::-1] if projected else model.active_weights(*active(mean)[::-1])
     return step(how, projected, state, mean, known)
 

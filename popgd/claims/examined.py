@@ -28,7 +28,8 @@ OFF = 0.1
 OFF_MOST = 2**25
 #: Samples at once: small models are fastest so (measured 64: 12 us a sample, 256: 7, 4096: 8).
 CHUNK = 256
-#: Points of the path: the first record, one after this share of the movement, and the last.
+#: Points of the path: the first record, one after this share of the movement, and the last; and
+#: the steepest.
 POINTS = (0.0, 0.5, 1.0)
 
 
@@ -122,11 +123,15 @@ def _wanted(found: gradient.Estimate, scale: float) -> float:
     return max(wanted, min(beside, OFF_MOST))
 
 
-def points_of(x: Float[np.ndarray, "records k"]) -> np.ndarray:
-    """Records of the path at POINTS of all of its movement."""
+def points_of(x: Float[np.ndarray, "records k"], moves: Any = None) -> np.ndarray:
+    """Records of the path at POINTS of all of its movement, and that of the largest of `moves`,
+    where the slope that gaps are compared with is steepest.
+    """
     moved = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(x, axis=0), axis=1))])
     share = moved / moved[-1] if moved[-1] > 0 else moved
-    return np.unique([int(np.searchsorted(share, point)) for point in POINTS])
+    found = [int(np.searchsorted(share, point)) for point in POINTS]
+    steepest = [] if moves is None else [int(np.argmax(np.max(abs(moves), axis=1)))]
+    return np.unique(found + steepest)
 
 
 def slope_agrees(measured: Measured) -> Iterator[Evidence]:

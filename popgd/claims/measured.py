@@ -22,8 +22,9 @@ from popgd.symmetry.silent import Zeros, why_zero
 
 #: A name of a leaf of the weights, or a function of them.
 ReadOut = str | Callable[[Any], Any]
-#: Random directions in which the last place of the weights is moved to see what rounding does.
-NUDGES = 8
+#: Random directions in which the last places of the weights are moved to see what rounding does,
+#: and by how many units at most: where terms cancel, of moves by one unit half show nothing.
+NUDGES, UNITS = 16, 8.0
 #: Steps of a descent through which a curve is laid, from the last one before a crossing on.
 POINTS = 7
 #: A start this far from the plane is not on it: rounding of a sum.
@@ -315,8 +316,8 @@ def called(of: ReadOut) -> str:
 
 
 def _along(dynamics: Dynamics, reads: Any, path: Path) -> Number:
-    """Values at the records, with what the path's errors and rounding make of them, to first
-    order.
+    """Values at the records, with what the path's errors make of them, to first order, and
+    rounding: by how much nearby values are off a plane.
     """
     keys = jax.random.split(jax.random.key(0), len(path.t))
     x, error = jnp.asarray(path.x), jnp.asarray(path.error)
@@ -336,11 +337,12 @@ def _with_errors(plane: Any, reads: Any, x: Array, error: Array, keys: Array) ->
     at = lambda x: jnp.asarray(reads(plane.embed(x)), dtype=float)
 
     def one(x: Array, error: Array, key: Array) -> tuple[Array, Array]:
-        value = at(x)
-        nudges = jax.random.uniform(key, (NUDGES, x.size), minval=-1.0, maxval=1.0)
-        moved = jax.vmap(at)(x * (1 + UNIT * nudges))
-        rounding = jnp.max(jnp.abs(moved - value), axis=0) + UNIT * jnp.abs(value)
-        return value, jnp.abs(jax.jacfwd(at)(x)) @ error + rounding
+        value, slopes = at(x), jax.jacfwd(at)(x)
+        nudges = jax.random.uniform(key, (NUDGES, x.size), minval=-UNITS, maxval=UNITS)
+        beside = x * (1 + UNIT * nudges)
+        off = jax.vmap(at)(beside) - value - jnp.tensordot(beside - x, slopes, axes=(1, -1))
+        rounding = jnp.max(jnp.abs(off), axis=0) + UNIT * jnp.abs(value)
+        return value, jnp.abs(slopes) @ error + rounding
 
     return jax.vmap(one)(x, error, keys)
 

@@ -103,7 +103,7 @@ class _At(NamedTuple):
 
 @partial(jax.jit, static_argnames=("how", "projected", "known"))
 def _step(
-    how: Descent, projected: bool, state: _State, mean: Any, known: tuple[Any, ...]
+    how: Descent, projected: bool, state: _State, mean: Any, known: tuple[Any, ...] = ()
 ) -> tuple[_State, Array]:
     """One step of the optimiser along a gradient, its coordinates if projected, and whether the new
     weights are finite; `known` are the classes of the weights.

@@ -127,7 +127,7 @@ def measure(
         path, sampled = None, _replicas(dynamics, setting, progress, memory.part("replicas"))
         x = 2 * sampled.x[1].mean(axis=0) - sampled.x[0].mean(axis=0)
     progress("gradients", 0, 1)
-    points = x[examined.points_of(x)]
+    points = x[examined.points_of(x, None if path is None else path.move)]
     checks = examined.examine(dynamics, setting, points, memory.part("gradients"))
     return Measured(setting, dynamics, path, sampled, checks)
 
