@@ -117,7 +117,7 @@ def test_several_seeds_have_standard_errors():
     assert any("eta/batch" in line for line in judged(SLOPE).unknown)
     ends = np.array([product({k: v[-1] for k, v in seed.items()}) for seed in seeds])
     reading = recorded(seeds).read(product)
-    assert reading.degrees == SEEDS - 1 and reading.statistical
+    assert reading.number.degrees == SEEDS - 1 and reading.statistical
     assert reading.error[-1] == pytest.approx(ends.std(ddof=1) / SEEDS**0.5, rel=1e-12, abs=0)
     # Two have a spread of one degree of freedom
     assert outcome(seeds[:2], limit(SLOPE)) == "INCONCLUSIVE"
