@@ -66,7 +66,7 @@ def test_the_stated_error_is_the_scatter_over_seeds():
     for of, truth in ((square, mean(STEPS) ** 2), ("w", mean(STEPS))):
         found = [each.read(of) for each in studies()]
         t = np.array([(one.value[-1] - truth) / one.error[-1] for one in found])
-        degrees = found[0].degrees
+        degrees = found[0].number.degrees
         assert degrees == COUNT - 1 and found[0].statistical
         wanted = np.sqrt(degrees / (degrees - 2))
         assert abs(t.std() - wanted) < 5 * wanted / np.sqrt(2 * SEEDS)
