@@ -41,12 +41,29 @@ SEEDS = {
     "(active-gradient-scalar|saddle|engines-agree-.*|hessian-.*): reason": "what would settle a "
     "claim is told since format 5",
 }
+#: Prompts that contract slowly.
+LOOPS = {
+    r"trajectory\.npz (.*/)?(loops|errors)|median-vanishes: .*": "errors of prompts are followed "
+    "to 10^9 loops since format 6",
+}
+#: Of theorems about a problem.
+PROBLEMS = {
+    r"trajectory\.npz (.*/)?check/.*": "slopes are sampled where they are steepest too since "
+    "format 6",
+    "(converges|conserved|monotone|follows|rate|time)-.*: (error|detectable)": "rounding of a "
+    "read-out is estimated by larger moves since format 6",
+    "(active-gradient-scalar|engines-agree-.*): reason": "heavy tails tell how many samples to "
+    "take since format 6",
+}
 #: For each earlier format that is read, the differences from today's reports that are meant, by the
 #: names that `recheck` gives them, and why.
 CORRECTED: dict[int, dict[str, str]] = {
-    4: {**KEPT, **SEEDS},
-    3: {**WINDOW, **KEPT, **SEEDS, ".*: detectable": _SHARES},
+    5: {**LOOPS, **PROBLEMS},
+    4: {**LOOPS, **PROBLEMS, **KEPT, **SEEDS},
+    3: {**LOOPS, **PROBLEMS, **WINDOW, **KEPT, **SEEDS, ".*: detectable": _SHARES},
     2: {
+        **LOOPS,
+        **PROBLEMS,
         **WINDOW,
         **KEPT,
         **SEEDS,

@@ -18,9 +18,10 @@ from popgd.theorem.base import Progress, Setting
 
 #: Prompts whose errors are followed over loops; their share is known to 1/sqrt(4 PROMPTS).
 PROMPTS = 4096
-#: Loops at which those errors are read; the mean is exact up to MEAN_LOOPS, as 2T moments are
-#: needed.
-LOOPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 1024, 10**4, 10**6)
+#: Loops at which those errors are read, the last so many that whatever contracts is gone: for n
+#: just above d the least eigenvalue of S is some 1/d^2, and at d = 260 most need more than 10^6.
+#: The mean is exact up to MEAN_LOOPS, as 2T moments are needed.
+LOOPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 1024, 10**4, 10**6, 10**9)
 MEAN_LOOPS = 50
 #: An error counts as gone below this, or this share of that after one loop where that is smaller.
 GONE = 1e-6
