@@ -62,7 +62,8 @@ def two_stages(
         then = memory.part("second" if last else f"pilot {stage + 1}")
         if then.recall() is None:
             again = lambda samples, stage=stage: jax.block_until_ready(draw(stage, samples))
-            if not _fits(memory.budget, what, wanted, took, again, size):
+            # As many as the pilot at least are drawn, however few would do
+            if not _fits(memory.budget, what, max(wanted, pilot), took, again, size):
                 return found, wanted
         size, stage = int(np.ceil(following)), stage + 1
         if last:
