@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 
 from popgd.theorem.base import Theorem
+from popgd.theorem.readers import word
 from popgd.theorem.registry import papers
 from popgd.theorem.settings import CACHE, COMMANDS, PROCESSES, TABLE, Option
 
@@ -71,14 +72,5 @@ def of_theorem(theorem: Theorem) -> str:
 
 def _options(options: Mapping[str, Option]) -> Iterator[str]:
     for name, option in options.items():
-        default = "" if option.default is None else f" [default {_word(option.default)}]"
+        default = "" if option.default is None else f" [default {word(option.default)}]"
         yield f"  {name:<{NAMES}} {option.help}{default}"
-
-
-def _word(value: object) -> str:
-    """A value as it is written on the command line."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int) and value >= 10**6 and value == int(float(f"{value:.3g}")):
-        return f"{value:.3g}".replace("e+", "e")
-    return f"[{','.join(map(_word, value))}]" if isinstance(value, tuple | list) else str(value)

@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from popgd.theorem.base import Progress as Report
+from popgd.theorem.registry import theorems
+from popgd.theorem.report import typed
 from popgd.theorem.verdict import Claim
 
 #: A part of a run that takes longer than this many seconds is announced with its estimated time.
@@ -93,13 +95,11 @@ def _line(claim: dict[str, Any]) -> str:
 def show(content: dict[str, Any], path: Path, stored: bool) -> None:
     """A judged run: its claims, popgd's checks of itself, and where it is."""
     console = make_console()
-    settings = content["settings"]
-    shown = ", ".join(
-        f"{k}={settings[k]}" for k in ("law", "d", "n", "spectrum", "L", "eta") if k in settings
-    )
+    name, settings = content["theorem"], content["settings"]
+    shown = typed(theorems()[name], settings) if name in theorems() else ""
     claims, checks = content["claims"], content["self_checks"]
     if claims:
-        console.print(_table(f"Theorem {content['theorem']}: {shown}", "claim", claims))
+        console.print(_table(f"Theorem {name}: {shown}", "claim", claims))
     if checks:
         console.print(_table("popgd's checks of itself", "self-check", checks))
     for claim in claims:

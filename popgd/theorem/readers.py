@@ -168,3 +168,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that may have been meant, as the end of a line; empty if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def word(value: object) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and value >= 10**6 and value == int(float(f"{value:.3g}")):
+        return f"{value:.3g}".replace("e+0", "e").replace("e+", "e")
+    if isinstance(value, tuple | list):
+        return f"[{','.join(map(word, value))}]"
+    return str(value).removesuffix(".0")

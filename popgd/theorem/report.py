@@ -19,7 +19,7 @@ from popgd.problem.errors import SettingError
 from popgd.problem.number import Number
 from popgd.theorem import settings as config
 from popgd.theorem.base import COMMON, Findings, Progress, Setting, Theorem, examine
-from popgd.theorem.readers import nearest
+from popgd.theorem.readers import nearest, word
 from popgd.theorem.registry import add, theorems
 from popgd.theorem.settings import TABLE
 from popgd.theorem.verdict import Claim, Outcome, Verdicts, not_applicable, overall
@@ -66,7 +66,7 @@ class Report:
 
     def figures(self) -> dict[str, Any]:
         """matplotlib figures by file name: those of every study, its settings below each."""
-        made, below = {}, fill(_typed(self.theorem, self.setting), 110)
+        made, below = {}, fill(typed(self.theorem, self.setting.describe()), 110)
         for suffix, study in self.studies.items():
             title = f"Theorem {self.theorem.name}{' (' + suffix[1:] + ' target)' if suffix else ''}"
             made |= {
@@ -78,20 +78,15 @@ class Report:
         return made
 
 
-def _typed(theorem: Theorem, setting: Setting) -> str:
-    """The settings that say what was run, as one types them."""
-    named = {**setting.law.describe(), **setting.options}
-    named |= {"L": setting.L} if "L" in theorem.declared else {}
-    named |= {name: getattr(setting, name) for name in ("eta", "steps", "samples", "seed")}
-    told = {name: value for name, value in named.items() if value is not None}
-    return " ".join(f"{name}={_short(value)}" for name, value in told.items())
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list | tuple | np.ndarray):
-        return f"[{','.join(map(_short, value))}]"
-    whole = isinstance(value, int) and abs(value) < 10**6
-    return f"{value:.4g}" if isinstance(value, float | int) and not whole else str(value)
+def typed(theorem: Theorem, settings: Mapping[str, Any]) -> str:
+    """The settings that say what was run, as one types them: those of its law, its own, and the
+    commonest.
+    """
+    own = [name for name in settings if name not in COMMON]
+    own.sort(key=lambda name: name not in theorem.law_options)
+    own += ["L"] if "L" in theorem.declared else []
+    named = {name: settings.get(name) for name in (*own, "eta", "steps", "samples", "seed")}
+    return " ".join(f"{name}={word(x)}" for name, x in named.items() if x is not None)
 
 
 def _rows(judged: Sequence[Claim]) -> list[dict[str, Any]]:
