@@ -157,13 +157,13 @@ def _plain(text: str) -> str:
 
 def _value(value: object) -> str:
     """A default as it is written on the command line."""
-    from popgd.runs.help import _word
+    from popgd.theorem.readers import word
 
     if value is None:
         return "–"
     if isinstance(value, int) and not isinstance(value, bool) and value >= 10**6:
         return f"`{value:.0e}`".replace("e+0", "e").replace("e+", "e")
-    return f"`{_word(value)}`"
+    return f"`{word(value)}`"
 
 
 def _options(options: Mapping[str, Any]) -> str:
