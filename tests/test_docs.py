@@ -159,3 +159,10 @@ def test_every_mark_gave_way(pages):
 def test_paths_of_a_machine_are_nowhere(pages):
     for file, page in pages.items():
         assert not re.search(r"/(tmp|home|root|work)/\w", page.text), file.parent.name
+
+
+def test_excerpts_of_outputs_do_not_begin_within_a_table():
+    for page in (ROOT / "docs").rglob("*.md"):
+        for name, first in re.findall(r"docs/outputs/(\w+)\.txt:(\d+)", page.read_text("utf-8")):
+            line = (ROOT / "docs" / "outputs" / f"{name}.txt").read_text("utf-8").splitlines()
+            assert line[int(first) - 1][0] not in "┏┃┡│└", f"{page.name}: {name}.txt:{first}"

@@ -159,11 +159,7 @@ def _value(value: object) -> str:
     """A default as it is written on the command line."""
     from popgd.theorem.readers import word
 
-    if value is None:
-        return "–"
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 10**6:
-        return f"`{value:.0e}`".replace("e+0", "e").replace("e+", "e")
-    return f"`{word(value)}`"
+    return "–" if value is None else f"`{word(value)}`"
 
 
 def _options(options: Mapping[str, Any]) -> str:
