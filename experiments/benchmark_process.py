@@ -21,7 +21,7 @@ import json, os, sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 import matplotlib.figure, hydra
-import popgd.run, popgd.report, popgd.screen, popgd.store, popgd.theory
+import popgd.run, popgd.theorem.report, popgd.runs.screen, popgd.runs.store
 imported = time.perf_counter()
 spans, functions = [], {}
 
