@@ -60,7 +60,7 @@ def measure() -> list[dict[str, Any]]:
                 statistic=OneQuery(cheap.statistic.objective),  # pyright: ignore
             )
             ways = {"full": (full, law), "structured": (cheap, seen), "one query": (single, seen)}
-            found = {way: once(*how) for way, how in ways.items()}
+            found = {way: once(law.d, *how) for way, how in ways.items()}
             row = {"law": law_name, "objective": name}
             row |= {way: {"seconds": s, "error": e, "mean": m} for way, (s, e, m) in found.items()}
             row |= {
@@ -77,9 +77,9 @@ def measure() -> list[dict[str, Any]]:
     return rows
 
 
-def once(how: descent.Descent, law: Any) -> tuple[float, float, float]:
-    """(median seconds, standard error, mean) of the slope in Q12."""
-    weights = model.embed(jnp.asarray(POINT[0]), jnp.asarray(POINT[1]), law.d)
+def once(d: int, how: descent.Descent, law: Any) -> tuple[float, float, float]:
+    """(median seconds, standard error, mean) of the slope in Q12, for d features."""
+    weights = model.embed(jnp.asarray(POINT[0]), jnp.asarray(POINT[1]), d)
     seconds, estimate = [], None
     for _ in range(REPEATS + 1):
         began = time.perf_counter()

@@ -6,7 +6,7 @@ with its own, and why.
 judges what is not yet judged in RUNS_DIR (default runs/sweep), one directory a setting, so that the
 same command goes on after a break; then writes figures/sweep.png, .svg, .json and the table
 figures/sweep.md. Settings outside a theorem's hypotheses, with steps that are too large and with
-statements known to be false are among them on purpose. About twenty minutes of one core.
+statements known to be false are among them on purpose. About an hour and a quarter on two cores.
 """
 
 import itertools

@@ -21,6 +21,8 @@ from popgd.descent import replicas
 from popgd.descent.memory import FORGETFUL
 from popgd.theorem.problems import plane_of
 
+jax.config.update("jax_enable_x64", True)  # the problems below are made on import
+
 ETA = 0.1
 SETTING = SimpleNamespace(
     steps=10**8,
