@@ -229,7 +229,7 @@ def test_stored_runs_that_are_none_are_refused(empty, capsys, command):
     refused(capsys, [f"{command}=nowhere"], f"{command}=nowhere: no run is there")
     settings = json.loads((empty / store.SETTINGS).read_text())
     for changed, words in (
-        ({**settings, "format": 7}, ("format 7, of a newer popgd", f"to {store.FORMAT}")),
+        ({**settings, "format": 99}, ("format 99, of a newer popgd", f"to {store.FORMAT}")),
         ({**settings, "format": 1}, ("format 1, of an older popgd",)),
         (
             {name: value for name, value in settings.items() if name != "format"},
@@ -246,8 +246,8 @@ def test_stored_runs_that_are_none_are_refused(empty, capsys, command):
             refused(capsys, [f"{command}=run"], *words)
     (empty / store.SETTINGS).write_text(json.dumps(settings))
     report = json.loads((empty / store.REPORT).read_text())
-    (empty / store.REPORT).write_text(json.dumps({**report, "format": 7}))
-    refused(capsys, [f"{command}=run"], "format 7", f"to {store.FORMAT}")
+    (empty / store.REPORT).write_text(json.dumps({**report, "format": 99}))
+    refused(capsys, [f"{command}=run"], "format 99", f"to {store.FORMAT}")
     for broken in (
         {"outcome": "MAYBE"},
         {"claims": None},

@@ -55,10 +55,16 @@ PROBLEMS = {
     "(active-gradient-scalar|engines-agree-.*): reason": "heavy tails tell how many samples to "
     "take since format 6",
 }
+#: Noise that two batch sizes do not show.
+SECOND = {
+    r"engines-agree-raw: .*|trajectory\.npz (.*/)?raw/seeds": "what noise does to second order is "
+    "judged by the slopes that it moves since format 7",
+}
 #: For each earlier format that is read, the differences from today's reports that are meant, by the
 #: names that `recheck` gives them, and why.
 CORRECTED: dict[int, dict[str, str]] = {
-    5: {**LOOPS, **PROBLEMS},
+    6: SECOND,
+    5: {**SECOND, **LOOPS, **PROBLEMS},
     4: {**LOOPS, **PROBLEMS, **KEPT, **SEEDS},
     3: {**LOOPS, **PROBLEMS, **WINDOW, **KEPT, **SEEDS, ".*: detectable": _SHARES},
     2: {

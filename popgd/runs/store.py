@@ -21,7 +21,7 @@ from popgd.theorem.verdict import Claim, Outcome
 
 #: The number of the format of settings.json and report.json; it changes when a key changes its
 #: meaning or goes.
-FORMAT = 6
+FORMAT = 7
 REPORT, SETTINGS, TRAJECTORY, CHECKPOINT = (
     "report.json",
     "settings.json",
