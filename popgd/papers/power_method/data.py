@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from popgd.problem.law import Hypothesis, Law, haar, leading, sphere
 from popgd.problem.normal import normal
-from popgd.problem.numeric import EQUAL_RTOL, doubtful_gap, multiplicities, whole
+from popgd.problem.numeric import EQUAL_RTOL, UNIT, doubtful_gap, multiplicities, whole
 from popgd.problem.pytree import registered
 
 #: A column counts as a unit vector if its norm is within this of 1 (a few roundings of a float64
@@ -249,7 +249,9 @@ class Rotated:
                 "the spectrum"
             )
         whole_numbers = bool(np.all(lam == np.round(lam)))
-        lam = lam if lam.sum() == n or whole_numbers else lam * (n / lam.sum())
+        # No more than rounding of the sum is left after scaling: stored, it is read as the same
+        off = abs(lam.sum() - n) > (lam.size + 4) * UNIT * n
+        lam = lam * (n / lam.sum()) if off and not whole_numbers else lam
         if n > MANY * lam.size:
             U, copies = _counted_frame(lam)
             return cls.matrix(U, lam.tolist(), copies)
