@@ -198,7 +198,7 @@ def agreement(study: Study) -> Iterator[Evidence]:
     """The raw descent and the recursion, from all seeds where the pilot asked for them."""
     e = pilot(study)
     if not study.seeds.size:
-        yield _settled(e, study.setting.batch)
+        yield _settled(e, study)
         return
     (once, twice), seeds = study.seeds, study.seeds.shape[1]
     _, c, noise, outer = deviation(study, study.raw)
@@ -219,16 +219,19 @@ def agreement(study: Study) -> Iterator[Evidence]:
         f"means of {seeds} descents at batches {batch} and {2 * batch}",
         excuse=heavy_tails(study, study.raw),
     )
-    yield _settled(e, study.setting.batch)
+    yield _settled(e, study)
 
 
-def _settled(e: Evidence, batch: int) -> Evidence:
+def _settled(e: Evidence, study: Study) -> Evidence:
     """The same, with the batch that would settle it where it is not."""
     rest = float(e.resolution) - SEEN * float(e.error) - float(e.allowance)
     if e.excuse or rest >= 0:
         return e
     # What is allowed falls like 1/batch at least, the square of the error like it
     parts = 2 * float(e.allowance) / e.resolution, (2 * SEEN * float(e.error) / e.resolution) ** 2
-    wanted = batch * max(*parts, 1.0)
-    more = f"batch={np.ceil(wanted):.0f} would settle it" if np.isfinite(wanted) else "lower eta"
+    wanted = study.setting.batch * max(*parts, 1.0)
+    # but for noise that has saturated: it falls more slowly at first
+    saturated = _nonlinear(study.shifts) > e.resolution
+    would = "at least is needed" if saturated else "would settle it"
+    more = f"batch={np.ceil(wanted):.0f} {would}" if np.isfinite(wanted) else "lower eta"
     return replace(e, reason=f"{e.reason}: {more}")
