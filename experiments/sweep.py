@@ -62,7 +62,7 @@ UNIFORM = ((2, 3), (3, 4), (5, 6), (2, 4), (2, 20), (5, 20))
 #: Larger sizes, of both laws: d, n and what is drawn there (a sample costs some d^3).
 LARGER = (
     (20, 80, {}),
-    (50, 200, {"samples": 2**13, "sampled_steps": 32, "batch": 128}),
+    (50, 200, {"sampled_steps": 32, "batch": 128}),
 )
 #: L and n of most of the second paper's theorems.
 IN_CONTEXT = ((2, 1000),)

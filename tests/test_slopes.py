@@ -141,6 +141,25 @@ def test_a_second_stage_is_as_large_as_the_pilot_asks_for(spread, stages, to_a_p
     assert wanted == pytest.approx((sampling.SEEN * spread / 0.01) ** 2, rel=0.1, abs=0)
 
 
+def test_a_second_moment_that_rules_the_plan_is_known_after_it():
+    """Of means of two cubes of normal numbers, whose tails are heavy: 7 of 200 plans leave it
+    unknown. Planned for KNOWN itself 144 did.
+    """
+    left = 0
+    for seed in range(200):
+
+        def draw(stage, samples, seed=seed):
+            rng = np.random.default_rng((seed, stage))
+            x = (rng.standard_normal((samples, 2)) ** 3).mean(axis=1)
+            moments = tilted.Slope(x.mean(), (x**2).mean(), (x**3).mean())
+            errors = tilted.Slope(*(m.std() / samples**0.5 for m in (x, x**2, x**3)))
+            return gradient.Estimate(moments, errors, samples)
+
+        *_, spread, _, _ = slopes.examined(draw, 1e3, 2**12, FORGETFUL, "it")
+        left += spread > sampling.KNOWN
+    assert left <= 20
+
+
 @pytest.mark.parametrize(("spread", "why"), [(1e4, "can be numbered"), (10.0, "budget")])
 def test_more_than_there_is_time_for_is_said(spread, why, to_a_percent):
     draw, memory = Normal(spread), Memory(Budget(0.0))
