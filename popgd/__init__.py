@@ -6,6 +6,7 @@ symmetry    a group action: the plane of descent, zeros, conserved quantities, s
 descent     population averages by Monte Carlo, descent, flow
 claims      what theorems say of it, as evidence
 theorem     theorems, and the rule that judges their claims
+explore     what could be claimed of a problem
 runs        the command line, run directories, resume, recheck, sweeps
 papers      the papers that are judged; nothing else knows of them
 """
@@ -14,6 +15,7 @@ from popgd import claims
 from popgd.claims.evidence import Evidence
 from popgd.descent.descent import Descent, descend
 from popgd.descent.gradient import population_average, population_gradient
+from popgd.explore.exploring import explore
 from popgd.problem.errors import SettingError
 from popgd.problem.law import Finite, Hypothesis, Law
 from popgd.problem.problem import Problem
@@ -47,6 +49,7 @@ __all__ = [
     "about",
     "check",
     "descend",
+    "explore",
     "load",
     "population_average",
     "population_gradient",

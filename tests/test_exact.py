@@ -77,6 +77,27 @@ def test_a_flow_is_the_closed_form():
     assert np.all(abs(path.x[:, 0] - wanted) <= 3 * path.error[:, 0] + 1e-13 * wanted)
 
 
+def test_a_flow_at_rest_is_not_integrated_for_ever_and_one_beside_a_saddle_is(monkeypatch):
+    spans, made = [], exact.integrator
+
+    def counted(field, unit):
+        solve = made(field, unit)
+        return lambda x, span, tolerance: (spans.append(span), solve(x, span, tolerance))[1]
+
+    monkeypatch.setattr(exact, "integrator", counted)
+    times = np.concatenate([[0.0], np.logspace(-1, 15, 129)])
+    rest = exact.flow(lambda x: x - x**2, np.array([0.1]), times, KEY)
+    assert abs(rest.x[-1, 0] - 1) <= rest.error[-1, 0] < 1e-10 and rest.t[-1] == 1e15
+    assert len(spans) < 100 and max(float(span[1]) for span in spans) < 1e3
+    # Newton's 1/t: it never rests
+    slow = exact.flow(lambda x: -(x**2), np.array([1.0]), times, KEY)
+    assert np.all(abs(slow.x[:, 0] * (1 + times) - 1) <= slow.error[:, 0] * (1 + times) + 1e-12)
+    # it waits beside a saddle, slower than the tolerance could tell from rest, and leaves
+    leaves = lambda x: jnp.array([-1.0, 1e-3]) * x * (1 - x)
+    saddle = exact.flow(leaves, np.array([0.5, 1e-14]), times[times < 1e6], KEY)
+    assert abs(saddle.x[-1, 1] - 1) < 1e-9
+
+
 #: Loss by program of other hands at t = 0, 10, 100, 1000 (2306.09927, size .1, eta .05).
 ATTENTION = (1.7198641108675445, 1.0449414377405313, 0.3096200842381449, 0.28414442700156983)
 COMMITTEE = (0.3462054676317545, 0.011637717382911762, 0.01161093509621145)

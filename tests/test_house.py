@@ -11,7 +11,7 @@ import popgd
 
 ROOT = Path(popgd.__file__).parent
 #: From the ground floor up: a room uses its own files and those of the rooms before it.
-ROOMS = ("problem", "symmetry", "descent", "claims", "theorem", "runs", "papers")
+ROOMS = ("problem", "symmetry", "descent", "claims", "theorem", "explore", "runs", "papers")
 EXPERIMENTS = ROOT.parent / "experiments"
 
 
@@ -74,7 +74,7 @@ def test_rooms_use_what_is_below_them(room):
 
 
 def test_public_names_are_the_instruments():
-    assert set(popgd.__all__) <= set(vars(popgd)) and len(popgd.__all__) <= 20
+    assert set(popgd.__all__) <= set(vars(popgd)) and len(popgd.__all__) <= 21
     assert not [n for n in popgd.__all__ if getattr(popgd, n).__module__.startswith("popgd.papers")]
 
 

@@ -66,13 +66,22 @@ def _aitken(a: float, b: float, c: float) -> tuple[float, float]:
         return float(c - (c - b) ** 2 / (c - 2 * b + a)), float(np.divide(c - b, b - a))
 
 
-def _grid(reading: Reading) -> np.ndarray:
+def late_records(reading: Reading) -> np.ndarray:
     """Records on the even log grid: not the last one if it was put in between."""
     t = reading.t
     late = np.flatnonzero(t >= EARLIEST * max(t[1], 1e-300) if t[1] < 1 else t >= EARLIEST)
     if len(late) > 2 and t[late[-1]] / t[late[-2]] < 0.9 * t[late[-2]] / t[late[-3]]:
         late = late[:-1]
     return late
+
+
+def exponent_of(t: np.ndarray, x: np.ndarray, e: np.ndarray) -> Limit:
+    """p where x grows like K t^p, from values x > 0 over a log grid with errors e."""
+    with np.errstate(all="ignore"):
+        span = np.log(t[STRIDE:] / t[:-STRIDE])
+        p = np.log(x[STRIDE:] / x[:-STRIDE]) / span
+        noise = (e[STRIDE:] / x[STRIDE:] + e[:-STRIDE] / x[:-STRIDE]) / span
+    return extrapolate(p, noise)
 
 
 def _scalar(reading: Reading, of: ReadOut) -> Reading:
@@ -95,13 +104,9 @@ def grows(
 
     def claim(measured: Measured) -> Iterator[Evidence]:
         reading = _scalar(measured.read(of).thinned(), of)
-        late = _grid(reading)
+        late = late_records(reading)
         t, x, e = reading.t[late], abs(reading.value[late]), reading.error[late]
-        with np.errstate(all="ignore"):
-            span = np.log(t[STRIDE:] / t[:-STRIDE])
-            p = np.log(x[STRIDE:] / x[:-STRIDE]) / span
-            noise = (e[STRIDE:] / x[STRIDE:] + e[:-STRIDE] / x[:-STRIDE]) / span
-        found = extrapolate(p, noise)
+        found = exponent_of(t, x, e)
         word = name or called(of)
         yield _judged(
             measured,
@@ -148,7 +153,7 @@ def increments_converge(
             _scalar(measured.read(of), of),
             increments(measured, lambda w: reads(w) ** power),
         )
-        late = _grid(reading)
+        late = late_records(reading)
         x, e = abs(reading.value[late]), reading.error[late]
         with np.errstate(all="ignore"):
             error = left[late] + abs(steps[late]) * (abs(power) + 2) * e / x

@@ -65,7 +65,7 @@ def unread(measured: Measured, id: str, statement: str, source: str) -> Evidence
     )
 
 
-def _to_come(reading: Reading) -> np.ndarray:
+def to_come(reading: Reading) -> np.ndarray:
     """What is left to come after the last record, from the fall of the last two movements, each
     over a doubling of t; infinite where they do not fall, 0 at rest.
     """
@@ -85,15 +85,17 @@ def converges(of: ReadOut, to: Any, name: str = "", source: str = "") -> Claim:
     """The read-out converges to `to`, a number or an array of its shape (or a function of what was
     measured that returns it).
 
-    INCONCLUSIVE while more than LIMIT of the way from the start is left to come.
+    INCONCLUSIVE while more than LIMIT of the way from the start is left to come. What starts at a
+    limit of 0 and comes back to it is measured by the farthest that it went.
     """
 
     def claim(measured: Measured) -> Iterator[Evidence]:
         reading = measured.read(of)
         limit = np.asarray(to(measured) if callable(to) else to, dtype=float)
         last, way = reading.value[-1], abs(limit - reading.value[0])
-        scale = np.maximum(abs(limit), way) + np.finfo(float).tiny
-        rest = _to_come(reading)
+        size, farthest = np.maximum(abs(limit), way), np.max(abs(reading.value - limit), axis=0)
+        scale = np.where(size > 0, size, farthest) + np.finfo(float).tiny
+        rest = to_come(reading)
         excuse = ""
         if not np.all(rest <= LIMIT * scale):
             excuse = f"{np.max(rest / scale):.2g} of the way is left to come: {MORE}"

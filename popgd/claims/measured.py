@@ -238,6 +238,10 @@ class Measured:
 
     def loss(self) -> Reading:
         """The exact population loss along the path."""
+        return self._loss
+
+    @cached_property
+    def _loss(self) -> Reading:
         assert self.path is not None
         found = self.read(lambda w: self.problem.exact_of(w)[0])
         bound = self.read(lambda w: self.problem.exact_of(w)[1])

@@ -39,6 +39,11 @@ BRUTE, MOST = 10**5, 10**7
 ORDER, DEFECT = 6, 1e-12
 #: Records in a row at which nothing may move before a path counts as at rest.
 RESTING = 3
+#: A curvature below this share of the largest is none: what rests there stays for as many times the
+#: time in which the others settle.
+UNSTABLE = 1e-9
+#: Records whose errors count for the last of them: two tolerances may agree by chance at one.
+WINDOW = 4
 #: Relative tolerances of the integrator: the path's, and a coarser one whose difference is its
 #: error.
 TOLERANCE, COARSE = 1e-12, 1e-10
@@ -191,10 +196,33 @@ def _at_rest(move: Field, rows: list[tuple], key: Array) -> bool:
     )
 
 
-def _noise(move: Field, x: np.ndarray, key: Array) -> np.ndarray:
-    """By how much a move is off through rounding: its spread over points a unit away."""
+def _integrated_to_rest(move: Field, rows: list[tuple], key: Array) -> bool:
+    """Whether what the integrator follows has come to rest, around which it hovers: moves are no
+    more than its tolerance makes of them, and nothing that small would grow there.
+    """
+    if len(rows) < RESTING + 1:
+        return False
+    hovers = (abs(m) <= 4 * _noise(move, x, key, TOLERANCE) for _, x, _, m in rows[-RESTING:])
+    if not all(map(np.all, hovers)):
+        return False
+    jacobian = np.asarray(_jacobian(move, jnp.asarray(rows[-1][1])))
+    if not np.all(np.isfinite(jacobian)):
+        return False
+    growth = np.linalg.eigvals(jacobian)
+    return bool(np.max(growth.real) <= UNSTABLE * np.max(abs(growth)))
+
+
+@partial(jax.jit, static_argnames="move")
+def _jacobian(move: Field, x: Array) -> Array:
+    return jax.jacfwd(move)(x)
+
+
+def _noise(move: Field, x: np.ndarray, key: Array, size: float = UNIT) -> np.ndarray:
+    """By how much a move is off through rounding: its spread over points a unit away; or over
+    points that are off by another relative size.
+    """
     off = jax.random.uniform(key, (TWINS, len(x)), minval=-1.0, maxval=1.0)
-    beside = np.asarray(_moves(move, jnp.asarray(x) * (1 + UNIT * off)))
+    beside = np.asarray(_moves(move, jnp.asarray(x) * (1 + size * off)))
     here = np.asarray(_moves(move, jnp.asarray(x)[None]))[0]
     return np.max(abs(beside - here), axis=0) + UNIT * abs(here)
 
@@ -245,7 +273,7 @@ def _leap(
         rows.append((t, x[0], error + _late(t, moved), moved))
         if enough(x[0]):
             break
-        if _at_rest(move, rows, key):
+        if _integrated_to_rest(move, rows, key):
             rows += [_resting(rows, float(rest)) for rest in later[later > when]]
             break
     return np.inf, ""
@@ -308,13 +336,15 @@ def flow(
     """dx/dt = field(x) from `start` at the `times`, the first of which is 0, or to the first x at
     which enough(x).
 
-    Runge-Kutta with relative tolerance TOLERANCE; the error is what COARSE does beside it, and a
-    unit in the last place. Raises ValueError as `descend`.
+    Runge-Kutta with relative tolerance TOLERANCE; the error is what COARSE does beside it, at this
+    record or one of WINDOW, and a unit of the largest coordinate, the absolute tolerance. Raises
+    ValueError as `descend`.
     """
     fine = coarse = jnp.asarray(_checked(start))[None]
     solve = integrator(field, float(times[1]))
     moved = lambda: np.asarray(_moves(field, fine))[0]
     rows = [(0.0, np.asarray(fine)[0], UNIT * abs(np.asarray(fine)[0]), moved())]
+    gaps: list[np.ndarray] = []
     for t, when in pairwise(map(float, times)):
         now, ahead = t, [when]
         while ahead and not (now > t and enough(np.asarray(fine)[0])):
@@ -326,11 +356,13 @@ def flow(
                 return _path(rows, when, "the integrator gave up")
             else:
                 ahead.append((now + ahead[-1]) / 2)
-        x, other, move = np.asarray(fine)[0], np.asarray(coarse)[0], moved()
-        rows.append((now, x, abs(x - other) + UNIT * abs(x) + _late(now, move), move))
+        x, move = np.asarray(fine)[0], moved()
+        gaps = [*gaps, abs(x - np.asarray(coarse)[0])][-WINDOW:]
+        error = np.max(gaps, axis=0) + UNIT * np.max(abs(x)) + _late(now, move)
+        rows.append((now, x, error, move))
         if enough(x):
             break
-        if _at_rest(field, rows, key):
+        if _integrated_to_rest(field, rows, key):
             rows += [_resting(rows, float(rest)) for rest in times[times > when]]
             break
     return _path(rows)

@@ -92,7 +92,10 @@ def _internal(path: Path) -> int:
 def _main(arguments: list[str], alone: bool) -> int:
     if not arguments or HELP & set(arguments):
         return _help([word for word in arguments if word not in HELP])
-    peers, arguments = config.peers(cache.told(arguments))
+    explored, arguments = config.exploring(cache.told(arguments))
+    if explored:
+        return _explore(arguments, alone)
+    peers, arguments = config.peers(arguments)
     if peers and alone:
         end = guard.in_child(_WATCH.told)
         if end is not None:
@@ -149,6 +152,23 @@ def _help(words: list[str]) -> int:
 
     pages = [help.of_theorem(find_theorem(files.named(name))) for name in named]
     print("\n\n\n".join(pages) or help.everything())
+    return 0
+
+
+def _explore(words: list[str], alone: bool) -> int:
+    """Print what could be claimed of the problem that these words name."""
+    if alone:
+        _WATCH.listen(SIGNALS)
+    settings = {name: value for name, (value,) in values_of(words, False).items()}
+    if "theorem" not in settings:
+        config.without_theorem(settings)
+    _start_jax()
+    from popgd.runs import explored
+    from popgd.runs.screen import live, make_console
+
+    with _WATCH.doing("exploring"), live(_WATCH.report) as (report, _):
+        found = explored.explored(settings, report)
+    found.show(make_console())
     return 0
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from popgd.problem.errors import SettingError
+from popgd.problem.problem import Problem
 from popgd.runs import origin
 from popgd.theorem.base import Theorem
 from popgd.theorem.readers import nearest
@@ -47,6 +48,30 @@ def named(value: str) -> str:
     """The name of the theorem that FILE:NAME means, known from now on; of others, as it is."""
     ((name, _),) = _theorems(value)
     return name
+
+
+def problem_in(value: str) -> Problem | None:
+    """The one Problem that a file without theorems defines outside functions, or that of the name
+    in FILE:NAME; None for whatever names a theorem. Raises SettingError for several.
+    """
+    match = _FILE.fullmatch(value)
+    if match is None:
+        return None
+    file, name = Path(match["file"]).expanduser(), match["name"]
+    made = vars(_run(file, file.stem, BRING))
+    found = {each: x for each, x in made.items() if isinstance(x, Problem)}
+    if name in found:
+        return found[name]
+    inside = (x if isinstance(x, tuple | list) else [x] for x in made.values())
+    if name is not None or not found or any(isinstance(t, Theorem) for x in inside for t in x):
+        return None
+    if len(found) > 1:
+        first = next(iter(found))
+        raise SettingError(
+            f"{file} holds several problems ({', '.join(found)}): name one, as in "
+            f"theorem={file}:{first} explore=true"
+        )
+    return next(iter(found.values()))
 
 
 def _theorems(value: str) -> list[tuple[str, str]]:

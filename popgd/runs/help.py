@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from popgd.theorem.base import Theorem
 from popgd.theorem.readers import word
 from popgd.theorem.registry import papers
-from popgd.theorem.settings import CACHE, COMMANDS, PROCESSES, TABLE, Option
+from popgd.theorem.settings import CACHE, COMMANDS, EXPLORE, PROCESSES, TABLE, Option
 
 #: Columns of a page, and those of a name.
 WIDTH, NAMES = 100, 15
@@ -31,6 +31,9 @@ def everything() -> str:
         "",
         "with a stored run, instead of settings:",
         *(f"  {name + '=DIR':<{NAMES}} {help}" for name, help in COMMANDS.items()),
+        "",
+        "instead of a verdict:",
+        *(f"  {name:<{NAMES}} {help}" for name, help in EXPLORE.items()),
         "",
         "with several processes (docs/running.md):",
         *(f"  {name:<{NAMES}} {help}" for name, help in PROCESSES.items()),

@@ -99,6 +99,12 @@ COMMANDS = {
     "differently; writes nothing",
 }
 
+#: What the command line can do with a problem instead of judging claims about it.
+EXPLORE = {
+    "explore": "true: say what could be claimed of the theorem's problem, or of the one Problem in "
+    "FILE.py; its claims are not judged, and nothing is stored"
+}
+
 #: Words that say how a run is done, and not which: several processes that do it together.
 PROCESSES = {
     "processes": "how many processes do this run together; auto: as srun or mpirun started them",
@@ -115,7 +121,7 @@ CACHE = {
 }
 
 #: Names that mean something else on the command line, or in `check`.
-TAKEN = {*TABLE, *COMMANDS, *PROCESSES, *CACHE, "progress", "hydra", "defaults"}
+TAKEN = {*TABLE, *COMMANDS, *EXPLORE, *PROCESSES, *CACHE, "progress", "hydra", "defaults"}
 #: What a setting can be called; a dot makes a group, as in claim.exponent.
 NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
@@ -163,6 +169,30 @@ def peers(words: Sequence[str]) -> tuple[Peers | None, list[str]]:
     return (Peers(**read) if auto or read["processes"] > 1 else None), rest
 
 
+def exploring(words: Sequence[str]) -> tuple[bool, list[str]]:
+    """Whether the words ask for an exploration, and the other words. Raises SettingError for words
+    that do not go with it.
+    """
+    given = [word for word in words if word.partition("=")[0] in EXPLORE]
+    rest = [word for word in words if word not in given]
+    if not given:
+        return False, rest
+    try:
+        wanted = flag(given[-1].partition("=")[2])
+    except ValueError as error:
+        raise SettingError(f"{given[-1]}: {error}") from None
+    if not wanted:
+        return False, rest
+    apart = {*COMMANDS, *PROCESSES, "out", "budget", "-m", "--multirun"}
+    beside = [word for word in rest if word.partition("=")[0] in apart]
+    if beside:
+        raise SettingError(
+            f"{beside[0]}: explore=true judges and stores nothing, and takes one problem in one "
+            "process; leave that out"
+        )
+    return True, rest
+
+
 def _address(value: str) -> str:
     host, _, port = value.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -173,7 +203,7 @@ def _address(value: str) -> str:
 def without_theorem(values: Iterable[str]) -> NoReturn:
     """Raises SettingError: no theorem was given beside these."""
     for name in values:
-        meant = nearest(name, ["theorem", *COMMANDS, *PROCESSES, *CACHE])
+        meant = nearest(name, ["theorem", *COMMANDS, *EXPLORE, *PROCESSES, *CACHE])
         if name not in TABLE and meant:
             raise SettingError(f"unknown setting {name}{meant}")
     raise SettingError("no theorem was given; say which one, as in theorem=4.1 (--help lists them)")
