@@ -1,6 +1,5 @@
 """`python -m popgd.conformance`: each promise can be seen broken, and popgd's theorems keep all."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -28,9 +27,11 @@ def theorem(name, claim, **rest):
     loss = lambda w, x: (w["w"] - 1.0) ** 2 / 4 + 0.0 * x
     start = {"w": jnp.array(3.0)}
     made = Problem(start, loss, lambda key: jax.random.normal(key),
-                   exact=lambda w: (w["w"] - 1.0) ** 2 / 4, **rest.pop("problem", {}))  # fmt: skip
+                   exact=lambda w: (w["w"] - 1.0) ** 2 / 4,
+                   symmetries=rest.pop("symmetries", []))  # fmt: skip
     given = {"source": "arXiv 0000.00000", "statement": "It converges.", "eta": 0.5, "steps": 300}
-    return about(made, name, claims=[claim], **{**given, **rest})
+    of = (lambda shift: made) if "options" in rest else made
+    return about(of, name, claims=[claim], **{**given, **rest})
 
 
 def broken(made, promise, **values):
@@ -54,23 +55,18 @@ def test_nothing_is_said():
 
 def test_a_symmetry_that_does_not_hold():
     turned = symmetry.signs("sign", 1, lambda s, w: {"w": s[0] * w["w"]})
-    made = theorem("own.turned", LIMIT, problem={"symmetries": [turned]})
+    made = theorem("own.turned", LIMIT, symmetries=[turned])
     assert "sign" in broken(made, "symmetries")
 
 
 def test_settings_that_are_shown_as_something_else():
-    class Text(str):
-        def __format__(self, spec):
-            return "other"
-
-        __str__ = __repr__ = lambda self: "other"
-
-    made = theorem("own.typed", LIMIT)
-    options = {"word": Option("this", lambda x: Text(x) if x == "this" else "that", "a word")}
-    made = dataclasses.replace(made, options=options)
-    made = dataclasses.replace(made, law_options={})
-    wrapped = dataclasses.replace(made, make_law=lambda settings: made.make_law(settings))
-    assert "word" in broken(wrapped, "settings")
+    further = Option(
+        1.0, lambda text: float(text) + (float(text) != 1), "one more each time that it is read"
+    )
+    made = theorem("own.typed", LIMIT, options={"shift": further})
+    assert "shift=2.0 is typed as it is shown, and read as something else" in broken(
+        made, "settings", shift=1
+    )
 
 
 def test_a_sample_that_is_not_declared():

@@ -107,7 +107,7 @@ def _rates(measured: Measured, found: Sequence[ReadOut]) -> Iterator[tuple]:
     with np.errstate(all="ignore"):
         # a mode is multiplied by exp(slope t), of a descent by 1 + slope a step
         known = -slopes.real if dynamics.flow else -np.log(abs(1 + slopes))
-    for of, name, limit in limits(measured, found):
+    for of, name, limit in _limits(measured, found):
         for to in (limit, words.numbers(np.asarray(words.read(of)(measured.plane.embed(end))))):
             made = words.claim(line("at_rate", of, name, to=f"np.array({to})", rate="1.0"),
                                measured.problem)  # fmt: skip
@@ -120,7 +120,7 @@ def _rates(measured: Measured, found: Sequence[ReadOut]) -> Iterator[tuple]:
                 break
 
 
-def limits(measured: Measured, found: Sequence[ReadOut]) -> Iterator[tuple[str, str, str]]:
+def _limits(measured: Measured, found: Sequence[ReadOut]) -> Iterator[tuple[str, str, str]]:
     """Code, name and limit, in code, of every leaf of which all that moves has a limit; where it is
     too large to be written out, of the coordinates.
     """
@@ -168,7 +168,7 @@ def _monotone(each: ReadOut, measured: Measured) -> Iterator[Conjecture]:
 
 def conjectures(measured: Measured, found: Courses) -> Iterator[Conjecture]:
     """Lines for limits, rates, growth and the loss."""
-    for of, name, limit in limits(measured, found.every):
+    for of, name, limit in _limits(measured, found.every):
         error = max(r.course.error for r in found.every if r.course.kind == "limit")
         value = float(limit) if not limit.startswith("[") else np.nan
         yield Conjecture(line("converges", of, name, to=f"np.array({limit})"),

@@ -160,7 +160,7 @@ def numbers(value: Float[np.ndarray, "..."]) -> str:
     """An array in code."""
     if np.ndim(value) == 0:
         return number(float(value))
-    return "[" + ", ".join(numbers(row) for row in value) + "]"
+    return "[" + ", ".join(numbers(np.asarray(row)) for row in value) + "]"
 
 
 def exponent(value: float, error: float) -> str:

@@ -74,7 +74,7 @@ def _evidence(theorem: Theorem, setting: Setting) -> list[Evidence]:
     return list(examine(theorem, setting, Findings(), quiet, Memory(Budget(UNLIMITED))))
 
 
-def told(it: _Examined) -> Iterator[str]:
+def _told(it: _Examined) -> Iterator[str]:
     """Statement and source are there, and the file says what it is."""
     for name in ("statement", "source"):
         if not getattr(it.theorem, name).strip():
@@ -87,7 +87,7 @@ def told(it: _Examined) -> Iterator[str]:
         yield f"{it.file} has no docstring: say in its first lines what it is about"
 
 
-def symmetric(it: _Examined) -> Iterator[str]:
+def _symmetric(it: _Examined) -> Iterator[str]:
     """Declared symmetries hold sample by sample, and descent starts on its plane."""
     if is_about_a_problem(it.theorem):
         try:
@@ -96,7 +96,7 @@ def symmetric(it: _Examined) -> Iterator[str]:
             yield str(error)
 
 
-def settled(it: _Examined) -> Iterator[str]:
+def _settled(it: _Examined) -> Iterator[str]:
     """Settings survive being stored, and being typed as they are shown."""
     described = it.setting.describe()
     try:
@@ -117,14 +117,14 @@ def settled(it: _Examined) -> Iterator[str]:
             yield f"as it is shown, {error}"
 
 
-def refutable(it: _Examined) -> Iterator[str]:
+def _refutable(it: _Examined) -> Iterator[str]:
     """With a prediction that is off by two resolutions every claim comes out REFUTED."""
     for e in it.evidence:
         if e.excuse:
             yield f"{e.id} cannot be judged at these settings ({e.excuse})"
             continue
         try:
-            outcome = judge(wrong(e), it.share).outcome
+            outcome = judge(_wrong(e), it.share).outcome
         except ValueError as error:
             yield f"{e.id}: {error}"
             continue
@@ -133,7 +133,7 @@ def refutable(it: _Examined) -> Iterator[str]:
             yield f"{e.id} comes out {outcome} for a wrong prediction ({told})"
 
 
-def wrong(e: Evidence) -> Evidence:
+def _wrong(e: Evidence) -> Evidence:
     """The same evidence about a prediction that is off by WRONG resolutions."""
     measured, resolution = np.asarray(e.measured, dtype=float), np.asarray(e.resolution)
     off = WRONG * float(np.max(resolution)) if resolution.size else np.nan
@@ -144,7 +144,7 @@ def wrong(e: Evidence) -> Evidence:
     return replace(e, predicted=e.predicted + off)
 
 
-def mutated(it: _Examined) -> Iterator[str]:
+def _mutated(it: _Examined) -> Iterator[str]:
     """Every claim has a mutant in which it comes out REFUTED, or says why not."""
     ids = {e.id for e in it.evidence if not e.self_check}
     for name in it.mutants.keys() - ids:
@@ -173,7 +173,7 @@ def _of_mutant(it: _Examined, mutant: Theorem) -> list[Evidence]:
     return it.of_mutants[id(mutant)]
 
 
-def declared(it: _Examined) -> Iterator[str]:
+def _declared(it: _Examined) -> Iterator[str]:
     """What may rest on sampling is declared, so that it has its share of the false-alarm rate."""
     names = {name + suffix for suffix in it.theorem.judged_for(it.setting)
              for name in it.theorem.sampled}  # fmt: skip
@@ -182,7 +182,7 @@ def declared(it: _Examined) -> Iterator[str]:
             yield f"{e.id} rests on sampling: name it in the theorem's sampled="
 
 
-def resumed(it: _Examined) -> Iterator[str]:
+def _resumed(it: _Examined) -> Iterator[str]:
     """A run that is killed and gone on with ends bit for bit as one that never broke off."""
     name = f"{it.file}:{it.theorem.name}" if it.file else it.theorem.name
     words = [f"theorem={name}", *(f"{key}={word(x)}" for key, x in it.values.items())]
@@ -223,13 +223,13 @@ def _contents(run: Path) -> dict[str, bytes]:
 
 #: The promises by name.
 PROMISES: dict[str, Callable[[_Examined], Iterator[str]]] = {
-    "told": told,
-    "symmetries": symmetric,
-    "settings": settled,
-    "sampled ids": declared,
-    "wrong predictions": refutable,
-    "mutants": mutated,
-    "killed and resumed": resumed,
+    "told": _told,
+    "symmetries": _symmetric,
+    "settings": _settled,
+    "sampled ids": _declared,
+    "wrong predictions": _refutable,
+    "mutants": _mutated,
+    "killed and resumed": _resumed,
 }
 
 
