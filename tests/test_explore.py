@@ -269,8 +269,8 @@ second = Problem(jnp.array(0.7), loss, jax.random.normal, exact=lambda w: loss(w
     [
         (["theorem=several.py"], "holds several problems (first, second): name one"),
         (["theorem=4.1"], "Theorem 4.1 is not about a Problem"),
-        (["resume=runs/x"], "resume=runs/x: explore=true judges and stores nothing"),
-        (["theorem=several.py", "-m"], "-m: explore=true judges and stores nothing"),
+        (["resume=runs/x"], "resume=runs/x: explore=true judges nothing"),
+        (["theorem=several.py", "-m"], "-m: explore=true judges nothing"),
         (["theorem=several.py:first", "batch=3"], "a Problem takes eta, steps, seed, samples"),
         ([], "no theorem was given"),
     ],
@@ -292,7 +292,8 @@ def test_the_command_line_prints_lines_that_are_python(tmp_path, monkeypatch, ca
     assert any("claims.converges(lambda w: w, to=np.array(1.0)" in x for x in lines)
     for line in lines:
         ast.parse(line)
-    assert not list(tmp_path.glob("runs"))
+    (stored,) = tmp_path.glob("runs/explore-several-py-second-*")
+    assert {file.name for file in stored.iterdir()} >= {"exploration.txt", "loss.png"}
 
 
 def test_a_line_that_does_not_hold_is_not_told():

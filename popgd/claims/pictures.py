@@ -16,7 +16,8 @@ def figures(measured: Any, title: str) -> dict[str, Figure]:
     return made
 
 
-def _time(measured: Any) -> str:
+def time_of(measured: Any) -> str:
+    """What its time axis shows."""
     return "time" if measured.dynamics.flow else "gradient step"
 
 
@@ -30,7 +31,7 @@ def _loss(measured: Any, title: str) -> Figure:
     floor = np.min(known[known > 0], initial=1.0) / 10
     axes.loglog(t, np.maximum(value, floor), "o-", ms=3)
     axes.fill_between(t, *(np.maximum(value + s * error, floor) for s in (-1, 1)), alpha=0.2)
-    axes.set(xlabel=_time(measured), ylabel="population loss", title=title)
+    axes.set(xlabel=time_of(measured), ylabel="population loss", title=title)
     return figure
 
 
@@ -40,6 +41,6 @@ def _coordinates(measured: Any, title: str) -> Figure:
     late = reading.t > 0
     for i, name in enumerate(measured.plane.names[:MOST]):
         axes.semilogx(reading.t[late], reading.value[late, i], "-", label=name)
-    axes.set(xlabel=_time(measured), ylabel="weights", title=title)
+    axes.set(xlabel=time_of(measured), ylabel="weights", title=title)
     axes.legend(fontsize=7)
     return figure

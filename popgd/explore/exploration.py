@@ -4,12 +4,14 @@ import html
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from popgd.claims.measured import Measured
 from popgd.explore.conjecture import Conjecture
 from popgd.explore.curvature import Across
 from popgd.explore.fixed import Fixed
@@ -34,6 +36,7 @@ class Exploration:
     """What `explore` found: symmetries, plane and zeros (`structure`), conserved quantities, where
     read-outs go (`courses`), fixed points, curvatures across the plane at the start and at the
     end, and `conjectures`, whose lines make claims. Conjectures, until judged on fresh samples.
+    `measured` is the path that was followed, if any.
     """
 
     horizon: str
@@ -45,6 +48,7 @@ class Exploration:
     across_end: tuple[Across, ...]
     conjectures: tuple[Conjecture, ...]
     notes: tuple[str, ...]
+    measured: Measured | None
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -77,6 +81,12 @@ class Exploration:
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
+
+    def figures(self) -> dict[str, Any]:
+        """Pictures: the coordinates, the loss, what grows, and curvatures across the plane."""
+        from popgd.explore import pictures
+
+        return pictures.figures(self)
 
     def show(self, console: Console) -> None:
         """Print all of it: tables, then the lines to paste."""

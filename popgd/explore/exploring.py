@@ -65,7 +65,7 @@ def explore(
     horizon = horizon_of(found, flow)
     if horizon is None:
         notes.append("no path was followed: give exact=, the population loss, or eta=")
-        courses, points, end = path.NOTHING, [], None
+        measured, courses, points, end = None, path.NOTHING, [], None
     else:
         measured = measuring.measured(problem, found, horizon, progress)
         notes += [measured.unfinished] if measured.unfinished else []
@@ -84,7 +84,7 @@ def explore(
     words = horizon.describe() if horizon else "nothing descends"
     return Exploration(words, found, tuple(quantities), courses, tuple(points),
                        tuple(at_start[0]), tuple(at_end[0]), tuple(every),
-                       tuple(dict.fromkeys(notes)))  # fmt: skip
+                       tuple(dict.fromkeys(notes)), measured)  # fmt: skip
 
 
 def _checked(

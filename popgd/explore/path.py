@@ -199,7 +199,8 @@ def _growth(each: ReadOut) -> Iterator[Conjecture]:
                      found.error, why)  # fmt: skip
     if np.isfinite(found.constant) and p.startswith("1/"):
         code = line("increments_converge", of, name, power=p[2:], to=words.number(found.constant))
-        yield Conjecture(code, f"{name}^{p[2:]} grows by this much in a unit of time",
+        whole = f"({name})" if " " in name else name
+        yield Conjecture(code, f"{whole}^{p[2:]} grows by this much in a unit of time",
                          found.constant, CONSTANT * abs(found.constant),
                          "extrapolated increments")  # fmt: skip
 

@@ -163,12 +163,20 @@ def _explore(words: list[str], alone: bool) -> int:
     if "theorem" not in settings:
         config.without_theorem(settings)
     _start_jax()
+    import jax
+
     from popgd.runs import explored
     from popgd.runs.screen import live, make_console
 
+    # Most of the time is the compiler's, for programs that run once
+    jax.config.update("jax_disable_most_optimizations", True)
+    out = settings.pop("out", None)
     with _WATCH.doing("exploring"), live(_WATCH.report) as (report, _):
         found = explored.explored(settings, report)
-    found.show(make_console())
+    console = make_console()
+    found.show(console)
+    path = explored.save(found, settings, out)
+    console.print(f"written to {path}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -1,13 +1,14 @@
 """`explore=true` on the command line: which problem is meant, and what is found of it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from popgd.explore.exploration import Exploration
 from popgd.explore.exploring import explore
 from popgd.problem.errors import SettingError
 from popgd.problem.problem import Problem
-from popgd.runs import files
+from popgd.runs import files, store
 from popgd.theorem import settings as config
 from popgd.theorem.base import Progress
 from popgd.theorem.problems import is_about_a_problem
@@ -43,6 +44,17 @@ def explored(values: Mapping[str, str], progress: Progress) -> Exploration:
     flow = bool(theorem.study.keywords["flow"])  # pyright: ignore
     return explore(setting.law.problem, eta=setting.eta, steps=setting.steps, flow=flow,
                    seed=setting.seed, **_samples(values), progress=progress)  # fmt: skip
+
+
+def save(found: Exploration, settings: Mapping[str, str], out: str | None) -> Path:
+    """Write what was found, and its pictures; the directory, by default runs/explore-FILE-HASH."""
+    name = store.run_name({**settings, "theorem": f"explore-{Path(settings['theorem']).name}"})
+    path = Path(out) if out else Path("runs") / name
+    path.mkdir(parents=True, exist_ok=True)
+    for name, figure in found.figures().items():
+        store.write_picture(path / f"{name}.png", figure)
+    store.write(path / "exploration.txt", str(found).encode())
+    return path
 
 
 def _samples(values: Mapping[str, str]) -> dict[str, int]:

@@ -251,6 +251,14 @@ def write_through(path: Path, save: Callable[[Any], None]) -> None:
     write(path, buffer.getvalue())
 
 
+def write_picture(path: Path, figure: Any) -> None:
+    """`write` for a figure of matplotlib's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    write_through(path, lambda file: figure.savefig(file, format="png", dpi=150))
+
+
 def revision() -> str | None:
     """The git revision of popgd's own checkout, if it runs from one."""
     here = Path(__file__).resolve().parents[2]
@@ -272,19 +280,13 @@ def save_report(path: Path, report: Any) -> dict[str, Any]:
     """Write trajectory, figures and at last report.json, whose digests say by what code the run is
     finished.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     arrays = trajectories(report)
     if arrays:
         write_through(
             path / TRAJECTORY, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays)
         )
     for name, figure in report.figures().items():
-        write_through(
-            path / f"{name}.png",
-            lambda file, figure=figure: figure.savefig(file, format="png", dpi=150),
-        )
+        write_picture(path / f"{name}.png", figure)
     content = content_of(report)
     write(path / REPORT, json.dumps(content, indent=1, allow_nan=False).encode())
     return content

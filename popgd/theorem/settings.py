@@ -102,7 +102,7 @@ COMMANDS = {
 #: What the command line can do with a problem instead of judging claims about it.
 EXPLORE = {
     "explore": "true: say what could be claimed of the theorem's problem, or of the one Problem in "
-    "FILE.py; its claims are not judged, and nothing is stored"
+    "FILE.py, in out=DIR too; its claims are not judged"
 }
 
 #: Words that say how a run is done, and not which: several processes that do it together.
@@ -183,12 +183,12 @@ def exploring(words: Sequence[str]) -> tuple[bool, list[str]]:
         raise SettingError(f"{given[-1]}: {error}") from None
     if not wanted:
         return False, rest
-    apart = {*COMMANDS, *PROCESSES, "out", "budget", "-m", "--multirun"}
+    apart = {*COMMANDS, *PROCESSES, "budget", "-m", "--multirun"}
     beside = [word for word in rest if word.partition("=")[0] in apart]
     if beside:
         raise SettingError(
-            f"{beside[0]}: explore=true judges and stores nothing, and takes one problem in one "
-            "process; leave that out"
+            f"{beside[0]}: explore=true judges nothing, and takes one problem in one process; "
+            "leave that out"
         )
     return True, rest
 
