@@ -244,7 +244,7 @@ def conforms(
     is defined in, if it is none of popgd's. Raises SettingError on bad settings.
     """
     name = add(theorem) if isinstance(theorem, Theorem) else theorem
-    it = _Examined(find_theorem(name), values, mutants or {}, file)
+    it = _Examined(find_theorem(name), values, {} if mutants is None else mutants, file)
     points = []
     for promise in promises:
         broken = list(PROMISES[promise](it))
