@@ -221,3 +221,28 @@ def test_networks_of_marcotte_gribonval_peyre():
     assert len(found.matrices) == 2 and all(
         "[0,0]^2" in line or "[1,0]^2" in line for line in found.describe().splitlines()
     )
+
+
+@pytest.mark.slow
+def test_attention_of_marcotte_gribonval_peyre():
+    """One attention layer, softmax(X Q^T K X^T) X V^T O: the symmetric 2 x 2 matrices QQ^T - KK^T
+    and VV^T - OO^T, and no more. Source: arXiv 2506.06194.
+    """
+    rows = lambda key: jax.random.normal(key, (3, 3))
+
+    def loss(w, X):
+        Q, K, V, O = w
+        f = jax.nn.softmax(X @ Q.T @ K @ X.T, axis=1) @ X @ V.T @ O
+        return 0.5 * jnp.sum((f - jnp.sin(X)) ** 2)
+
+    found = symmetry.conserved(loss, rows, symmetry.whole([jnp.zeros((2, 3))] * 4), KEY)
+    assert len(found.matrices) == 3 + 3 and found.gap > GAP / 100
+    # Each of those found is a combination of the six, the same at every point
+    known, seen = [], []
+    for k in jax.random.split(KEY, 20):
+        w = np.asarray(jax.random.normal(k, (4, 2, 3)))
+        each = [a @ a.T - b @ b.T for a, b in (w[:2], w[2:])]
+        known.append(np.array(each)[:, [0, 0, 1], [0, 1, 1]].ravel())
+        seen.append([w.ravel() @ M @ w.ravel() for M in found.matrices])
+    by = np.linalg.lstsq(np.array(known), np.array(seen), rcond=None)[0]
+    np.testing.assert_allclose(np.array(known) @ by, seen, atol=1e-8)

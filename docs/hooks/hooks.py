@@ -23,6 +23,7 @@ PAGES = {
     "tables/figures.md": "figures/README.md",
     "tables/calibration.md": "figures/calibration.md",
     "tables/mutation.md": "figures/mutation.md",
+    "tables/explore.md": "figures/explore.md",
     "tables/sweep.md": "figures/sweep.md",
     "tables/benchmark.md": "figures/benchmark.md",
     "changelog.md": "CHANGELOG.md",

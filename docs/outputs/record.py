@@ -26,6 +26,7 @@ COMMANDS = {
     "again": ("theorem=slope_flow.py slope=2", 0),
     "recheck": ("recheck=RUN", 0),
     "sphere": ("theorem=sphere.py", 0),
+    "explore": ("theorem=slope_flow.py explore=true", 0),
 }
 
 #: The width of what popgd prints where it is no terminal that it prints to.
