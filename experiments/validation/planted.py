@@ -27,12 +27,14 @@ def made(start: Any, exact: Callable[[Any], Any], **rest: Any) -> Problem:
 
 class Planted(NamedTuple):
     """A model: what must be found ("kind name", "saddle" or "symmetry broken"), exponents that may
-    be, whether the end is a saddle (None: does not matter), and whether nothing may be claimed.
+    be, limits that SciPy's path does not reach, whether the end is a saddle (None: does not
+    matter), and whether nothing may be claimed.
     """
 
     problem: Callable[[], Problem]
     must: tuple[str, ...] = ()
     grows: Mapping[str, float] = {}
+    limits: Mapping[str, float] = {}
     saddle: bool | None = None
     silent: bool = False
     near_miss: bool = False
@@ -173,7 +175,7 @@ MODELS: dict[str, Planted] = {
     "w like (t log t)^1/2": Planted(one(lambda w: -(jnp.log(w) ** 2) / 2, 3.0), near_miss=True),
     "w like (log t)^1/2": Planted(
         # dw/dt = e^(-w^2): w^2 = log t + ...
-        one(lambda w: -jax.scipy.special.erf(w)), near_miss=True
+        one(lambda w: -jax.scipy.special.erf(w)), limits={"loss": -1}, near_miss=True
     ),
     "two close powers, 1/2 and 0.45": Planted(
         one(lambda w: -jnp.log(w) + 10 * w**-0.1), (), {"w": 1 / 2}, near_miss=True
