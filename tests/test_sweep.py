@@ -5,6 +5,7 @@ may die.
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -188,3 +189,65 @@ def test_where_a_launcher_sends_jobs_there_may_be_more_memory(tmp_path, monkeypa
     words = ["-m", "theorem=4.1", "law=uniform", "d=3", "n=1e12", "hydra/launcher=no_such_launcher"]
     assert run.main(words) == run.BAD_INPUT
     assert "no_such_launcher" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "word, found",
+    [
+        ("seed=range(1,4)", ["1", "2", "3"]),
+        ("seed=range(5,0,-2)", ["5", "3", "1"]),
+        ("eta=choice(0.1,auto)", ["0.1", "auto"]),
+        ("spectrum=choice([3,1],[2,2])", ["[3,1]", "[2,2]"]),
+        ("spectrum=[3,1],[2,2]", ["[3,1]", "[2,2]"]),
+        ("theorem=glob(4.*)", ["glob(4.*)"]),
+    ],
+)
+def test_words_of_a_sweep(word, found):
+    assert sweep.values_of([word], True) == {word.partition("=")[0]: found}
+
+
+def test_theorems_that_a_glob_chooses():
+    names = ["4.1", "4.2", "4.1.stability", "own"]
+    assert sweep.chosen(["own", "glob(4.?)"], names) == ["own", "4.1", "4.2"]
+    assert sweep.chosen(["glob([4*, own], exclude=*.stability)"], names) == ["4.1", "4.2", "own"]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["theorem=4.1", "seed=range(1,3)"], "range(...) gives several values; add -m"),
+        (["-m", "theorem=4.1", "seed=interval(0,1)"], "seed=interval(0,1): "),
+        (["-m", "theorem=4.1", "seed=range(1,3"], "a bracket is not closed"),
+        (["-m", "theorem=4.1", "spectrum=[8,5,4"], "a bracket is not closed"),
+        (["theorem=4.1", "spectrum=[8,5"], "a bracket is not closed"),
+        (["theorem=4.1", "spectrum=8,5]"], "a bracket is not closed"),
+        (["-m", "theorem=4.1", "spectrum=8,5,4"],
+         "one list, 'spectrum=[8,5,4]', or 3 runs, 'spectrum=[8],[5],[4]'?"),
+        (["-m", "theorem=glob(9.*)"], "theorem=glob(9.*): no theorem is called that"),
+    ],
+)  # fmt: skip
+def test_what_is_not_clear_is_asked_in_one_line(words, said, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line and not list(tmp_path.iterdir())
+
+
+def test_settings_are_shown_and_nothing_is_done(capsys, monkeypatch, tmp_path):
+    """As they are typed: typed again they are the same."""
+    monkeypatch.chdir(tmp_path)
+    words = ["theorem=4.1", "spectrum=choice([3,1],[2,1])", "eta=1/4"]
+    assert run.main(["-m", *words, "--cfg", "job"]) == 0
+    pages = [page.splitlines() for page in capsys.readouterr().out.strip().split("\n\n")]
+    assert [line for page in pages for line in page if "spectrum" in line] == [
+        "spectrum=[3,1]",
+        "spectrum=[2,1]",
+    ]
+    assert run.main([*pages[0], "--cfg=job"]) == 0
+    assert capsys.readouterr().out.strip().splitlines() == pages[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_version(capsys):
+    assert run.main(["--version"]) == 0
+    assert re.fullmatch(r"popgd \S+, jax \S+, jaxlib \S+, Python \S+\n", capsys.readouterr().out)

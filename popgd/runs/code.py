@@ -25,7 +25,13 @@ Chain = tuple[str, ...]
 #: import.
 GATHERING = ("popgd", "popgd.papers", "popgd.papers.power_method")
 #: How theorems are found, and a run is begun, watched, stored and shown: nothing of it is read.
-APART = {"popgd.run", "popgd.collect", "popgd.theorem.registry", "popgd.descent.heartbeat"} | {
+APART = {
+    "popgd.run",
+    "popgd.__main__",
+    "popgd.collect",
+    "popgd.theorem.registry",
+    "popgd.descent.heartbeat",
+} | {
     f"popgd.runs.{name}"
     for name in (
         "command",

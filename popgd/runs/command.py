@@ -11,13 +11,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from popgd.problem.errors import SettingError
 from popgd.runs import cache, guard
-from popgd.runs.sweep import LAUNCHER, Lost, compose, values_of
+from popgd.runs.sweep import LAUNCHER, Lost, chosen, combinations, compose, values_of
 from popgd.runs.watchdog import PEER_LOST, Interrupted, Watchdog
 from popgd.theorem import settings as config
 
@@ -25,7 +25,9 @@ EXIT = {"SUPPORTED": 0, "REFUTED": 1, "INCONCLUSIVE": 3, "NOT APPLICABLE": 4, "N
 BAD_INPUT, INTERNAL = 2, 70
 #: Signals that ask a process to end; each means itself.
 SIGNALS = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM}
-HELP, MULTIRUN = {"--help", "-h"}, {"-m", "--multirun"}
+HELP, MULTIRUN, VERSION = {"--help", "-h"}, {"-m", "--multirun"}, "--version"
+#: Hydra's word for showing the settings of a run instead of doing it.
+SHOWN = (["--cfg", "job"], ["-c", "job"], ["--cfg=job"])
 #: A sweep returns the first of these that any of its jobs returned.
 WORST = (INTERNAL, BAD_INPUT, 5, 1, 3, 4, 0)
 
@@ -92,6 +94,12 @@ def _internal(path: Path) -> int:
 def _main(arguments: list[str], alone: bool) -> int:
     if not arguments or HELP & set(arguments):
         return _help([word for word in arguments if word not in HELP])
+    if VERSION in arguments:
+        return _version()
+    for words in SHOWN:
+        if arguments[-len(words) :] == words or arguments[: len(words)] == words:
+            return _shown(arguments[: -len(words)] if arguments[-1] == words[-1] else
+                          arguments[len(words) :])  # fmt: skip
     explored, arguments = config.exploring(cache.told(arguments))
     if explored:
         return _explore(arguments, alone)
@@ -132,6 +140,8 @@ def _main(arguments: list[str], alone: bool) -> int:
     settings["theorem"] = _theorems(settings)
     if _WATCH.signal:
         return _say(f"{_WATCH.word}; nothing was begun", _WATCH.code)
+    if multirun:
+        _asked(settings)
     sweep = multirun or len(settings["theorem"]) > 1  # of the theorems in one file
     one = lambda values: _job(values, sweep)
     try:
@@ -153,6 +163,56 @@ def _help(words: list[str]) -> int:
     pages = [help.of_theorem(find_theorem(files.named(name))) for name in named]
     print("\n\n\n".join(pages) or help.everything())
     return 0
+
+
+def _version() -> int:
+    """Print the versions of popgd, of JAX and of Python."""
+    from importlib.metadata import version
+
+    print(
+        f"popgd {version('popgd')}, jax {version('jax')}, jaxlib {version('jaxlib')}, Python "
+        + sys.version.partition(" ")[0]
+    )
+    return 0
+
+
+def _shown(words: list[str]) -> int:
+    """Print the settings that these words mean, one to a line, as they are typed."""
+    sweep = bool(MULTIRUN & set(words))
+    settings = values_of([word for word in words if word not in MULTIRUN], sweep)
+    settings["theorem"] = _theorems(settings)
+    if sweep:
+        _asked(settings)
+    from popgd.theorem.readers import word
+
+    for values in combinations(settings):
+        described = _resolved(values).describe().items()
+        print("\n".join(f"{name}={word(x)}" for name, x in described if x is not None) + "\n")
+    return 0
+
+
+def _asked(settings: Mapping[str, Sequence[str]]) -> None:
+    """Raises SettingError for a sweep over what may be one list, without its brackets."""
+    from popgd.runs import files
+    from popgd.theorem.report import find_theorem
+
+    theorems = [find_theorem(files.named(name)) for name in settings["theorem"]]
+    for name, values in settings.items():
+        options = [t.declared[name] for t in theorems if name in t.declared]
+        if len(values) > 1 and options and all(_bare_list(options[0], value) for value in values):
+            apart = ",".join(f"[{value}]" for value in values)
+            raise SettingError(
+                f"{name}={','.join(values)}: one list, '{name}=[{','.join(values)}]', or "
+                f"{len(values)} runs, '{name}={apart}'? write the brackets"
+            )
+
+
+def _bare_list(option: Any, value: str) -> bool:
+    """Whether a value is read as a list, and has no brackets."""
+    try:
+        return value.strip()[:1] not in ("[", "(") and isinstance(option.read(value), tuple)
+    except ValueError:
+        return False
 
 
 def _explore(words: list[str], alone: bool) -> int:
@@ -188,9 +248,10 @@ def _theorems(settings: dict[str, list[str]]) -> list[str]:
         config.without_theorem(settings)
     _start_jax()
     from popgd.runs import files
+    from popgd.theorem.registry import theorems
 
     with _WATCH.doing("loading theorems"):
-        return files.expand(settings["theorem"])
+        return files.expand(chosen(settings["theorem"], list(theorems())))
 
 
 def _launched_job(values: dict[str, Any]) -> int:

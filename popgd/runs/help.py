@@ -23,8 +23,11 @@ def everything() -> str:
     lines = [
         "usage: python -m popgd.run theorem=NAME [setting=value ...]",
         "       python -m popgd.run theorem=FILE.py[:NAME] ...   the theorems in a file of yours",
-        "       python -m popgd.run -m seed=1,2 ...              a sweep over values with commas",
+        "       python -m popgd.run -m seed=1,2 ...              a sweep: values with commas, or",
+        "                              range(1,3), choice(a,b), theorem=glob(4.*)",
         "       python -m popgd.run theorem=... --help           its own settings, explained",
+        "       python -m popgd.run theorem=... --cfg job        the settings of that run, alone",
+        "       python -m popgd.run --version    (python -m popgd, and popgd, are the same)",
         "",
         "settings of every run:",
         *_options(TABLE),

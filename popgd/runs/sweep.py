@@ -4,6 +4,7 @@ launcher sends them.
 
 import itertools
 import os
+import re
 import sys
 import tempfile
 import time
@@ -20,6 +21,8 @@ LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
 #: Where a launched sweep keeps its logs and the exit codes of its jobs, below the directory of its
 #: runs.
 DIRECTORY, CODE, PART = ".sweep", ".code", ".part"
+#: Hydra's words for several values.
+_SWEPT = re.compile(r"(range|choice|glob|sort|shuffle|interval)\(")
 _SILENT = [{"override hydra/hydra_logging": "none"}, {"override hydra/job_logging": "none"}]
 
 
@@ -91,15 +94,57 @@ def leave(code: int, scratch: str) -> None:
 
 
 def values_of(words: Sequence[str], sweep: bool) -> dict[str, list[str]]:
-    """The values of every setting; in a sweep, commas outside brackets separate them. Raises
-    SettingError for a word that is none.
+    """The values of every setting; in a sweep, commas outside brackets separate them, or one of
+    Hydra's words gives them: range(1,3), choice(a,b). Raises SettingError for a word that is none.
     """
     found = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
             raise SettingError(f"{word}: settings are key=value, as in theorem=4.1")
-        found[name] = _split(value) if sweep else [value]
+        swept = _SWEPT.match(value)
+        if swept and not sweep:
+            raise SettingError(f"{word}: {swept[1]}(...) gives several values; add -m")
+        parts = _split(name, value) if sweep else [value]
+        found[name] = _swept(name, value) if swept else parts
+    return found
+
+
+def _swept(name: str, value: str) -> list[str]:
+    """The values that one of Hydra's words gives; glob(...) is left as it is, for `chosen`."""
+    from hydra.core.override_parser.types import Glob
+    from hydra.errors import HydraException
+
+    try:
+        override = _parsed(name, value)
+        if isinstance(override.value(), Glob):
+            return [value]
+        return list(override.sweep_string_iterator())
+    except (HydraException, NotImplementedError, AttributeError) as error:
+        said = str(error).partition("\n")[0]
+        raise SettingError(f"{name}={value}: {said or 'no word of a sweep'}") from None
+
+
+def _parsed(name: str, value: str) -> Any:
+    """One word as Hydra reads it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create().parse_override(f"{name}={value}")
+
+
+def chosen(values: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The values of the setting `theorem`, with the names that a glob(...) chooses. Raises
+    SettingError if it chooses none.
+    """
+    found: list[str] = []
+    for value in values:
+        if not _SWEPT.match(value):
+            found.append(value)
+            continue
+        some = _parsed("theorem", value).value().filter(list(names))
+        if not some:
+            raise SettingError(f"theorem={value}: no theorem is called that; --help lists them")
+        found += some
     return found
 
 
@@ -132,7 +177,7 @@ def _tree(settings: Iterable[str]) -> dict[str, Any]:
     return tree
 
 
-def _split(value: str) -> list[str]:
+def _split(name: str, value: str) -> list[str]:
     parts, depth = [""], 0
     for letter in value:
         depth += (letter in "[(") - (letter in "])")
@@ -140,6 +185,8 @@ def _split(value: str) -> list[str]:
             parts.append("")
         else:
             parts[-1] += letter
+    if depth:
+        raise SettingError(f"{name}={value}: a bracket is not closed; quoted, '{name}=[3,2,1]'")
     return parts
 
 

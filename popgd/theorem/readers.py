@@ -93,12 +93,14 @@ def flag(value: Any) -> bool:
 
 
 def numbers(value: Any) -> tuple[float, ...]:
-    if isinstance(value, str):
-        inner = (
-            value.strip().removeprefix("[").removesuffix("]").removeprefix("(").removesuffix(")")
-        )
-        value = [x for x in inner.split(",") if x.strip()]
     wanted = "a list of positive numbers like [3,2,1] was wanted"
+    if isinstance(value, str):
+        inner = value.strip()
+        if inner[:1] + inner[-1:] in ("[]", "()"):
+            inner = inner[1:-1]
+        if set(inner) & set("[]()"):
+            raise ValueError(f"{wanted}, and a bracket is not closed (quoted: '[3,2,1]')")
+        value = [x for x in inner.split(",") if x.strip()]
     if not hasattr(value, "__iter__"):
         raise ValueError(wanted)
     result = tuple(number(x) for x in value)
