@@ -44,6 +44,8 @@ def course(reading: Reading, step: Float[np.ndarray, " records"], scale: float) 
     the size of the largest of its like.
     """
     x, e = reading.value, reading.error
+    if not np.all(np.isfinite(x)):  # beyond float64
+        return UNKNOWN
     moved = float(np.max(abs(x - x[0])))
     if moved <= max(4 * float(np.max(e)), STILL * scale):
         return Course("still", float(x[-1]), float(e[-1]))

@@ -68,6 +68,8 @@ def points(measured: Measured, courses: list[Course]) -> list[Fixed]:
     slopes = np.asarray(jax.jit(jax.vmap(dynamics.slope))(jnp.asarray(path.x)))
     size = np.linalg.norm(slopes, axis=1)
     loss = measured.loss().value
+    if not np.all(np.isfinite(loss)):
+        return []
     extent = float(np.max(np.linalg.norm(path.x - path.x[0], axis=1)))
     found: list[Fixed] = []
     for k in _dips(size):
