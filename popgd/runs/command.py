@@ -112,17 +112,18 @@ def _main(arguments: list[str], alone: bool) -> int:
         relayed = {relayed: number for number, relayed in guard.RELAYED.items()} if peers else {}
         _WATCH.listen(SIGNALS | relayed)
     given = {word.partition("=")[0] for word in arguments}
-    for name, command in (("resume", _resume), ("recheck", _recheck)):
+    commands = {"resume": _resume, "recheck": _recheck, "report": _hand_in}
+    for name, command in commands.items():
         if name in given:
             words = {word.partition("=")[0]: word.partition("=")[2] for word in arguments}
-            beside = words.keys() - {name, *(("budget",) if name == "resume" else ())}
-            if beside or not words[name]:
+            if words.keys() - {name, *config.WITH[name]} or not words[name]:
+                also = f" but for {', '.join(config.WITH[name])}" if config.WITH[name] else ""
                 raise SettingError(
-                    f"{' '.join(arguments)}: {name}=DIR stands alone, the run has its settings; "
-                    "leave out the rest"
+                    f"{' '.join(arguments)}: {name}=DIR stands alone{also}, the run has its "
+                    "settings; leave out the rest"
                 )
-            if peers and name == "recheck":
-                raise SettingError("recheck is the work of one process; leave out processes")
+            if peers and name != "resume":
+                raise SettingError(f"{name} is the work of one process; leave out processes")
             if peers:
                 _start_jax(peers)
             return command(Path(words[name]), words)
@@ -405,6 +406,15 @@ def _ended(end: guard.End) -> int:
             PEER_LOST,
         )
     return _say(f"this process was killed by signal {-end.code}; {goes_on}", 128 - end.code)
+
+
+def _hand_in(path: Path, words: dict[str, Any]) -> int:
+    """Write a finished run as one hands it in, or print one of its claims in plain words."""
+    from popgd.runs import handed
+
+    for line in handed.handed(path, words):
+        print(line)
+    return 0
 
 
 def _recheck(path: Path, words: dict[str, Any]) -> int:

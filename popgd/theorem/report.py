@@ -2,6 +2,7 @@
 through here.
 """
 
+import io
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from popgd.descent.memory import FORGETFUL, Memory
 from popgd.problem.errors import SettingError
 from popgd.problem.number import Number
 from popgd.theorem import settings as config
+from popgd.theorem import written
 from popgd.theorem.base import COMMON, Findings, Progress, Setting, Theorem, examine
 from popgd.theorem.readers import nearest, word
 from popgd.theorem.registry import add, theorems
@@ -63,6 +65,19 @@ class Report:
                 for name, number in self.quantities.items()
             },
         }
+
+    def __repr__(self) -> str:
+        counted = f"{len(self.claims)} claims, {len(self.self_checks)} checks of popgd itself"
+        return f"Report(Theorem {self.theorem.name}: {self.outcome}, {counted})"
+
+    def _repr_html_(self) -> str:
+        """Tables, pictures and what would settle the rest, as a notebook shows them."""
+        pictures = {}
+        for name, figure in self.figures().items():
+            stream = io.BytesIO()
+            figure.savefig(stream, format="png", dpi=80)
+            pictures[name] = stream.getvalue()
+        return written.fragment(self.to_json(), pictures)
 
     def figures(self) -> dict[str, Any]:
         """matplotlib figures by file name: those of every study, its settings below each."""

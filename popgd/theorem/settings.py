@@ -97,7 +97,11 @@ COMMANDS = {
     "resume": "go on with the run in this directory, with its stored settings (and budget=)",
     "recheck": "judge the finished run in this directory afresh and tell what comes out "
     "differently; writes nothing",
+    "report": "write the finished run in this directory as one hands it in, there or in out=DIR: "
+    "format=html, latex or markdown; or print one claim in plain words: explain=CLAIM",
 }
+#: What goes with each of them.
+WITH = {"resume": ("budget",), "recheck": (), "report": ("format", "explain", "out")}
 
 #: What the command line can do with a problem instead of judging claims about it.
 EXPLORE = {
