@@ -76,7 +76,7 @@ class Exploration:
 
     def __str__(self) -> str:
         out = io.StringIO()
-        self.show(Console(file=out, width=WIDTH, color_system=None))
+        self.show(Console(file=out, width=WIDTH, color_system=None, force_jupyter=False))
         return out.getvalue()
 
     def _repr_html_(self) -> str:
