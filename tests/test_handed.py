@@ -111,3 +111,16 @@ def test_a_report_shows_itself():
     shown = report._repr_html_()
     assert shown.count("<tr>") == 2 + len(report.claims) + len(report.self_checks)
     assert shown.count("data:image/png") == len(report.figures()) > 3
+
+
+def test_what_is_known_from_second_hand_is_called_so(capsys, monkeypatch, tmp_path):
+    """In the table's title and in the verdict, on the screen and on paper."""
+    from popgd.runs.screen import show
+
+    for name, transcribed in (("gatmiry.minimiser-all", True), ("4.2", False)):
+        content = {**CONTENT, "theorem": name, "outcome": "REFUTED"}
+        show(content, tmp_path, False)
+        said = capsys.readouterr().out
+        verdict = f"Theorem {name}{', as transcribed' if transcribed else ''}: "
+        assert said.count(verdict) == 2 and f"{verdict}REFUTED" in said
+        assert f"{verdict}REFUTED" in written.page(content, {})

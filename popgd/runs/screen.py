@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from popgd.theorem.base import Progress as Report
-from popgd.theorem.registry import theorems
+from popgd.theorem.registry import called, theorems
 from popgd.theorem.report import typed
 from popgd.theorem.verdict import Claim
 
@@ -99,7 +99,7 @@ def show(content: dict[str, Any], path: Path, stored: bool) -> None:
     shown = typed(theorems()[name], settings) if name in theorems() else ""
     claims, checks = content["claims"], content["self_checks"]
     if claims:
-        console.print(_table(f"Theorem {name}: {shown}", "claim", claims))
+        console.print(_table(f"{called(name)}: {shown}", "claim", claims))
     if checks:
         console.print(_table("popgd's checks of itself", "self-check", checks))
     for claim in claims:
@@ -109,7 +109,7 @@ def show(content: dict[str, Any], path: Path, stored: bool) -> None:
                 markup=False,
             )
     reason = f": {content['reason']}" if content["reason"] else ""
-    console.print(f"Theorem {content['theorem']}: {content['outcome']}{reason}", markup=False)
+    console.print(f"{called(name)}: {content['outcome']}{reason}", markup=False)
     for check in checks:
         if check["outcome"] != "SUPPORTED":
             console.print(

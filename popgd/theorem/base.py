@@ -141,6 +141,7 @@ class Theorem:
     sampled     the ids of all evidence that may rest on sampling, at any setting: they share the
                 false-alarm rate, and share it before anything is drawn
     quantities  named numbers of the study: `Number`, or (value, error)
+    transcribed whether its statement is known from second hand alone: the verdict says so
     targets     the values of the setting `target`; a theorem with targets is judged once for each
 
     Raises SettingError if an option hides a setting that every run has, or is none.
@@ -162,6 +163,7 @@ class Theorem:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
     sampled: tuple[str, ...] = ()
+    transcribed: bool = False
 
     def judged_for(self, setting: Setting) -> dict[str, str]:
         """The targets that it is judged for, by the suffix of their claims: '' or '@target'."""

@@ -29,6 +29,12 @@ def theorems() -> dict[str, Theorem]:
     return {theorem.name: theorem for group in papers().values() for theorem in group}
 
 
+def called(name: str) -> str:
+    """How a verdict calls the theorem of this name, known or not."""
+    known = theorems().get(name)
+    return f"Theorem {name}{', as transcribed' if known and known.transcribed else ''}"
+
+
 def add(theorem: Theorem) -> str:
     """Put a theorem in, for an earlier one of that name; its name. Raises SettingError for the name
     of another one of popgd's.

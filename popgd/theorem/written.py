@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from popgd.theorem.readers import word
+from popgd.theorem.registry import called
 
 #: Columns of the tables, as they are called in the report.
 COLUMNS = ("predicted", "measured", "error", "allowance", "detectable", "resolution")
@@ -68,7 +69,7 @@ def _papers(content: Mapping[str, Any]) -> list[str]:
 
 def _heading(content: Mapping[str, Any]) -> str:
     reason = f": {content['reason']}" if content["reason"] else ""
-    return f"Theorem {content['theorem']}: {content['outcome']}{reason}"
+    return f"{called(content['theorem'])}: {content['outcome']}{reason}"
 
 
 def _left(content: Mapping[str, Any]) -> Iterator[str]:
@@ -199,7 +200,7 @@ def page(content: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         for _, judged in _tables(content)
         for claim in judged
     )
-    title = html.escape(f"Theorem {content['theorem']}: {content['outcome']}")
+    title = html.escape(f"{called(content['theorem'])}: {content['outcome']}")
     return (
         f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"

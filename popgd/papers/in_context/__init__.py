@@ -84,6 +84,7 @@ def theorem(
         defaults={"n": n, "steps": LONGEST, "samples": 2**15, "sampled_steps": 320},
         make_law=make_law,
         step_size=step_size,
+        transcribed=True,
         objective=objective(largest, what),
         **{"hypotheses": hypotheses, **own},
     )
