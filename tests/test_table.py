@@ -105,7 +105,10 @@ REFUSED = {
     "blanks": ("0.5 2\n1 4\n", "has the text 0.5 2 in line 1, cell 1"),
     "ragged": ("0.5,2\n1\n", "has 1 cells in line 2 and 2 in line 1"),
     "empty cell": ("0.5,\n1,4\n", "has nothing in line 1, cell 2"),
-    "trailing commas": ("0.5,2,\n1,4,\n", "has nothing in line 1, cell 3"),
+    "trailing commas": ("0.5,2,\n1,4,\n", "ends every line with a comma: leave it out"),
+    "one trailing comma": ("0.5,2,\n1,4,3\n", "has nothing in line 1, cell 3"),
+    "decimal commas": ("0,5, -2,25\n1,0, 4,0\n", "writes 0,5 with a decimal comma: write 0.5"),
+    "decimal commas, blanks": ("0,5 2,25e-3\n1,0 4,0\n", "writes 0,5 with a decimal comma"),
     "empty line": ("0.5,2\n\n1,4\n", "has nothing in line 2"),
     "nan": ("0.5,nan\n1,4\n", "has nan in line 1, cell 2: leave out what is missing"),
     "a first row of nan": ("nan,NaN\n1,4\n", "has nan in line 1, cell 1"),
@@ -113,7 +116,7 @@ REFUSED = {
     "quoted NA": ('0.5,"NA"\n', "has NA in line 1, cell 2"),
     "infinity": ("0.5,-inf\n1,4\n", "has -inf in line 1, cell 2: finite numbers"),
     "thousands": ('"1,234.5",2\n3,4\n', "a comma or a line break within quotes in line 1"),
-    "decimal commas": (
+    "decimal commas in quotes": (
         '"0,5","2,0"\n"1,0","4,0"\n',
         "a comma or a line break within quotes in line 1",
     ),

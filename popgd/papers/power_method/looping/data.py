@@ -179,6 +179,8 @@ def load(path: Path, normalise: bool = False) -> Loaded:
     words = f"data={path.name}, {d} x {n}" + (
         f" without {' and '.join(left_out)}" if left_out else ""
     )
+    if n < d:
+        words += ", fewer points than dimensions (one column is a point: is it transposed?)"
     if normalise:
         return Loaded(
             X / largest / (norms / largest),

@@ -16,6 +16,8 @@ import numpy as np
 from popgd.problem.errors import SettingError
 
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+#: A number with a comma where the point is: a file of these alone has no other commas in numbers.
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+([eE][+-]?[0-9]+)?")
 #: What programs write where a number is missing, in lower case.
 MISSING = {"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none", "nat"}
 INFINITE = {f"{sign}{word}" for sign in ("", "+", "-") for word in ("inf", "infinity")}
@@ -110,6 +112,12 @@ def _check_form(lines: Sequence[str], rows: Sequence[Sequence[str]], comments: i
         if any(mark in line for line in lines[comments:]):
             wanted = "write it with commas between the numbers, and with decimal points"
             raise ValueError(f"has {word} in it: {wanted}")
+    if len(rows[0]) > 1 and all(row[-1] == "" for row in rows):
+        raise ValueError("ends every line with a comma: leave it out")
+    spaced = [cell for line in lines[comments:] for cell in re.split(r",?\s+", line.strip())]
+    if len(spaced) > len(rows) and all(map(DECIMAL_COMMA.fullmatch, spaced)):
+        point = spaced[0].replace(",", ".")
+        raise ValueError(f"writes {spaced[0]} with a decimal comma: write {point}")
     for number, (line, row) in enumerate(zip(lines[comments:], rows, strict=True), comments + 1):
         if not line.strip():
             raise ValueError(f"has nothing in line {number}: leave out empty lines")
