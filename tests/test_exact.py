@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from popgd.descent import exact
+from popgd.descent.recursion import log_grid
 from popgd.papers import committee, linear_attention
 
 KEY = jax.random.key(0)
@@ -154,3 +155,21 @@ def test_theorems_are_supported(name, changes):
     found = popgd.check(name, **changes)
     assert found.outcome == "SUPPORTED", [c for c in found.claims if c.outcome != "SUPPORTED"]
     assert all(c.outcome == "SUPPORTED" for c in found.self_checks)
+
+
+def test_a_flow_that_grows_ever_stiffer_ends():
+    """a b = 1 is neared at the rate b^2 t a doubling, while a falls like t^-1/6: explicit steps run
+    out, and implicit Runge-Kutta steps stall in rounding. Against SciPy's LSODA.
+    """
+    from scipy.integrate import solve_ivp
+
+    field = jax.grad(lambda x: -((x[0] * x[1] - 1) ** 2) / 2 - 1e-3 * x[0] ** 4 / 4)
+    times = 0.1 * log_grid(10**10, 2).astype(float)
+    path = exact.flow(field, np.array([0.5, 0.3]), times, KEY)
+    assert path.t[-1] == times[-1]
+    slope = jax.jit(lambda s, x: jnp.exp(s) * field(x))
+    jacobian = jax.jit(lambda s, x: jnp.exp(s) * jax.jacfwd(field)(x))
+    found = solve_ivp(slope, np.log([times[1], times[-1]]), path.x[1], method="LSODA",
+                      jac=jacobian, rtol=1e-11, atol=1e-14)  # fmt: skip
+    assert found.y[:, -1] == pytest.approx(path.x[-1], rel=1e-8, abs=1e-12)
+    assert abs(found.y[:, -1] - path.x[-1]).max() < 10 * path.error[-1].max()

@@ -49,8 +49,9 @@ WINDOW = 4
 TOLERANCE, COARSE = 1e-12, 1e-10
 #: Products of smaller numbers underflow: a weight that falls to 0 stops somewhere below.
 SMALLEST = 1e-300
-#: Steps of the integrator at most; a span that takes more is halved, so often at most.
-INTEGRATED, HALVINGS = 2 * 10**4, 20
+#: Steps of the integrator at most. A span that takes more is halved, so often at most in one span,
+#: and in all: where it is steep at one place a score of times, where it is stiff without end.
+INTEGRATED, HALVINGS, ALL_HALVINGS = 2 * 10**4, 20, 60
 
 Field = Callable[[Float[Array, " k"]], Float[Array, " k"]]
 Enough = Callable[[Float[np.ndarray, " k"]], bool]
@@ -287,22 +288,22 @@ def _late(t: float, move: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=32)
 def integrator(field: Field, unit: float) -> Callable[[Array, Array, float], Array]:
     """x at the end of a span of time from x at its beginning, for a batch of x, in log(unit + t):
-    by explicit steps, and where those run out by implicit ones; NaN where these do too. It is kept,
-    as it compiles for seconds and the paths from several starts need the same.
+    by explicit steps, and where those run out by BDF; NaN where it does too. It is kept, as it
+    compiles for seconds and the paths from several starts need the same.
     """
     import diffrax  # slow to import
 
     def of_log(s: Array, x: Array, _: Any) -> Array:
         return jnp.exp(s) * field(x)
 
-    @partial(jax.jit, static_argnames="implicit")
-    def solve(x: Array, span: Array, tolerance: Any, implicit: bool) -> Array:
+    @jax.jit
+    def solve(x: Array, span: Array, tolerance: Any) -> Array:
         first, last = jnp.log(unit + span)
 
         def one(x: Array) -> Array:
             solution = diffrax.diffeqsolve(
                 diffrax.ODETerm(of_log),  # pyright: ignore
-                diffrax.Kvaerno5() if implicit else diffrax.Dopri8(),
+                diffrax.Dopri8(),
                 t0=first,
                 t1=last,
                 dt0=None,
@@ -319,11 +320,48 @@ def integrator(field: Field, unit: float) -> Callable[[Array, Array, float], Arr
 
         return jax.vmap(one)(x)
 
+    rate, jacobian = jax.jit(of_log), jax.jit(jax.jacfwd(of_log, argnums=1))
+
+    def stiff(x: np.ndarray, first: float, last: float, tolerance: float) -> np.ndarray:
+        """The end of one span, NaN if it takes more than INTEGRATED evaluations."""
+        from scipy.integrate import solve_ivp
+
+        evaluated = 0
+
+        def counted(s: float, x: np.ndarray) -> np.ndarray:
+            nonlocal evaluated
+            evaluated += 1
+            if evaluated > INTEGRATED:
+                raise _TooLong
+            return np.asarray(rate(s, x, None))
+
+        try:
+            found = solve_ivp(
+                counted,
+                (first, last),
+                x,
+                method="BDF",
+                jac=lambda s, x: np.asarray(jacobian(s, x, None)),
+                rtol=tolerance,
+                atol=max(UNIT * float(np.max(abs(x))), SMALLEST),
+            )
+        except _TooLong:
+            return np.full_like(x, np.nan)
+        return found.y[:, -1] if found.success else np.full_like(x, np.nan)
+
     def at_end(x: Array, span: Array, tolerance: float) -> Array:
-        explicit = solve(x, span, tolerance, False)
-        return explicit if np.all(np.isfinite(explicit)) else solve(x, span, tolerance, True)
+        explicit = solve(x, span, tolerance)
+        if np.all(np.isfinite(explicit)):
+            return explicit
+        first, last = (float(s) for s in jnp.log(unit + span))
+        rows = [stiff(np.asarray(row), first, last, tolerance) for row in x]
+        return jnp.asarray(np.stack(rows))
 
     return at_end
+
+
+class _TooLong(Exception):
+    """An integration that takes more evaluations than it may."""
 
 
 def flow(
@@ -345,17 +383,19 @@ def flow(
     moved = lambda: np.asarray(_moves(field, fine))[0]
     rows = [(0.0, np.asarray(fine)[0], UNIT * abs(np.asarray(fine)[0]), moved())]
     gaps: list[np.ndarray] = []
+    halved = 0
     for t, when in pairwise(map(float, times)):
-        now, ahead = t, [when]
+        now, ahead, before = t, [when], halved
         while ahead and not (now > t and enough(np.asarray(fine)[0])):
             span = jnp.asarray([now, ahead[-1]])
             both = solve(fine, span, TOLERANCE), solve(coarse, span, COARSE)
             if np.all(np.isfinite(both)):
                 (fine, coarse), now = both, ahead.pop()
-            elif len(ahead) > HALVINGS:
+            elif halved - before >= HALVINGS or halved >= ALL_HALVINGS:
                 return _path(rows, when, "the integrator gave up")
             else:
                 ahead.append((now + ahead[-1]) / 2)
+                halved += 1
         x, move = np.asarray(fine)[0], moved()
         gaps = [*gaps, abs(x - np.asarray(coarse)[0])][-WINDOW:]
         error = np.max(gaps, axis=0) + UNIT * np.max(abs(x)) + _late(now, move)
