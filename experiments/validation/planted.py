@@ -51,8 +51,8 @@ def two(loss: Callable[[Any, Any], Any], a: float = 0.5, b: float = 0.3) -> Call
 
 
 def three(loss: Callable[..., Any]) -> Callable[[], Problem]:
-    start = {"a": number(0.9), "b": number(0.7), "c": number(0.4)}
-    return lambda: made(start, lambda w: loss(w["a"], w["b"], w["c"]))
+    start = lambda: {"a": number(0.9), "b": number(0.7), "c": number(0.4)}
+    return lambda: made(start(), lambda w: loss(w["a"], w["b"], w["c"]))
 
 
 def power(p: float) -> Callable[[Any], Any]:
@@ -134,8 +134,8 @@ def dead(kind: str, mean: float = 0.0) -> Problem:
 
 
 def without_exact(loss: Callable[[Any, Any], Any]) -> Callable[[], Problem]:
-    start = jnp.array([0.7, -0.4, 1.3])
-    return lambda: Problem(start, loss, lambda key: jax.random.normal(key, (3,)))
+    start = lambda: jnp.array([0.7, -0.4, 1.3])
+    return lambda: Problem(start(), loss, lambda key: jax.random.normal(key, (3,)))
 
 
 def rows() -> Problem:
