@@ -197,13 +197,15 @@ MODELS: dict[str, Planted] = {
     ),
     "a b to 1": Planted(two(lambda a, b: (a * b - 1) ** 2 / 2), PAIR),
     "a b to 1, nearly": Planted(
-        two(lambda a, b: (a * b - 1) ** 2 / 2 + SMALL * a**4 / 4), near_miss=True
+        # Then b^2 = 1/a^2 grows like (6 SMALL t)^(1/3)
+        two(lambda a, b: (a * b - 1) ** 2 / 2 + SMALL * a**4 / 4),
+        grows={"b": 1 / 6, "a": -1 / 6, "loss": -2 / 3}, near_miss=True,
     ),
     "a^2 b to 1": Planted(
         two(lambda a, b: (a**2 * b - 1) ** 2 / 2), ("conserved |a|^2 - 2 |b|^2",)
     ),
     "a^2.001 b to 1": Planted(
-        two(lambda a, b: (a**2.001 * b - 1) ** 2 / 2), ("conserved a^2 - 2.001 b^2",),
+        two(lambda a, b: (jnp.abs(a) ** 2.001 * b - 1) ** 2 / 2), ("conserved a^2 - 2.001 b^2",),
         near_miss=True,
     ),
     "a b c to 1": Planted(
