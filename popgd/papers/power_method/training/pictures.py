@@ -16,19 +16,19 @@ def figures(study: Any, title: str) -> dict[str, Figure]:
 
 
 def weights(study: Any, title: str) -> Figure:
-    """Heat maps of P and Q at the end of the raw descent."""
+    """Heat maps of P and Q at the end of the raw descent, in the same colours."""
     figure = Figure(figsize=(8, 3.8), layout="constrained")
-    step = study.raw.step[-1]
-    for axes, name in zip(figure.subplots(1, 2), "PQ", strict=True):
-        values = getattr(study.raw.weights, name)[-1]
-        top = float(np.abs(values).max()) or 1.0
+    step, pair = study.raw.step[-1], figure.subplots(1, 2)
+    both = [getattr(study.raw.weights, name)[-1] for name in "PQ"]
+    top = max(float(np.abs(values).max()) for values in both) or 1.0
+    for axes, name, values in zip(pair, "PQ", both, strict=True):
         image = axes.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top)
         half = values.shape[0] / 2 - 0.5
         axes.axhline(half, color=BLACK, lw=0.6)
         axes.axvline(half, color=BLACK, lw=0.6)
         axes.set(title=f"{name} after {step} raw Monte Carlo steps", xticks=[], yticks=[])
-        figure.colorbar(image, ax=axes, shrink=0.85)
-    figure.suptitle(f"{title}: inactive blocks are exactly 0")
+    figure.colorbar(image, ax=list(pair), shrink=0.85)
+    figure.suptitle(f"{title}: largest entry of an inactive block {study.raw.inactive[-1]:.2g}")
     return figure
 
 
@@ -44,9 +44,9 @@ def growth(study: Any, title: str) -> Figure:
     seen_c = seen_a * seen_b
     late = records.step > 0
     for name, exact, seen, colour in (
-        ("c = ab", records.c, seen_c, BLUE),
-        ("a", a, seen_a, ORANGE),
-        ("b", b, seen_b, GREEN),
+        ("$c_t = a_t b_t$", records.c, seen_c, BLUE),
+        ("$a_t$", a, seen_a, ORANGE),
+        ("$b_t$", b, seen_b, GREEN),
     ):
         axes.loglog(records.step[late], exact[late], color=colour, label=f"{name}, exact")
         axes.loglog(run.step[1:], seen[1:], ".", color=colour, ms=5, label=f"{name}, Monte Carlo")
@@ -54,9 +54,11 @@ def growth(study: Any, title: str) -> Figure:
     if power:
         t = records.step[late].astype(float)
         line = records.c[-1] * (t / t[-1]) ** (1 / power)
-        axes.loglog(t, line, "--", color=GREY, lw=1, label=f"slope 1/{power}")
+        axes.loglog(t, line, "--", color=GREY, lw=1, label=f"$t^{{1/{power}}}$")
     else:
-        axes.axhline(float(study.exact.curve.c_star().value), ls="--", color=GREY, lw=1, label="c*")
+        axes.axhline(
+            float(study.exact.curve.c_star().value), ls="--", color=GREY, lw=1, label="$c^*$"
+        )
     axes.set(xlabel="gradient step t", ylabel="active weights", title=title)
     axes.legend(fontsize=8, ncols=2)
     return figure
@@ -94,9 +96,14 @@ def increments(study: Any, title: str) -> Figure:
         star = float(study.exact.curve.c_star().value)
         late = abs(records.c - star) > 1e-15
         axes.loglog(
-            records.step[late] + 1, abs(records.c - star)[late], color=BLUE, label="|c - c*|, exact"
+            records.step[late] + 1,
+            abs(records.c - star)[late],
+            color=BLUE,
+            label="$|c_t - c^*|$, exact",
         )
-        axes.loglog(run.step + 1, abs(c - star), ".", color=ORANGE, label="|c - c*|, Monte Carlo")
+        axes.loglog(
+            run.step + 1, abs(c - star), ".", color=ORANGE, label="$|c_t - c^*|$, Monte Carlo"
+        )
         axes.set(ylabel="distance from the limit")
     axes.set(xlabel="gradient step t" if power else "gradient step t + 1", title=title)
     axes.legend(fontsize=8)
