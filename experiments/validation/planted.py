@@ -212,8 +212,8 @@ MODELS: dict[str, Planted] = {
         three(lambda a, b, c: (a * b * c - 1) ** 2 / 2), ("conserved 2 quantities",)
     ),
     "a b c to 1, nearly": Planted(
-        # One of two is left, |b|^2 + |c|^2 - 2 |a|^2; with it c = 2^(1/2) a in the end, b = 1/(a c),
-        # the loss is SMALL/(2 a^3), and 3 da/dt = 3 SMALL/(2 a^4)
+        # One of two is left, b^2 + c^2 - 2 a^2; with it c = 2^(1/2) a in the end, b = 1/(a c), the
+        # loss is SMALL/(2 a^3), and 3 da/dt = 3 SMALL/(2 a^4)
         three(lambda a, b, c: (a * b * c - 1) ** 2 / 2 + SMALL * a * b**2),
         ("conserved 1 quantities", "grows a"),
         {"a": 1 / 5, "b": -2 / 5, "c": 1 / 5, "a b": -1 / 5, "b c": -1 / 5, "a c": 2 / 5,
