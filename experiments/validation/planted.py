@@ -223,7 +223,7 @@ MODELS: dict[str, Planted] = {
     "two layers, nearly linear": Planted(
         lambda: network(SMALL), ("conserved 0 quantities",), near_miss=True
     ),
-    "rectified units": Planted(rectified, ("conserved 3 quantities",)),
+    "rectified units": Planted(rectified, ("conserved diag W W^T - diag v v^T",)),
     "zero by a mirror": Planted(mirror, ("stays_zero s", "converges a"), saddle=False),
     "a mirror, broken in the loss": Planted(
         lambda: mirror(broken=SMALL), ("symmetry broken",), near_miss=True

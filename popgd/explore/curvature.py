@@ -78,7 +78,8 @@ class _Hessian:
             return jax.hessian(loss)(flat)
         rows = jnp.asarray(np.frombuffer(self.directions).reshape(self.count, -1))
         along = lambda v: v @ jax.jvp(jax.grad(loss), (flat,), (v,))[1]
-        return jax.vmap(along)(rows)
+        # shard_map takes a tangent only where its point is
+        return jax.vmap(along)(rows + 0.0 * flat)
 
 
 def across(
