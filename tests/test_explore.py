@@ -292,7 +292,7 @@ def test_the_command_line_prints_lines_that_are_python(tmp_path, monkeypatch, ca
     assert any("claims.converges(lambda w: w, to=np.array(1.0)" in x for x in lines)
     for line in lines:
         ast.parse(line)
-    (stored,) = tmp_path.glob("runs/explore-several-py-second-*")
+    (stored,) = tmp_path.glob("runs/explore-several.py-second-*")
     assert {file.name for file in stored.iterdir()} >= {"exploration.txt", "loss.png"}
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from popgd.claims import examined
 from popgd.descent import gradient
+from popgd.explore import curvature
 from popgd.papers.in_context import model as in_context
 from popgd.papers.in_context import slopes
 from popgd.papers.power_method import kronecker, model, structured, tilted
@@ -112,7 +113,7 @@ def every_statistic():
     """Classes of popgd whose objects take weights and a sample and are no loss."""
     losses = {SubspaceDistance, PowerIteration, in_context.SquaredError}
     # Whatever a user's loss calls is found in its trace, and then runs on one device
-    losses |= {given.Scalar, examined._Statistic}
+    losses |= {given.Scalar, examined._Statistic, curvature._Hessian}
     for module in (m for name, m in sys.modules.copy().items() if name.startswith("popgd")):
         for thing in vars(module).values():
             call = vars(thing).get("__call__") if isinstance(thing, type) else None
