@@ -86,7 +86,8 @@ def converges(of: ReadOut, to: Any, name: str = "", source: str = "") -> Claim:
     measured that returns it).
 
     INCONCLUSIVE while more than LIMIT of the way from the start is left to come. What starts at a
-    limit of 0 and comes back to it is measured by the farthest that it went.
+    limit of 0 and comes back to it is measured by the farthest that it went, and an entry that is 0
+    all along by the other entries.
     """
 
     def claim(measured: Measured) -> Iterator[Evidence]:
@@ -94,7 +95,8 @@ def converges(of: ReadOut, to: Any, name: str = "", source: str = "") -> Claim:
         limit = np.asarray(to(measured) if callable(to) else to, dtype=float)
         last, way = reading.value[-1], abs(limit - reading.value[0])
         size, farthest = np.maximum(abs(limit), way), np.max(abs(reading.value - limit), axis=0)
-        scale = np.where(size > 0, size, farthest) + np.finfo(float).tiny
+        scale = np.where(size > 0, size, farthest)
+        scale = np.where(scale > 0, scale, np.max(scale, initial=0.0)) + np.finfo(float).tiny
         rest = to_come(reading)
         excuse = ""
         if not np.all(rest <= LIMIT * scale):
