@@ -220,10 +220,7 @@ def main() -> None:
         "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in shown
     )
     store.write(FIGURES / "explore.md", f"# Error rate of explore\n\n{line}\n\n{body}\n".encode())
-    figure = picture(rows, line)
-    store.write_through(
-        FIGURES / "explore.png", lambda file: figure.savefig(file, format="png", dpi=150)
-    )
+    store.write_picture(FIGURES / "explore.png", picture(rows, line))
     print(line)
     sys.exit(1 if false else 0)
 

@@ -322,42 +322,51 @@ def integrator(field: Field, unit: float) -> Callable[[Array, Array, float], Arr
 
     rate, jacobian = jax.jit(of_log), jax.jit(jax.jacfwd(of_log, argnums=1))
 
-    def stiff(x: np.ndarray, first: float, last: float, tolerance: float) -> np.ndarray:
-        """The end of one span, NaN if it takes more than INTEGRATED evaluations."""
-        from scipy.integrate import solve_ivp
-
-        evaluated = 0
-
-        def counted(s: float, x: np.ndarray) -> np.ndarray:
-            nonlocal evaluated
-            evaluated += 1
-            if evaluated > INTEGRATED:
-                raise _TooLong
-            return np.asarray(rate(s, x, None))
-
-        try:
-            found = solve_ivp(
-                counted,
-                (first, last),
-                x,
-                method="BDF",
-                jac=lambda s, x: np.asarray(jacobian(s, x, None)),
-                rtol=tolerance,
-                atol=max(UNIT * float(np.max(abs(x))), SMALLEST),
-            )
-        except _TooLong:
-            return np.full_like(x, np.nan)
-        return found.y[:, -1] if found.success else np.full_like(x, np.nan)
-
     def at_end(x: Array, span: Array, tolerance: float) -> Array:
         explicit = solve(x, span, tolerance)
         if np.all(np.isfinite(explicit)):
             return explicit
-        first, last = (float(s) for s in jnp.log(unit + span))
-        rows = [stiff(np.asarray(row), first, last, tolerance) for row in x]
-        return jnp.asarray(np.stack(rows))
+        ends = (float(s) for s in jnp.log(unit + span))
+        whole = partial(_stiff, rate, jacobian, tuple(ends), tolerance)
+        return jnp.asarray(np.stack([whole(np.asarray(row)) for row in x]))
 
     return at_end
+
+
+def _stiff(
+    rate: Callable[..., Array],
+    jacobian: Callable[..., Array],
+    ends: tuple[float, ...],
+    tolerance: float,
+    x: np.ndarray,
+) -> np.ndarray:
+    """The end of one span from x at its beginning, by BDF; NaN if it takes more than INTEGRATED
+    evaluations of the rate.
+    """
+    from scipy.integrate import solve_ivp
+
+    evaluated = 0
+
+    def counted(s: float, x: np.ndarray) -> np.ndarray:
+        nonlocal evaluated
+        evaluated += 1
+        if evaluated > INTEGRATED:
+            raise _TooLong
+        return np.asarray(rate(s, x, None))
+
+    try:
+        found = solve_ivp(
+            counted,
+            ends,
+            x,
+            method="BDF",
+            jac=lambda s, x: np.asarray(jacobian(s, x, None)),
+            rtol=tolerance,
+            atol=max(UNIT * float(np.max(abs(x))), SMALLEST),
+        )
+    except _TooLong:
+        return np.full_like(x, np.nan)
+    return found.y[:, -1] if found.success else np.full_like(x, np.nan)
 
 
 class _TooLong(Exception):

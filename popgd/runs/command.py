@@ -17,7 +17,15 @@ from typing import Any
 
 from popgd.problem.errors import SettingError
 from popgd.runs import cache, guard
-from popgd.runs.sweep import LAUNCHER, Lost, chosen, combinations, compose, values_of
+from popgd.runs.sweep import (
+    LAUNCHER,
+    Lost,
+    ask_about_lists,
+    chosen,
+    combinations,
+    compose,
+    values_of,
+)
 from popgd.runs.watchdog import PEER_LOST, Interrupted, Watchdog
 from popgd.theorem import settings as config
 
@@ -26,8 +34,8 @@ BAD_INPUT, INTERNAL = 2, 70
 #: Signals that ask a process to end; each means itself.
 SIGNALS = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM}
 HELP, MULTIRUN, VERSION = {"--help", "-h"}, {"-m", "--multirun"}, "--version"
-#: Hydra's word for showing the settings of a run instead of doing it.
-SHOWN = (["--cfg", "job"], ["-c", "job"], ["--cfg=job"])
+#: Hydra's words for showing the settings of a run instead of doing it.
+SHOWN = {"--cfg", "-c", "job", "--cfg=job"}
 #: A sweep returns the first of these that any of its jobs returned.
 WORST = (INTERNAL, BAD_INPUT, 5, 1, 3, 4, 0)
 
@@ -96,10 +104,8 @@ def _main(arguments: list[str], alone: bool) -> int:
         return _help([word for word in arguments if word not in HELP])
     if VERSION in arguments:
         return _version()
-    for words in SHOWN:
-        if arguments[-len(words) :] == words or arguments[: len(words)] == words:
-            return _shown(arguments[: -len(words)] if arguments[-1] == words[-1] else
-                          arguments[len(words) :])  # fmt: skip
+    if SHOWN & set(arguments):
+        return _shown([word for word in arguments if word not in SHOWN])
     explored, arguments = config.exploring(cache.told(arguments))
     if explored:
         return _explore(arguments, alone)
@@ -142,7 +148,7 @@ def _main(arguments: list[str], alone: bool) -> int:
     if _WATCH.signal:
         return _say(f"{_WATCH.word}; nothing was begun", _WATCH.code)
     if multirun:
-        _asked(settings)
+        _ask(settings)
     sweep = multirun or len(settings["theorem"]) > 1  # of the theorems in one file
     one = lambda values: _job(values, sweep)
     try:
@@ -183,7 +189,7 @@ def _shown(words: list[str]) -> int:
     settings = values_of([word for word in words if word not in MULTIRUN], sweep)
     settings["theorem"] = _theorems(settings)
     if sweep:
-        _asked(settings)
+        _ask(settings)
     from popgd.theorem.readers import word
 
     for values in combinations(settings):
@@ -192,28 +198,13 @@ def _shown(words: list[str]) -> int:
     return 0
 
 
-def _asked(settings: Mapping[str, Sequence[str]]) -> None:
-    """Raises SettingError for a sweep over what may be one list, without its brackets."""
+def _ask(settings: Mapping[str, Sequence[str]]) -> None:
+    """Raises SettingError for a sweep over what may be one list."""
     from popgd.runs import files
     from popgd.theorem.report import find_theorem
 
-    theorems = [find_theorem(files.named(name)) for name in settings["theorem"]]
-    for name, values in settings.items():
-        options = [t.declared[name] for t in theorems if name in t.declared]
-        if len(values) > 1 and options and all(_bare_list(options[0], value) for value in values):
-            apart = ",".join(f"[{value}]" for value in values)
-            raise SettingError(
-                f"{name}={','.join(values)}: one list, '{name}=[{','.join(values)}]', or "
-                f"{len(values)} runs, '{name}={apart}'? write the brackets"
-            )
-
-
-def _bare_list(option: Any, value: str) -> bool:
-    """Whether a value is read as a list, and has no brackets."""
-    try:
-        return value.strip()[:1] not in ("[", "(") and isinstance(option.read(value), tuple)
-    except ValueError:
-        return False
+    for name in settings["theorem"]:
+        ask_about_lists(settings, find_theorem(files.named(name)).declared)
 
 
 def _explore(words: list[str], alone: bool) -> int:

@@ -17,6 +17,7 @@ from popgd.theorem.base import Progress as Report
 from popgd.theorem.registry import called, theorems
 from popgd.theorem.report import typed
 from popgd.theorem.verdict import Claim
+from popgd.theorem.written import number
 
 #: A part of a run that takes longer than this many seconds is announced with its estimated time.
 LONG = 60
@@ -85,7 +86,7 @@ def make_console(quiet: bool = False) -> Console:
 
 def _line(claim: dict[str, Any]) -> str:
     numbers = [
-        f"{name} {_number(claim[name], digits)}"
+        f"{name} {number(claim[name], digits)}"
         for name, digits in (("predicted", 10), ("measured", 10), ("error", 2))
     ]
     kind = "self-check " if claim["self_check"] else ""
@@ -152,9 +153,9 @@ def _table(title: str, kind: str, judged: list[dict[str, Any]]) -> Table:
             no_wrap=column != kind,
         )
     for claim in judged:
-        numbers = [_number(claim["predicted"], 10), _number(claim["measured"], 10)]
+        numbers = [number(claim["predicted"], 10), number(claim["measured"], 10)]
         numbers += [
-            _number(claim[name], 2) for name in ("error", "allowance", "detectable", "resolution")
+            number(claim[name], 2) for name in ("error", "allowance", "detectable", "resolution")
         ]
         table.add_row(claim["id"], *numbers, coloured(claim["outcome"]))
     return table
@@ -167,12 +168,10 @@ def show_differences(found: Any, path: Path) -> None:
     table = Table("what", "then", "now", "difference", "allowed", title=f"{path}, judged again")
     for row in found.differences:
         values = [
-            escape(value) if isinstance(value, str) else _number(value, 17)
+            escape(value) if isinstance(value, str) else number(value, 17)
             for value in (row.then, row.now)
         ]
-        table.add_row(
-            escape(row.name), *values, _number(row.difference, 2), _number(row.allowed, 2)
-        )
+        table.add_row(escape(row.name), *values, number(row.difference, 2), number(row.allowed, 2))
     if found.differences:
         console.print(table)
     console.print(
@@ -188,10 +187,6 @@ def show_differences(found: Any, path: Path) -> None:
             "Other code may draw other samples, whose errors and trajectory are others: recheck "
             "with the versions of then"
         )
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}g}"
 
 
 def coloured(outcome: str) -> str:

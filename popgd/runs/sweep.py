@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from popgd.problem.errors import SettingError, TooLarge
-from popgd.theorem.settings import NAME
+from popgd.theorem.settings import NAME, Option
 
 #: Words that go to Hydra as they are: which launcher does the jobs of a sweep, and how.
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
@@ -146,6 +146,26 @@ def chosen(values: Sequence[str], names: Sequence[str]) -> list[str]:
             raise SettingError(f"theorem={value}: no theorem is called that; --help lists them")
         found += some
     return found
+
+
+def ask_about_lists(settings: Mapping[str, Sequence[str]], options: Mapping[str, Option]) -> None:
+    """Raises SettingError for several values without brackets of an option that takes a list."""
+    for name, values in settings.items():
+        if len(values) > 1 and all(_bare_list(options.get(name), value) for value in values):
+            apart = ",".join(f"[{value}]" for value in values)
+            raise SettingError(
+                f"{name}={','.join(values)}: one list, '{name}=[{','.join(values)}]', or "
+                f"{len(values)} runs, '{name}={apart}'? write the brackets"
+            )
+
+
+def _bare_list(option: Option | None, value: str) -> bool:
+    """Whether a value is read as a list, and has no brackets."""
+    try:
+        bare = value.strip()[:1] not in ("[", "(")
+        return bare and option is not None and isinstance(option.read(value), tuple)
+    except ValueError:
+        return False
 
 
 def _override(name: str, values: Sequence[str]) -> str:
