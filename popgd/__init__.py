@@ -21,6 +21,7 @@ from popgd.problem.law import Finite, Hypothesis, Law
 from popgd.problem.problem import Problem
 from popgd.runs.stored import load
 from popgd.theorem.base import Setting, Theorem
+from popgd.theorem.observed import observing
 from popgd.theorem.problems import about
 from popgd.theorem.recorded import judge_path
 from popgd.theorem.registry import theorems
@@ -51,6 +52,7 @@ __all__ = [
     "descend",
     "explore",
     "load",
+    "observing",
     "population_average",
     "population_gradient",
     "theorems",

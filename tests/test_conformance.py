@@ -11,6 +11,7 @@ from mutant import sizes
 from mutants_exact import EXACT
 from mutants_in_context import IN_CONTEXT
 from mutants_inference import INFERENCE
+from mutants_layers import LAYERS
 from mutants_sampled import SAMPLED
 from mutants_vocabulary import VOCABULARY
 from test_stability import MUTANTS as BESIDE
@@ -155,7 +156,7 @@ def test_bad_input_is_one_line(capsys, words, said):
 #: What has a mutant in the lists that the mutation table is made of.
 PLANTED = {
     id
-    for mutant in (*EXACT, *IN_CONTEXT, *INFERENCE, *SAMPLED, *VOCABULARY)
+    for mutant in (*EXACT, *IN_CONTEXT, *INFERENCE, *LAYERS, *SAMPLED, *VOCABULARY)
     if not mutant.survives
     for id in mutant.claims
 }

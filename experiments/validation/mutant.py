@@ -8,7 +8,7 @@ from unittest import mock
 
 import jax
 
-from popgd.papers import in_context
+from popgd.papers import in_context, layers
 from popgd.papers.in_context import (
     descents,
     dominance,
@@ -60,6 +60,12 @@ IN_CONTEXT_OWN: dict[str, Any] = {
     "gatmiry.loops-mean": {"n": 20},
     "gatmiry.flow": {"n": 10**9},
     "gatmiry.flow-transcribed": {"n": 10**9},
+}
+#: And for those of layers.
+LAYERS_OWN: dict[str, Any] = {
+    "layers.rate": {"D": 16, "n": 4, "L": 2000},
+    "layers.prenorm": {"D": 8, "L": 10**4},
+    "layers.contraction": {"D": 16, "n": 8},
 }
 FALSE_ALARM = 1e-6
 PARTS = (
@@ -157,6 +163,25 @@ for model in ("LN", "looped"):
     }
 
 
+YIELDS |= {
+    **dict.fromkeys(("contraction-shared", "contraction-varying"), layers.contraction._never_above),
+    **{
+        f"{kind}-{name}": layers.rate.rates
+        for kind in ("rate", "linear")
+        for name in layers.rate.ATTENTIONS
+    },
+    "prenorm-exponent": layers.prenorm.polynomial,
+    **{f"tilt-{name}": layers.tilt._tilts for name in (*layers.tilt.ATTENTIONS, "finite")},
+    **{
+        f"{kind}-{name}": layers.steering.pairs
+        for kind in ("secular", "limit")
+        for name in ("value", "vector")
+    },
+    "tokens-follow": layers.steering.pairs,
+    **dict.fromkeys(("line", "principal", "side"), layers.sign.sides),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Mutant:
     """One planted mistake: `patches` are (object, name, new value), `change` acts on the
@@ -186,6 +211,8 @@ def sizes(theorem: str) -> dict[str, Any]:
         return {}
     if theorems()[theorem] in in_context.THEOREMS:
         return {**IN_CONTEXT_SIZES, **IN_CONTEXT_OWN.get(theorem, {})}
+    if theorem.startswith("layers."):
+        return LAYERS_OWN.get(theorem, {})
     if theorem.endswith(".stability"):  # step by step, and sampled ones follow what grows
         return {"spectrum": SIZES["spectrum"]}
     return {**SIZES, **OWN.get(theorem, {})}

@@ -20,6 +20,7 @@ from mutant import PARTS, refuted, sizes
 from mutants_exact import EXACT
 from mutants_in_context import IN_CONTEXT
 from mutants_inference import INFERENCE
+from mutants_layers import LAYERS
 from mutants_sampled import SAMPLED
 from mutants_vocabulary import VOCABULARY
 
@@ -48,7 +49,8 @@ def main() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     # Those that empty the compiler's caches last.
     mutants = sorted(
-        SAMPLED + EXACT + INFERENCE + IN_CONTEXT + VOCABULARY, key=lambda mutant: mutant.compiled
+        SAMPLED + EXACT + INFERENCE + IN_CONTEXT + VOCABULARY + LAYERS,
+        key=lambda mutant: mutant.compiled,
     )
     rows = []
     for mutant in mutants:

@@ -59,7 +59,7 @@ def of_theorem(theorem: Theorem) -> str:
     common = {
         name: option._replace(default=theorem.defaults.get(name, option.default))
         for name, option in TABLE.items()
-        if name != "theorem"
+        if name not in ("theorem", *theorem.idle)
     }
     own = theorem.declared
     lines = [

@@ -26,7 +26,8 @@ class Setting:
     """One run, every setting resolved: what `check` judges and what a report stores.
 
     `law` is what the theorem's `make_law` made. `options` are those that the theorem declares, by
-    their names on the command line: setting["width"].
+    their names on the command line: setting["width"]. `idle` are those of descent that mean nothing
+    to it: they have their defaults, and no report tells them.
     """
 
     theorem: str
@@ -44,6 +45,7 @@ class Setting:
     false_alarm: float
     assume: str
     options: Mapping[str, Any]
+    idle: tuple[str, ...] = ()
 
     def __getitem__(self, option: str) -> Any:
         return self.options[option]
@@ -67,7 +69,7 @@ class Setting:
         """All settings as plain data, by their names on the command line; the law in its own
         words.
         """
-        own = {name: getattr(self, name) for name in COMMON}
+        own = {name: getattr(self, name) for name in COMMON if name not in self.idle}
         return {**own, **_lists(dict(self.options)), **self.law.describe()}
 
 
@@ -78,8 +80,10 @@ def _lists(value: Any) -> Any:
     return [_lists(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-#: The settings that every run tells; L is 1 where a theorem does not declare it.
-COMMON = tuple(name for name in Setting.__dataclass_fields__ if name not in ("law", "options"))
+#: The settings that every run of a descent tells; L is 1 where a theorem does not declare it.
+COMMON = tuple(
+    name for name in Setting.__dataclass_fields__ if name not in ("law", "options", "idle")
+)
 
 
 @runtime_checkable
@@ -143,6 +147,9 @@ class Theorem:
     quantities  named numbers of the study: `Number`, or (value, error)
     transcribed whether its statement is known from second hand alone: the verdict says so
     targets     the values of the setting `target`; a theorem with targets is judged once for each
+    idle        the settings of descent that mean nothing to it: they are refused
+    fill        of all settings, the values of some that were left open (None); it may raise
+                SettingError
 
     Raises SettingError if an option hides a setting that every run has, or is none.
     """
@@ -164,6 +171,8 @@ class Theorem:
     targets: tuple[str, ...] = ()
     sampled: tuple[str, ...] = ()
     transcribed: bool = False
+    idle: tuple[str, ...] = ()
+    fill: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda settings: {}
 
     def judged_for(self, setting: Setting) -> dict[str, str]:
         """The targets that it is judged for, by the suffix of their claims: '' or '@target'."""

@@ -155,6 +155,7 @@ def resolve(values: Mapping[str, Any]) -> Setting:
     defaults = {name: option.default for name, option in (*TABLE.items(), *own.items())}
     settings = {"law": None, "L": 1, **defaults, **theorem.defaults}
     settings |= {name: value for name, value in given.items() if value is not None} | own_law
+    settings |= theorem.fill(settings)
     law = theorem.make_law(settings)
     if not jax.config.read("jax_enable_x64"):
         raise SettingError(
@@ -164,7 +165,8 @@ def resolve(values: Mapping[str, Any]) -> Setting:
     if settings["eta"] is None:
         settings["eta"] = theorem.step_size(law, settings["L"])
     options = {name: settings[name] for name in theorem.options if name not in COMMON}
-    return Setting(**{name: settings[name] for name in COMMON}, law=law, options=options)
+    common = {name: settings[name] for name in COMMON}
+    return Setting(**common, law=law, options=options, idle=theorem.idle)
 
 
 def _every() -> set[str]:
@@ -178,6 +180,11 @@ def _foreign(theorem: Theorem, values: Mapping[str, Any]) -> None:
         if name in _every() - theorem.declared.keys():
             raise SettingError(
                 f"{name}={values[name]}: Theorem {theorem.name} does not take {name}; leave it out"
+            )
+        if name in theorem.idle:
+            raise SettingError(
+                f"{name}={values[name]}: Theorem {theorem.name} is about no descent, {name} means "
+                "nothing to it; leave it out"
             )
 
 
