@@ -1,26 +1,28 @@
 """Do the statistical claims err as often as they say? False alarms under the truth and power at
 `detectable`, by seeds.
 
-    python experiments/validation/calibration.py [seeds]
+    python experiments/validation/calibration.py [seeds [CASE ...]]
 
 repeats the Monte Carlo part of every theorem's study with as many seeds (1,000) beside one exact
 part (as many, where it depends on the seed), judges every statistical claim alone at an inflated
 level, and writes figures/calibration.md (the table), .json (the numbers), .png and .svg. Seeds run
 side by side; the first is measured by popgd's own code as well and must agree. It fails (exit code
 1) if a claim is not calibrated, is conservative without a reason given here, or is not looked at.
-Finished cases are kept in runs/calibration and not done again, unless the code changed.
+Finished cases are kept in runs/calibration and not done again, unless the code changed. With names
+of cases only these are measured, and put into the numbers that are there.
 """
 
 import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import calibrate_in_context
+import calibrate_layers
 import calibrate_manifold
 import calibrate_stability
 import calibrate_vocabulary
@@ -42,6 +44,7 @@ CASES: tuple[Case, ...] = (
     *calibrate_manifold.CASES,
     *calibrate_in_context.CASES,
     *calibrate_stability.CASES,
+    *calibrate_layers.CASES,
 )
 #: From this share of seeds on a claim is one that popgd does not judge at the sizes of its case.
 EXCUSED = 0.9
@@ -84,14 +87,19 @@ CONSERVATIVE = {
     ): "entries that are 0 by structure, and those that move together, count as tests of their own",
     ("saddle", ""): "its error is what no correlation of the three entries exceeds",
     ("engines-agree-descent-A", ""): "half the measured bias is allowed for",
+    **{(claim, "layers"): why for claim, why in calibrate_layers.CONSERVATIVE.items()},
     **{(claim, "vocabulary"): why for claim, why in calibrate_vocabulary.CONSERVATIVE.items()},
 }
 
 
-def main(seeds: int) -> int:
+def main(seeds: int, only: Sequence[str] = ()) -> int:
     code = version()
     numbers: dict[str, Any] = {"tail": TAIL.tolist(), "cases": [], "claims": [], "tails": []}
-    for case in CASES:
+    if only:
+        numbers = json.loads((common.FIGURES / "calibration.json").read_text())
+        for part in ("cases", "claims", "tails"):
+            numbers[part] = [row for row in numbers[part] if row["case"] not in only]
+    for case in (case for case in CASES if not only or case.name in only):
         found = kept(case.name, seeds, code, lambda case=case: run(case, seeds))
         numbers["cases"].append(
             {"case": case.name, "theorem": case.theorem, "settings": case.sizes}
@@ -102,7 +110,7 @@ def main(seeds: int) -> int:
         numbers["tails"] += [
             row for row in found["tails"] if not (row["claim"] in AT_MOST and row["skewness"] > 0)
         ]
-    for toy in calibrate_vocabulary.TOYS:
+    for toy in () if only else calibrate_vocabulary.TOYS:
         rows = partial(calibrate_vocabulary.rows, toy, seeds)
         numbers["claims"] += kept(f"vocabulary {toy.name}", seeds, code, rows)
     left = uncalibrated(numbers["claims"])
@@ -245,4 +253,4 @@ def report(numbers: dict[str, Any], left: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else SEEDS))
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else SEEDS, sys.argv[2:]))

@@ -82,7 +82,8 @@ def sampled(F: Any, v: Any, key: Any, samples: int, n: int) -> Any:
     def one(key: Any) -> Any:
         # In float32, which is faster to draw, tokens are uniform as far as samples can tell
         X = dynamics.unit(jax.random.normal(key, (n, D), "float32").astype(F.dtype))
-        Z = jnp.stack([X + dynamics.mixed(X, F, dynamics.FIXED[name](X)) for name in ATTENTIONS])
+        FX = X @ F.T
+        Z = jnp.stack([X + dynamics.FIXED[name](X) @ FX for name in ATTENTIONS])
         return jnp.stack([D * (Z @ v) ** 2, jnp.sum(Z**2, axis=2)], axis=1)
 
     return jax.lax.map(one, jax.random.split(key, samples), batch_size=max(1, BATCH // (n * D)))
