@@ -56,6 +56,8 @@ def test_all_runs_are_gathered_and_none_is_hidden(runs, capsys):
         and rows["a"]["spectrum"] == "[3.0, 2.0, 1.0]"
     )
     assert (runs / collect.FIGURE).read_bytes().startswith(b"\x89PNG")
+    lines = (runs / collect.TEX).read_text().splitlines()
+    assert lines[3].startswith("seed & outcome & ") and len([x for x in lines if " & " in x]) == 4
     assert "UNFINISHED" in shown and "seed" in shown and "false_alarm" not in shown
 
 

@@ -98,7 +98,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"`{settings(content)}`", "", versions(content), ""])
 
 
-def _tex(text: str) -> str:
+def in_latex(text: str) -> str:
     """A text in LaTeX; letters that pdflatex lacks are named in ASCII."""
     plain = "".join(_LATEX.get(letter, letter) for letter in str(text))
     return plain.encode("ascii", "backslashreplace").decode().replace("\\x", r"\textbackslash{}x")
@@ -109,12 +109,15 @@ def latex(content: Mapping[str, Any]) -> str:
     label = re.sub(r"[^A-Za-z0-9.]+", "-", content["theorem"])
     cited = "".join(f" \\cite{{arXiv{number}}}" for number in _papers(content))
     caption = (
-        f"{_tex(_heading(content))}. {_tex(content['statement'])} ({_tex(content['source'])})"
+        f"{in_latex(_heading(content))}. {in_latex(content['statement'])} "
+        f"({in_latex(content['source'])})"
         f"{cited}. By popgd \\cite{{popgd}} with \\texttt{{{_breakable(settings(content))}}}; "
-        f"{_tex(versions(content))}."
+        f"{in_latex(versions(content))}."
     )
     rows = [
-        " & ".join([_tex(claim["statement"]), *_scientific(claim), claim["outcome"].lower()])
+        " & ".join(
+            [in_latex(claim["statement"]), *_numbers_in_latex(claim), claim["outcome"].lower()]
+        )
         + r" \\"
         for claim in content["claims"]
     ]
@@ -139,17 +142,20 @@ def latex(content: Mapping[str, Any]) -> str:
 
 def _breakable(text: str) -> str:
     """Settings in LaTeX, which may break lines after commas."""
-    return _tex(text).replace(",", ",\\allowbreak{}")
+    return in_latex(text).replace(",", ",\\allowbreak{}")
 
 
-def _scientific(claim: Mapping[str, Any]) -> list[str]:
+def _numbers_in_latex(claim: Mapping[str, Any]) -> list[str]:
     """predicted, measured and error in mathematics."""
-    found = []
-    for name, digits in (("predicted", 10), ("measured", 10), ("error", 2)):
-        mantissa, _, power = number(claim[name], digits).partition("e")
-        shown = f"{mantissa} \\cdot 10^{{{int(power)}}}" if power else mantissa
-        found.append("--" if shown == "-" else f"${shown}$")
-    return found
+    columns = (("predicted", 10), ("measured", 10), ("error", 2))
+    return [scientific(claim[name], digits) for name, digits in columns]
+
+
+def scientific(value: Any, digits: int = 10) -> str:
+    """A number in mathematics, or -- for none."""
+    mantissa, _, power = number(value, digits).partition("e")
+    shown = f"{mantissa} \\cdot 10^{{{int(power)}}}" if power else mantissa
+    return "--" if shown == "-" else f"${shown}$"
 
 
 def bibtex(content: Mapping[str, Any]) -> str:
