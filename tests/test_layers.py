@@ -38,7 +38,13 @@ def test_supported(reports, name):
     assert found.figures()
 
 
-@pytest.mark.parametrize("mutant", [pytest.param(m, id=f"{m.theorem}: {m.name}") for m in LAYERS])
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        pytest.param(m, id=f"{m.theorem}: {m.name}", marks=[pytest.mark.slow] if m.slow else [])
+        for m in LAYERS
+    ],
+)
 def test_mutant(reports, mutant):
     found = refuted(mutant, reports(mutant.theorem).studies[""])
     assert set(mutant.claims) <= found, f"survives {set(mutant.claims) - found}"

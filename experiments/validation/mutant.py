@@ -66,6 +66,7 @@ LAYERS_OWN: dict[str, Any] = {
     "layers.rate": {"D": 16, "n": 4, "L": 2000},
     "layers.prenorm": {"D": 8, "L": 10**4},
     "layers.contraction": {"D": 16, "n": 8},
+    "layers.real": {"L": 2},
 }
 FALSE_ALARM = 1e-6
 PARTS = (
@@ -179,6 +180,8 @@ YIELDS |= {
     },
     "tokens-follow": layers.steering.pairs,
     **dict.fromkeys(("line", "principal", "side"), layers.sign.sides),
+    **dict.fromkeys(("tilt-ideal", "tilt-real"), layers.real.tilts),
+    "loop-rate": layers.real.rates,
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from mutant import Mutant, quiet
 
 from popgd.descent.memory import FORGETFUL
-from popgd.papers.layers import contraction, dynamics, rate, steering, tilt
+from popgd.papers.layers import contraction, dynamics, rate, real, steering, tilt
 from popgd.theorem.report import find_theorem
 
 
@@ -39,6 +39,15 @@ def without_residual(found: Any, attention: str, n: int, residual: str) -> Any:
     return MODULI(found, attention, n, "none")
 
 
+def away(model: Any, layer: Any, X: Any, biases: bool) -> Any:
+    """Attention pushes tokens away from where it should pull them."""
+    return -ATTENTION(model, layer, X, biases)
+
+
+def weaker_attention(model: Any, layer: Any, X: Any, biases: bool) -> Any:
+    return 0.7 * ATTENTION(model, layer, X, biases)
+
+
 def smaller_rho(T: Any, lam: Any, rho: Any, residual: str) -> Any:
     return BOUND(T, lam, 0.98 * rho, residual)
 
@@ -63,6 +72,7 @@ def no_level_repulsion(kappa: float, sigma: float) -> tuple[float, float]:
     return kappa, 1 - sigma / kappa
 
 
+ATTENTION = real.attention
 BOUND, PREDICTED, EXACTLY, SECULAR = (
     contraction.bound,
     tilt.predicted,
@@ -73,7 +83,9 @@ TILTS = ("tilt-identity", "tilt-uniform", "tilt-causal")
 
 
 def mutant(name: str, part: str, theorem: str, claims: tuple[str, ...], *patch: Any) -> Mutant:
-    return Mutant(name, part, f"layers.{theorem}", claims, (patch,), again, compiled=True)
+    slow = theorem == "tilt"
+    named = f"layers.{theorem}"
+    return Mutant(name, part, named, claims, (patch,), again, compiled=True, slow=slow)
 
 
 LAYERS = [
@@ -184,5 +196,17 @@ LAYERS = [
         dynamics,
         "FIXED",
         {**dynamics.FIXED, "uniform": dynamics.identity},
+    ),
+    mutant(
+        "attention pushes away",
+        "model",
+        "real",
+        ("tilt-ideal", "tilt-real"),
+        real,
+        "attention",
+        away,
+    ),
+    mutant(
+        "attention is weaker", "model", "real", ("loop-rate",), real, "attention", weaker_attention
     ),
 ]

@@ -74,7 +74,7 @@ def softmax(M: Float[Array, "*heads D D"], masked: bool = False) -> Attention:
 FIXED: dict[str, Attention] = {"identity": identity, "uniform": uniform, "causal": causal}
 
 
-def mixed(X: Tokens, F: Any, P: Any) -> Tokens:
+def _mixed(X: Tokens, F: Any, P: Any) -> Tokens:
     """What attention adds, summed over heads if there are any."""
     return jnp.einsum("...ij,jd,...ed->ie", P, X, F)
 
@@ -82,8 +82,8 @@ def mixed(X: Tokens, F: Any, P: Any) -> Tokens:
 def layer(X: Tokens, F: Any, P: Any, residual: str = "post", norm: Norm = unit) -> Tokens:
     """One layer with the attention P; of a pre-norm layer P attends to the normalised tokens."""
     if residual == "pre":
-        return X + mixed(norm(X), F, P)
-    return norm(mixed(X, F, P) + (X if residual == "post" else 0))
+        return X + _mixed(norm(X), F, P)
+    return norm(_mixed(X, F, P) + (X if residual == "post" else 0))
 
 
 def stack(X: Tokens, F: Any, attend: Attention, L: int, step: Callable[..., Tokens]) -> Any:

@@ -198,15 +198,19 @@ def _random_basis(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
     return jnp.asarray(np.linalg.qr(rng.normal(size=shape))[0])
 
 
+def _predicted(top: matrices.Dominant, model: weights.Model, n: int) -> float:
+    """The rate at which tokens come nearer to what dominates; of a pair both are left out."""
+    others = top._replace(others=top.others[top.plane.shape[1] - 1 :])
+    return float(moduli(others, "uniform", n, model.residual)[0])
+
+
 def _looped(setting: Setting, model: Any, step: Any, top: matrices.Dominant, X: Any) -> list[float]:
     """The predicted rate, the measured one with what it may be off by, and dim B, of one layer.
 
-    Read off the later half of the window. What the earlier half says differently is allowed for, and what
-    beats: a factor whose logarithm varies by so much, over the length.
+    Read off the later half of the window. What the earlier half says differently is allowed for,
+    and what beats: a factor whose logarithm varies by so much, over the length.
     """
-    k = top.plane.shape[1]
-    others = top._replace(others=top.others[k - 1 :])
-    predicted = float(moduli(others, "uniform", setting["n"], model.residual)[0])
+    k, predicted = top.plane.shape[1], _predicted(top, model, setting["n"])
     on, one = _switched("idealised"), X[:1]
     T: list[float] = []
     basis = jnp.asarray(top.plane)
