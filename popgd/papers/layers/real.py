@@ -265,7 +265,8 @@ def tilts(found: Observed) -> Iterator[Evidence]:
             error=ratio.std(axis=1, ddof=1) / count**0.5,
             degrees=count - 1.0,
             skewness=_skewness(ratio),
-            resolution=TILT,
+            # A fall by TILT must be seen, or where there is a rise, that there is one
+            resolution=np.maximum(TILT, ratio.mean(axis=1)),
             reason=f"standard error over {count} pieces of text, or draws; alignment at the end "
             f"{found[name][-1, after].mean():.3g}, chance 1",
             drawn=("draws", count),
@@ -359,7 +360,7 @@ THEOREM = observing(
         ),
         "text": Option(None, readers.file, "a text to take tokens from; by default random ones"),
         "n": Option(16, readers.whole(2, 512), "tokens in one piece"),
-        "draws": Option(512, readers.whole(4, 10**4), "pieces of the text, or draws of tokens"),
+        "draws": Option(256, readers.whole(4, 10**4), "pieces of the text, or draws of tokens"),
         "L": Option(120, readers.whole(1, 10**4), "loops of one layer"),
     },
 )
