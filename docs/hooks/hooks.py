@@ -21,6 +21,7 @@ PAGES = {
     "tables/stability.md": "figures/stability.md",
     "tables/stability_torch.md": "figures/stability_torch.md",
     "tables/figures.md": "figures/README.md",
+    "tables/layers.md": "figures/layers.md",
     "tables/calibration.md": "figures/calibration.md",
     "tables/mutation.md": "figures/mutation.md",
     "tables/explore.md": "figures/explore.md",

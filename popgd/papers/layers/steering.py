@@ -36,7 +36,7 @@ OFF = 0.2
 DECAYS, NEAR = 25.0, 1e-8
 
 
-def _goe(rng: np.random.Generator, D: int, sigma: float) -> np.ndarray:
+def goe(rng: np.random.Generator, D: int, sigma: float) -> np.ndarray:
     """A symmetric Gaussian matrix whose spectrum tends to [-2 sigma, 2 sigma]."""
     G = rng.normal(size=(D, D))
     return sigma * (G + G.T) / (2 * D) ** 0.5
@@ -98,7 +98,7 @@ def measure(setting: Setting, progress: Progress) -> dict[str, Any]:
         drawn: list[Any] = []
         for done in range(setting["draws"]):
             progress(f"matrices, D = {width}", done, setting["draws"])
-            F, u = _goe(rng, width, sigma), rng.normal(size=width)
+            F, u = goe(rng, width, sigma), rng.normal(size=width)
             u /= np.linalg.norm(u)
             lam, V = np.linalg.eigh(F)
             steered = F + kappa * np.outer(u, u)
