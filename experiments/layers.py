@@ -78,6 +78,7 @@ def measured(weights: str) -> dict[str, Any]:
         "null spread": null.std(axis=1).tolist(),
         "rate": study["rate"].tolist(),
         "undone": study["undone"].tolist(),
+        "own": study["own"].tolist(),
         "claims": {claim.id: str(claim.outcome) for claim in report.claims},
     }
 
@@ -115,12 +116,16 @@ def table(models: dict[str, Any]) -> str:
         lines += [
             "",
             "One layer looped 120 times: its rate, and the share of squared length that is in B "
-            "at the end, with the parts of the real layer switched on one by one.",
+            "at the end, with the parts of the real layer switched on one by one. Last: with the "
+            "affine part on, the share in what dominates diag(gain) Pi (I + F) instead.",
             "",
-            "| layer | dim B | predicted rate | measured | " + " | ".join(real.SWITCHES) + " |",
-            "|---:|---:|---:|---:|" + "---:|" * len(real.SWITCHES),
+            "| layer | dim B | predicted rate | measured | "
+            + " | ".join((*real.SWITCHES, "affine, its own"))
+            + " |",
+            "|---:|---:|---:|---:|" + "---:|" * (len(real.SWITCHES) + 1),
         ]
-        for l, (rate, undone) in enumerate(zip(found["rate"], found["undone"], strict=True)):
+        ends = [[*row, own] for row, own in zip(found["undone"], found["own"], strict=True)]
+        for l, (rate, undone) in enumerate(zip(found["rate"], ends, strict=True)):
             seen = f"{rate[1]:.4f} ± {rate[2]:.4f}" if np.isfinite(rate[1]) else "-"
             shares = " | ".join(f"{x:.4f}" for x in undone)
             lines.append(f"| {l} | {rate[3]:.0f} | {rate[0]:.4f} | {seen} | {shares} |")

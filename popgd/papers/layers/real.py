@@ -176,21 +176,24 @@ def through(model: weights.Model, X: Any, rng: np.random.Generator) -> dict[str,
 
 
 def measure(setting: Setting, progress: Progress) -> dict[str, Any]:
-    """`through` all layers; and of each different one, looped, its rate, and its alignment after
-    the loops with each of the SWITCHES.
+    """`through` all layers; and of each different one, looped, its rate, the share of squared
+    length in B after the loops with each of the SWITCHES, and with the affine part that in what
+    dominates with its gain.
     """
     model = model_of(setting)
     X = jnp.asarray(tokens(setting, model))
     progress("layers, one after another", 0, 1)
     found: dict[str, Any] = through(model, X, matrices.rng_of(setting, 8))
-    found |= {"rate": [], "undone": []}
+    found |= {"rate": [], "undone": [], "own": []}
     different = {id(layer): layer for layer in model.layers}.values()
     for number, layer in enumerate(different):
         progress("layers, looped", number, len(different))
         top, step = _dominant(model, layer), _step(model, layer)
         B = jnp.asarray(top.plane)
         found["rate"].append(_looped(setting, model, step, top, X))
-        found["undone"].append([_undone(setting, step, name, B, X) for name in SWITCHES])
+        ends = {name: _looped_with(setting, step, name, X) for name in SWITCHES}
+        found["undone"].append([_share(B, end) for end in ends.values()])
+        found["own"].append(_share(jnp.asarray(_with_gain(model, layer)), ends["affine"]))
     return found
 
 
@@ -239,12 +242,25 @@ def _looped(setting: Setting, model: Any, step: Any, top: matrices.Dominant, X: 
     return [predicted, float(np.exp(slope)), float(beat + abs(slope - before)), k]
 
 
-def _undone(setting: Setting, step: Any, name: str, B: Any, X: Any) -> float:
-    """The share of the squared length in B after the loops, with the switches up to this one."""
+def _looped_with(setting: Setting, step: Any, name: str, X: Any) -> Any:
+    """Tokens after the loops, with the switches up to this one."""
     X = X[:UNDONE]
     for _ in range(setting.L):
         X = step(X, _switched(name))[1]
+    return X
+
+
+def _share(B: Any, X: Any) -> float:
+    """The share of the squared length of tokens that is in B."""
     return float(np.mean(jax.vmap(alignment, (None, 0))(B, X))) * B.shape[1] / B.shape[0]
+
+
+def _with_gain(model: weights.Model, layer: weights.Layer) -> np.ndarray:
+    """What dominates diag(gain) Pi (I + F), the iteration of a post-norm layer with its gain."""
+    F = weights.head_matrices(layer, model.heads)[0].sum(axis=0)
+    D = len(F)
+    gained = layer.attention_norm.W[:, None] * (np.eye(D) - 1 / D) @ (np.eye(D) + F)
+    return matrices.dominant(gained, "none").plane
 
 
 def tilts(found: Observed) -> Iterator[Evidence]:
@@ -306,6 +322,7 @@ def quantities(found: Observed) -> dict[str, Number]:
     named = {f"rate_{l}": Number(row[0]) for l, row in enumerate(rate)}
     for i, name in enumerate(SWITCHES):
         named[f"share_{name.replace('-', '_')}"] = Number(float(undone[:, i].mean()), 1e-9)
+    named["share_affine_own"] = Number(float(found["own"].mean()), 1e-9)
     null = found["null"]
     named["null_tilt"] = Number(float(null.mean()), stderr=float(null.std() / null.size**0.5))
     return named
