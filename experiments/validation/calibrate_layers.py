@@ -32,7 +32,9 @@ def many_real(study: Any, seeds: Sequence[int]) -> list[Any]:
     """Only what the statistical claims read: all pieces of all seeds at once."""
     settings = [dataclasses.replace(study.setting, seed=seed) for seed in seeds]
     model = real.model_of(study.setting)
-    pieces = jnp.concatenate([jnp.asarray(real.tokens(each, model)) for each in settings])
+    pieces = jnp.concatenate(
+        [jnp.asarray(real.tokens(each, model, each["draws"])) for each in settings]
+    )
     found = real.through(model, pieces, matrices.rng_of(study.setting, 8))
     parts = {name: np.split(found[name], len(seeds), axis=-1) for name in ("ideal", "real")}
     return [

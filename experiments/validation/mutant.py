@@ -67,6 +67,7 @@ LAYERS_OWN: dict[str, Any] = {
     "layers.prenorm": {"D": 8, "L": 10**4},
     "layers.contraction": {"D": 16, "n": 8},
     "layers.real": {"L": 2},
+    "layers.steered": {"L": 200},
 }
 FALSE_ALARM = 1e-6
 PARTS = (
@@ -182,6 +183,9 @@ YIELDS |= {
     **dict.fromkeys(("line", "principal", "side"), layers.sign.sides),
     **dict.fromkeys(("tilt-ideal", "tilt-real"), layers.real.tilts),
     "loop-rate": layers.real.rates,
+    **dict.fromkeys(
+        ("steered-value", "steered-vector", "tokens-follow-u"), layers.steered.followed
+    ),
 }
 
 

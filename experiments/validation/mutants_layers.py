@@ -9,7 +9,7 @@ import numpy as np
 from mutant import Mutant, quiet
 
 from popgd.descent.memory import FORGETFUL
-from popgd.papers.layers import contraction, dynamics, rate, real, steering, tilt
+from popgd.papers.layers import contraction, dynamics, matrices, rate, real, steering, tilt
 from popgd.theorem.report import find_theorem
 
 
@@ -48,6 +48,10 @@ def weaker_attention(model: Any, layer: Any, X: Any, biases: bool) -> Any:
     return 0.7 * ATTENTION(model, layer, X, biases)
 
 
+def of_another(F: np.ndarray, residual: str, norm: str = "l2") -> Any:
+    return DOMINANT(F * np.linspace(0.8, 1, len(F)), residual, norm)
+
+
 def smaller_rho(T: Any, lam: Any, rho: Any, residual: str) -> Any:
     return BOUND(T, lam, 0.98 * rho, residual)
 
@@ -72,7 +76,7 @@ def no_level_repulsion(kappa: float, sigma: float) -> tuple[float, float]:
     return kappa, 1 - sigma / kappa
 
 
-ATTENTION = real.attention
+ATTENTION, DOMINANT = real.attention, matrices.dominant
 BOUND, PREDICTED, EXACTLY, SECULAR = (
     contraction.bound,
     tilt.predicted,
@@ -88,7 +92,7 @@ def mutant(name: str, part: str, theorem: str, claims: tuple[str, ...], *patch: 
     return Mutant(name, part, named, claims, (patch,), again, compiled=True, slow=slow)
 
 
-LAYERS = [
+LAYERS = (
     mutant(
         "rho is 2 % smaller",
         "prediction",
@@ -209,4 +213,22 @@ LAYERS = [
     mutant(
         "attention is weaker", "model", "real", ("loop-rate",), real, "attention", weaker_attention
     ),
-]
+    mutant(
+        "the eigenvector is that of another F'",
+        "prediction",
+        "steered",
+        ("steered-value", "steered-vector"),
+        matrices,
+        "dominant",
+        of_another,
+    ),
+    mutant(
+        "attention is weaker",
+        "model",
+        "steered",
+        ("tokens-follow-u",),
+        real,
+        "attention",
+        weaker_attention,
+    ),
+)

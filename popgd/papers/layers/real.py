@@ -93,11 +93,11 @@ def alignment(B: Any, X: Any) -> Any:
     return D / k * jnp.mean(jnp.sum((X @ B) ** 2, axis=-1) / jnp.sum(X**2, axis=-1))
 
 
-def tokens(setting: Setting, model: weights.Model) -> np.ndarray:
+def tokens(setting: Setting, model: weights.Model, draws: int) -> np.ndarray:
     """(draws, n, D): what enters the first layer, from the text or at random. Raises SettingError
     for a text that is empty, and without a tokeniser.
     """
-    draws, n, rng = setting["draws"], setting["n"], matrices.rng_of(setting, 7)
+    n, rng = setting["n"], matrices.rng_of(setting, 7)
     if n > len(model.positions):
         raise SettingError(f"n={n}: the model takes {len(model.positions)} tokens at most")
     if setting["text"] is None:
@@ -181,7 +181,7 @@ def measure(setting: Setting, progress: Progress) -> dict[str, Any]:
     dominates with its gain.
     """
     model = model_of(setting)
-    X = jnp.asarray(tokens(setting, model))
+    X = jnp.asarray(tokens(setting, model, setting["draws"]))
     progress("layers, one after another", 0, 1)
     found: dict[str, Any] = through(model, X, matrices.rng_of(setting, 8))
     found |= {"rate": [], "undone": [], "own": []}
