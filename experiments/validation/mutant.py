@@ -66,7 +66,7 @@ LAYERS_OWN: dict[str, Any] = {
     "layers.rate": {"D": 16, "n": 4, "L": 2000},
     "layers.prenorm": {"D": 8, "L": 10**4},
     "layers.contraction": {"D": 16, "n": 8},
-    "layers.real": {"L": 2},
+    "layers.real": {"L": 2, "draws": 1024},
     "layers.steered": {"L": 200},
 }
 FALSE_ALARM = 1e-6
