@@ -224,3 +224,15 @@ def test_a_matrix_that_is_none(tmp_path, array, told):
         check("layers.rate", F=str(tmp_path / "F.npy"))
     with pytest.raises(popgd.SettingError, match="both say what F is"):
         check("layers.rate", F=str(tmp_path / "F.npy"), D=3)
+
+
+@pytest.mark.parametrize("spectrum", [[1e6, 10], [1e4, 1], [1e3, 30.0]])
+def test_a_fast_rate_is_not_refuted_by_rounding(spectrum):
+    """Of [1e6, 10] deviations of 1e-6 become 1e-11, of which rounding is a share of 1e-5."""
+    found = outcome("layers.rate", spectrum=spectrum)
+    assert found[0] in ("SUPPORTED", "INCONCLUSIVE") and found[1]["linear-uniform"] == "SUPPORTED"
+
+
+def test_a_rate_of_zero():
+    told = outcome("layers.rate", spectrum=[1, 0], D=2, residual="none")
+    assert told[0] == "INCONCLUSIVE" and set(told[1].values()) == {"INCONCLUSIVE"}

@@ -93,7 +93,9 @@ def measure(setting: Setting, progress: Progress) -> dict[str, Any]:
                 return jnp.concatenate([jnp.max(dynamics.tangent(X, v))[None], T])
 
             T = np.asarray(jax.jit(jax.vmap(path, (0, None)))(X, jnp.asarray(F)))
-            over = T[:, 1:] / (T[:, :-1] * bound(T[:, :-1], lam[0] * scale, rho * scale, residual))
+            with np.errstate(divide="ignore", invalid="ignore"):  # a bound of 0, where rho is
+                most = T[:, :-1] * bound(T[:, :-1], lam[0] * scale, rho * scale, residual)
+                over = T[:, 1:] / most
             judged = (T[:, :-1] > FLOOR) & (T[:, 1:] > FLOOR / 10)
             found[f"{kind}/{name}"] = np.max(over[judged], initial=-np.inf)
             found[f"least/{kind}/{name}"] = np.min(over[judged], initial=np.inf)
@@ -136,7 +138,10 @@ def _never_above(found: Observed) -> Iterator[Evidence]:
             resolution=SEEN,
             sense="at most",
             reason=f"angles below {FLOOR:g} left out, where rounding shows",
-            excuse="" if near else "no draw comes near the bound: take more",
+            excuse=""
+            if near
+            else "no draw comes near the bound before its angles "
+            f"are below {FLOOR:g}: take more draws, or a larger lam_2",
         )
 
 

@@ -19,6 +19,7 @@ from popgd.claims.evidence import Evidence, known
 from popgd.papers.layers import dynamics, matrices
 from popgd.papers.layers.sheet import PAPER, panel
 from popgd.problem.number import Number
+from popgd.problem.numeric import UNIT
 from popgd.theorem.base import Progress, Setting
 from popgd.theorem.observed import Observed, observing
 from popgd.theorem.readers import one_of, whole
@@ -27,8 +28,8 @@ from popgd.theorem.settings import Option
 ATTENTIONS = ("identity", "uniform", "causal", "softmax")
 #: The deviation that a layer starts from, again and again; its square is what the next order does.
 SMALL = 1e-6
-#: Of a rate; its rounding, of a deviation of SMALL.
-RESOLUTION, ROUNDING = 1e-3, 1e-8
+#: Of a rate; its rounding at least; rates below VANISHES are lost in it.
+RESOLUTION, ROUNDING, VANISHES = 1e-3, 1e-8, 1e-12
 #: How much larger than the slowest deviation another may be at the start: random ones are within
 #: UNEQUAL; those of a complex pair differ by the angle between their vectors.
 UNEQUAL, BEATING = 100.0, 10.0
@@ -100,7 +101,7 @@ def measure(setting: Setting, progress: Progress) -> dict[str, Any]:
         path = dynamics.stack(jnp.asarray(X), jnp.asarray(F), attend[name], SHOWN, again)
         angles = jax.vmap(dynamics.tangent, (0, None))(path, jnp.asarray(top.v))
         found[f"angle/{name}"] = np.max(abs(np.asarray(angles)), axis=1)
-    return {**found, "lam": np.array([top.lam.real, top.lam.imag])}
+    return {**found, "D": D, "lam": np.array([top.lam.real, top.lam.imag])}
 
 
 def one_layer(F: Any, attend: Any, residual: str, norm: str, X: Any) -> Any:
@@ -115,17 +116,37 @@ def _left_over(found: Observed, name: str) -> float:
     moduli that are the same (a complex pair).
     """
     moduli, half = found[f"moduli/{name}"], found.setting.L // 2
-    ratio = moduli[1:] / moduli[0]
+    ratio = moduli[1:] / moduli[0] if moduli[0] else np.zeros(0)
     tied = ratio > 1 - matrices.TIED
     beside = BEATING * np.any(tied) + UNEQUAL * np.sum(ratio[~tied] ** half)
     return float(np.log1p(beside) / (found.setting.L - half))
+
+
+def _rounding(found: Observed, size: float, predicted: float) -> float:
+    """What rounding of tokens, to a few units, is of a deviation of this size after one layer."""
+    off = 4 * UNIT * np.sqrt(found.setting["n"] * float(found["D"]))
+    return max(ROUNDING, float(np.divide(off, size * predicted)))
 
 
 def rates(found: Observed) -> Iterator[Evidence]:
     """The measured rate over the predicted one, attention by attention."""
     what = "|lam_k p/lam|" if found.setting["residual"] == "none" else "|(1 + lam_k p)/(1 + lam)|"
     for name in ATTENTIONS:
-        predicted, rest = float(found[f"moduli/{name}"][0]), _left_over(found, name)
+        predicted = float(found[f"moduli/{name}"][0])
+        if predicted < VANISHES:
+            for kind in ("rate", "linear"):
+                yield known(
+                    f"{kind}-{name}",
+                    f"{name} attention: a layer takes every deviation from consensus away",
+                    "derived: the derivative of a layer at consensus",
+                    measured=np.nan,
+                    resolution=RESOLUTION,
+                    reason="the rate is 0",
+                    excuse=f"the predicted rate is {predicted:.2g}: there is no ratio to measure; "
+                    "take a larger lam_2",
+                )
+            continue
+        rest = _left_over(found, name)
         late, before = found[f"rate/{name}"]
         for kind, value in (("rate", late), ("linear", found[f"linear/{name}"])):
             by = "the layer" if kind == "rate" else "its derivative"
@@ -136,7 +157,7 @@ def rates(found: Observed) -> Iterator[Evidence]:
                 "derived: the derivative of a layer at consensus",
                 predicted=1.0,
                 measured=float(value) / predicted,
-                error=ROUNDING,
+                error=_rounding(found, SMALL if kind == "rate" else 1.0, predicted),
                 allowance=SMALL * (kind == "rate") + rest,
                 resolution=RESOLUTION,
                 reason=f"other deviations that {found.setting.L} layers have not outgrown; the "

@@ -20,6 +20,7 @@ from popgd.papers.layers.rate import moduli
 from popgd.papers.layers.sheet import PAPER, panel
 from popgd.problem.errors import SettingError
 from popgd.problem.number import Number
+from popgd.problem.numeric import UNIT
 from popgd.theorem.base import Progress, Setting
 from popgd.theorem.observed import Observed, observing
 from popgd.theorem.readers import positive, whole
@@ -45,7 +46,8 @@ def direction(setting: Setting, model: weights.Model) -> np.ndarray:
 def measure(setting: Setting, progress: Progress) -> dict[str, Any]:
     """For each different layer and strength: whether one real mu dominates and attracts, the gap of
     the secular equation and of its vector, cos^2 angle(v, u), the same of tokens at the end (the
-    one that is furthest from it), the slowest deviation there, and the mean cos^2 without steering.
+    one that is furthest from it), the slowest deviation there, the mean cos^2 without steering, and
+    what rounding of mu does to the secular equation.
     """
     model = real.model_of(setting)
     if model.residual != "post":
@@ -63,17 +65,21 @@ def measure(setting: Setting, progress: Progress) -> dict[str, Any]:
             top = matrices.dominant(F + kappa * np.outer(u, u), "post")
             slow = float(moduli(top, "uniform", setting["n"], "post")[0])
             if not (top.real and top.simple and slow < 1):
-                rows.append([0.0, *[np.nan] * 4, slow, free])
+                rows.append([0.0, *[np.nan] * 4, slow, free, np.nan])
                 continue
             inverse = np.linalg.solve(top.lam.real * np.eye(len(F)) - F, u)
+            left = np.linalg.solve(top.lam.real * np.eye(len(F)) - F.T, u)
             v = inverse / np.linalg.norm(inverse)
+            # mu is known to a few roundings of F' over the cosine between its eigenvectors
+            known_to = 8 * UNIT * len(F) ** 0.5 * float(np.linalg.norm(F, 2) + kappa)
+            rounding = kappa * np.linalg.norm(inverse) * np.linalg.norm(left) * known_to
             ends = _squares(go(X, kappa), u)
             wanted = float(v @ u) ** 2
             rows.append([
                 1.0, kappa * (u @ inverse) - 1, 1 - abs(v @ top.v), wanted,
-                ends[np.argmax(abs(ends - wanted))], slow, free,
+                ends[np.argmax(abs(ends - wanted))], slow, free, rounding,
             ])  # fmt: skip
-    return {"steered": np.array(rows).reshape(len(different), len(SHARES), 7)}
+    return {"steered": np.array(rows).reshape(len(different), len(SHARES), 8)}
 
 
 def _looped(model: Any, layer: Any, u: Any, X: Any, kappa: Any, L: int) -> Any:
@@ -94,7 +100,7 @@ def _squares(X: Any, u: np.ndarray) -> np.ndarray:
 
 def followed(found: Observed) -> Iterator[Evidence]:
     """The secular equation of any F, and how far tokens follow."""
-    rows = found["steered"].reshape(-1, 7)
+    rows = found["steered"].reshape(-1, 8)
     seen = rows[:, 0] > 0
     secular, vector, wanted, ends, slow = rows[seen, 1:6].T
     counted = f"{int(seen.sum())} of {len(rows)} layers and strengths, those that one real mu rules"
@@ -107,7 +113,7 @@ def followed(found: Observed) -> Iterator[Evidence]:
             f"The dominant pair of F + kappa u u^T by the secular equation of any F: {words}",
             "derived: rank-one update",
             measured=gap,
-            error=1e-9,
+            error=np.maximum(1e-9, rows[seen, 7]),
             resolution=SECULAR,
             reason=f"rounding; {counted}",
         )

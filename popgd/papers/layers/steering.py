@@ -66,9 +66,10 @@ def limits(kappa: float, sigma: float) -> tuple[float, float]:
 
 
 def _controls(F: np.ndarray, u: np.ndarray, sigma: float) -> list[float]:
-    """u^T F^k u less its expectation, k = 1, 2, 3: what most of the fluctuation is made of."""
-    Fu, D = F @ u, len(u)
-    return [float(x) for x in (u @ Fu, Fu @ Fu - sigma**2 * (1 + 1 / D), Fu @ F @ Fu)]
+    """u^T (F/sigma)^k u less its expectation, k = 1, 2, 3: most of the fluctuation is made of it."""
+    F, D = F / sigma, len(u)
+    Fu = F @ u
+    return [float(x) for x in (u @ Fu, Fu @ Fu - (1 + 1 / D), Fu @ F @ Fu)]
 
 
 def _cleared(values: np.ndarray, beside: np.ndarray) -> tuple[float, float]:
