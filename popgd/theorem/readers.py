@@ -94,18 +94,29 @@ def flag(value: Any) -> bool:
 
 def numbers(value: Any) -> tuple[float, ...]:
     wanted = "a list of positive numbers like [3,2,1] was wanted"
+    result = _list(value, wanted, "[3,2,1]")
+    if min(result) <= 0:
+        raise ValueError(f"{wanted}, and {min(result):g} is not positive")
+    return result
+
+
+def signed(value: Any) -> tuple[float, ...]:
+    return _list(value, "a list of numbers like [1,.6,-.3] was wanted", "[1,.6,-.3]")
+
+
+def _list(value: Any, wanted: str, quoted: str) -> tuple[float, ...]:
     if isinstance(value, str):
         inner = value.strip()
         if inner[:1] + inner[-1:] in ("[]", "()"):
             inner = inner[1:-1]
         if set(inner) & set("[]()"):
-            raise ValueError(f"{wanted}, and a bracket is not closed (quoted: '[3,2,1]')")
+            raise ValueError(f"{wanted}, and a bracket is not closed (quoted: '{quoted}')")
         value = [x for x in inner.split(",") if x.strip()]
     if not hasattr(value, "__iter__"):
         raise ValueError(wanted)
     result = tuple(number(x) for x in value)
-    if not result or min(result) <= 0:
-        raise ValueError(wanted + (f", and {min(result):g} is not positive" if result else ""))
+    if not result:
+        raise ValueError(wanted)
     return result
 
 

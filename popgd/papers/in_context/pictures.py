@@ -7,20 +7,7 @@ import numpy as np
 
 from popgd.papers.in_context import wishart
 from popgd.papers.in_context import wishart_loss as exact
-from popgd.theorem.plot import BLUE, GREEN, GREY, ORANGE
-
-
-def sheet(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure  # slow to import, and wanted at the end of a run
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _panel(title: str, xlabel: str, ylabel: str) -> tuple[Any, Any]:
-    figure = sheet(6.4, 4.4)
-    axes = figure.subplots()
-    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    return figure, axes
+from popgd.theorem.plot import BLUE, GREEN, GREY, ORANGE, panel, sheet
 
 
 def minimiser(study: Any, title: str) -> dict[str, Any]:
@@ -28,13 +15,13 @@ def minimiser(study: Any, title: str) -> dict[str, Any]:
     n, d, L = study.sizes
     values = study.values
     step, a = values["exact/step"], wishart.a_star(n, d, L)
-    first, axes = _panel(
+    first, axes = panel(
         title, "gradient step t + 1", r"eigenvalues of $\Sigma^{1/2} A_t \Sigma^{1/2}$"
     )
     axes.semilogx(step + 1, values["exact/eigenvalues"], color=BLUE, lw=1.2)
     axes.axhline(a, ls="--", color=GREY, label=f"a* = {a:.10g}")
     axes.legend(fontsize=8)
-    second, axes = _panel(title, "gradient step t + 1", "population loss less the least")
+    second, axes = panel(title, "gradient step t + 1", "population loss less the least")
     least = wishart.least_loss(n, d, L)
     gap = values["exact/loss"] - least
     seen = gap > values["exact/loss_error"]
@@ -60,7 +47,7 @@ def escape(study: Any, title: str) -> dict[str, Any]:
 def dominance(study: Any, title: str) -> dict[str, Any]:
     """The ratio of gradient dominance against the loss."""
     n, d, L = study.sizes
-    figure, axes = _panel(title, "loss", r"$\|\nabla l\|^2 \, / \, l^{(2L-1)/L}$")
+    figure, axes = panel(title, "loss", r"$\|\nabla l\|^2 \, / \, l^{(2L-1)/L}$")
     power = (2 * L - 1) / L
     for name, colour, label in (("infinite", GREY, "n = 1e14"), ("own", BLUE, f"n = {n:,}")):
         loss, square = study.values[f"{name}/loss"], study.values[f"{name}/square"]
@@ -77,7 +64,7 @@ def flow(study: Any, title: str) -> dict[str, Any]:
     L = study.setting.L
     t, loss = study.values["flow/t"], study.values["flow/loss"]
     lam = jnp.asarray(np.linalg.eigvalsh(study.law.Sigma))
-    figure, axes = _panel(title, "time t", "population loss")
+    figure, axes = panel(title, "time t", "population loss")
     axes.loglog(t[1:], loss[1:], color=BLUE, lw=2, label="gradient flow")
     axes.loglog(
         t[1:],
@@ -94,7 +81,7 @@ def flow(study: Any, title: str) -> dict[str, Any]:
 def loops(study: Any, title: str) -> dict[str, Any]:
     """Mean and median error against the loops at test."""
     T, errors, mean = (study.values[name] for name in ("loops", "errors", "mean"))
-    figure, axes = _panel(title, "loops at test", "squared error")
+    figure, axes = panel(title, "loops at test", "squared error")
     axes.loglog(range(1, len(mean) + 1), mean, color=ORANGE, label="mean over prompts, exact")
     middle = np.median(errors, axis=1) ** 2
     seen = middle > 1e-30
@@ -106,7 +93,7 @@ def loops(study: Any, title: str) -> dict[str, Any]:
 
 def ood(study: Any, title: str) -> dict[str, Any]:
     """How much of its bound each prompt's error is."""
-    figure, axes = _panel(title, r"error / ($\rho^T \|A^{-1/2} w\| \|A^{1/2} x_q\|$)", "prompts")
+    figure, axes = panel(title, r"error / ($\rho^T \|A^{-1/2} w\| \|A^{1/2} x_q\|$)", "prompts")
     axes.hist(study.values["share"], 40, color=BLUE)
     axes.axvline(1, ls="--", color=GREY)
     return {"bound": figure}

@@ -18,12 +18,11 @@ import numpy as np
 
 from popgd.claims.evidence import Evidence, known
 from popgd.papers.layers import dynamics, matrices
-from popgd.papers.layers.sheet import PAPER, panel
 from popgd.problem.law import Hypothesis
 from popgd.problem.number import Number
 from popgd.theorem.base import Progress, Setting
 from popgd.theorem.observed import Observed, observing
-from popgd.theorem.plot import GREY
+from popgd.theorem.plot import GREY, panel
 from popgd.theorem.readers import one_of, whole
 from popgd.theorem.settings import Option
 
@@ -179,7 +178,7 @@ THEOREM = observing(
     statement="For symmetric F with lam_1 > rho and tokens on the side of v_1 the largest tangent "
     "T of an angle to v_1 falls by (1 + rho c)/(1 + lam_1 c) at least in a post-norm layer, c = "
     "(1 + T^2)^(-1/2), and by rho/lam_1 without residual, for every row-stochastic attention.",
-    source=f"{PAPER}; derived",
+    source=f"{dynamics.PAPER}; derived",
     claims=(_never_above,),
     hypotheses=hypotheses,
     fill=matrices.fill,

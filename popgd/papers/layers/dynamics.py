@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+PAPER = "arXiv 2605.25619"
 Tokens = Float[Array, "n D"]
 Norm = Callable[[Tokens], Tokens]
 Weights = Float[Array, "n n"]

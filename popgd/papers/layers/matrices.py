@@ -19,25 +19,10 @@ TIED = 1e-9
 LARGEST = 4096
 
 
-def signed(value: Any) -> tuple[float, ...]:
-    """Numbers of any sign, as in [1,.6,-.3]."""
-    if isinstance(value, str):
-        inner = value.strip()
-        closed = inner[:1] + inner[-1:] in ("[]", "()")
-        value = [x for x in (inner[1:-1] if closed else inner).split(",") if x.strip()]
-    try:
-        found = tuple(readers.number(x) for x in value)
-    except (TypeError, ValueError):
-        raise ValueError("a list of numbers like [1,.6,-.3] was wanted") from None
-    if not found:
-        raise ValueError("a list of numbers like [1,.6,-.3] was wanted")
-    return found
-
-
 MATRIX = {
     "spectrum": Option(
         None,
-        signed,
+        readers.signed,
         "leading eigenvalues of F, by default [1,.6]; the others are evenly within half the least",
     ),
     "D": Option(None, readers.whole(2, LARGEST), "width: the dimension of a token"),

@@ -16,11 +16,11 @@ import numpy as np
 
 from popgd.claims.evidence import Evidence, known
 from popgd.papers.layers import dynamics, matrices
-from popgd.papers.layers.sheet import PAPER, panel
 from popgd.problem.law import Hypothesis
 from popgd.problem.number import Number
 from popgd.theorem.base import Progress, Setting
 from popgd.theorem.observed import Observed, observing
+from popgd.theorem.plot import panel
 from popgd.theorem.readers import one_of, whole
 from popgd.theorem.settings import Option
 
@@ -124,7 +124,7 @@ THEOREM = observing(
     statement="Without normalisation of the residual stream (pre-norm) the tangent of the angle to "
     "v_1 falls like l^-(1 - lam_2/lam_1) with the number l of layers: polynomially, not "
     "exponentially.",
-    source=f"{PAPER}; derived",
+    source=f"{dynamics.PAPER}; derived",
     claims=(polynomial,),
     hypotheses=hypotheses,
     fill=matrices.fill,

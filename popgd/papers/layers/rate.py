@@ -17,11 +17,11 @@ import numpy as np
 
 from popgd.claims.evidence import Evidence, known
 from popgd.papers.layers import dynamics, matrices
-from popgd.papers.layers.sheet import PAPER, panel
 from popgd.problem.number import Number
 from popgd.problem.numeric import UNIT
 from popgd.theorem.base import Progress, Setting
 from popgd.theorem.observed import Observed, observing
+from popgd.theorem.plot import panel
 from popgd.theorem.readers import one_of, whole
 from popgd.theorem.settings import Option
 
@@ -193,7 +193,7 @@ THEOREM = observing(
     statement="At consensus on the dominant eigenvector a post-norm layer multiplies deviations by "
     "max |1 + lam_k p|/|1 + lam_1| over the other eigenvalues of F and p in the spectrum of the "
     "attention there, a layer without residual by max |lam_k p|/|lam_1|.",
-    source=f"{PAPER}; derived",
+    source=f"{dynamics.PAPER}; derived",
     claims=(rates,),
     hypotheses=lambda setting: matrices.dominance(
         matrices.matrix(setting), setting["residual"], setting["norm"]

@@ -19,12 +19,12 @@ import numpy as np
 from popgd.claims.evidence import Evidence, estimated, known
 from popgd.papers.layers import dynamics, matrices, weights
 from popgd.papers.layers.rate import moduli
-from popgd.papers.layers.sheet import PAPER, panel
 from popgd.problem.errors import SettingError
 from popgd.problem.number import Number
 from popgd.theorem import readers
 from popgd.theorem.base import Progress, Setting
 from popgd.theorem.observed import Observed, observing
+from popgd.theorem.plot import panel
 from popgd.theorem.settings import Option
 
 #: What is switched on one by one, each beside those before it.
@@ -362,7 +362,7 @@ THEOREM = observing(
     title="layers of a trained model tilt tokens like steps of the power method",
     statement="Each layer of a trained model tilts tokens towards what dominates its F, idealised "
     "and in its attention half; one idealised layer, looped, aligns them at the predicted rate.",
-    source=f"{PAPER}; derived",
+    source=f"{dynamics.PAPER}; derived",
     transcribed=True,
     claims=(tilts, rates),
     figures=figures,

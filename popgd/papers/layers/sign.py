@@ -18,11 +18,11 @@ import numpy as np
 from popgd.claims.evidence import Evidence, known
 from popgd.papers.layers import dynamics, matrices
 from popgd.papers.layers.rate import moduli
-from popgd.papers.layers.sheet import PAPER, panel
 from popgd.problem.law import Hypothesis
 from popgd.problem.number import Number
 from popgd.theorem.base import Progress, Setting
 from popgd.theorem.observed import Observed, observing
+from popgd.theorem.plot import panel
 from popgd.theorem.readers import one_of, whole
 from popgd.theorem.settings import Option
 
@@ -135,7 +135,7 @@ THEOREM = observing(
     "residual |lam|), which is the principal eigenvector of F unless a negative eigenvalue is in "
     "the way, if consensus there attracts (with residual and attention that mixes |1 + lam| > 1); "
     "with identity attention each on its own side, with one that mixes all on one.",
-    source=f"{PAPER}; derived",
+    source=f"{dynamics.PAPER}; derived",
     transcribed=True,
     claims=(sides,),
     hypotheses=hypotheses,

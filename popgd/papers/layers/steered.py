@@ -17,12 +17,12 @@ import numpy as np
 from popgd.claims.evidence import Evidence, known
 from popgd.papers.layers import dynamics, matrices, real, weights
 from popgd.papers.layers.rate import moduli
-from popgd.papers.layers.sheet import PAPER, panel
 from popgd.problem.errors import SettingError
 from popgd.problem.number import Number
 from popgd.problem.numeric import UNIT
 from popgd.theorem.base import Progress, Setting
 from popgd.theorem.observed import Observed, observing
+from popgd.theorem.plot import panel
 from popgd.theorem.readers import positive, whole
 from popgd.theorem.settings import Option
 
@@ -160,7 +160,7 @@ THEOREM = observing(
     statement="With kappa u u^T added to its F, one idealised layer of a trained model, looped, "
     "takes tokens to the line of v ~ (mu - F)^-1 u, mu the solution of 1 = kappa u^T (mu - F)^-1 u "
     "that dominates.",
-    source=f"{PAPER}; derived",
+    source=f"{dynamics.PAPER}; derived",
     claims=(followed,),
     figures=figures,
     quantities=quantities,

@@ -19,10 +19,10 @@ import numpy as np
 from popgd.claims.evidence import Evidence, estimated, known
 from popgd.papers.layers import dynamics, matrices
 from popgd.papers.layers.rate import moduli
-from popgd.papers.layers.sheet import PAPER, panel
 from popgd.problem.number import Number
 from popgd.theorem.base import Progress, Setting
 from popgd.theorem.observed import Observed, observing
+from popgd.theorem.plot import panel
 from popgd.theorem.readers import positive, whole
 from popgd.theorem.settings import Option
 
@@ -66,7 +66,7 @@ def limits(kappa: float, sigma: float) -> tuple[float, float]:
 
 
 def _controls(F: np.ndarray, u: np.ndarray, sigma: float) -> list[float]:
-    """u^T (F/sigma)^k u less its expectation, k = 1, 2, 3: most of the fluctuation is made of it."""
+    """u^T (F/sigma)^k u less its mean, k = 1, 2, 3: what most of the fluctuation is made of."""
     F, D = F / sigma, len(u)
     Fu = F @ u
     return [float(x) for x in (u @ Fu, Fu @ Fu - (1 + 1 / D), Fu @ F @ Fu)]
@@ -224,7 +224,7 @@ THEOREM = observing(
     "Gaussian F of spectrum [-2 sigma, 2 sigma] and kappa > sigma, mu -> kappa + sigma^2/kappa and "
     "cos^2 angle(v, u) -> 1 - (sigma/kappa)^2, and 0 below; tokens of layers with the same F go to "
     "v.",
-    source=f"{PAPER}; derived",
+    source=f"{dynamics.PAPER}; derived",
     claims=(pairs,),
     figures=figures,
     quantities=quantities,

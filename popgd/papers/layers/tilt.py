@@ -22,11 +22,11 @@ import numpy as np
 
 from popgd.claims.evidence import Evidence, estimated
 from popgd.papers.layers import dynamics, matrices
-from popgd.papers.layers.sheet import PAPER, panel
 from popgd.problem.law import Hypothesis
 from popgd.problem.number import Number
 from popgd.theorem.base import Progress, Setting
 from popgd.theorem.observed import Observed, observing
+from popgd.theorem.plot import panel
 
 ATTENTIONS = ("identity", "uniform", "causal")
 #: Widths, as multiples of D, where F is drawn.
@@ -177,7 +177,7 @@ THEOREM = observing(
     statement="After one layer random unit tokens of large D have D E cos^2 angle(z, v_1) = (1 + 2 "
     "lam_1 p + lam_1^2 s)/(1 + 2 p tr F/D + s |F|_F^2/D) for symmetric F, p = s = 1 of identity "
     "attention and 1/n of uniform attention; chance level is 1.",
-    source=f"{PAPER}; derived",
+    source=f"{dynamics.PAPER}; derived",
     claims=(_tilts,),
     hypotheses=hypotheses,
     fill=lambda settings: matrices.fill(settings, D=128),
